@@ -1,4 +1,4 @@
-"""Checks between a stage's work and its publication: what every table must hold, and what the user asks in SQL."""
+"""Checks between a stage's work and its publication: what every table must satisfy, and the user's own SQL checks."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,7 +15,7 @@ from stages.pipeline.plans import ConfiguredStage, Plan
 
 
 def failed_check(stage: str, checks: Sequence[CheckResult]) -> str | None:
-    """Say which check keeps a stage from being published, if one does."""
+    """Return the message of the check that keeps a stage from being published; None if there is none."""
     failed = [check for check in checks if not check.passed and check.severity == "error"]
     if not failed:
         return None
@@ -29,13 +29,13 @@ def run_checks(
     """Check what a stage has made before users see it.
 
     Args:
-        plan: which of its shards will not be there any more, and what was found of its source.
+        plan: which of its shards will be removed, and the checks of its source.
         rows: how many rows it made or kept.
-        refused: how many items it refused.
-        passing: how many of those could not be reached just now.
+        refused: how many items it rejected.
+        passing: how many of the rejected items could not be reached just now.
 
     Raises:
-        QueryError: a statement of the user's cannot be answered.
+        QueryError: an SQL check of the user fails to run.
     """
     results = [*plan.checks, _passing(stage.name, passing)]
     if not is_staged(stage.module):
@@ -72,7 +72,7 @@ def _passing(stage: str, passing: int) -> CheckResult:
 
 
 def _unaccounted(stage: ConfiguredStage, context: Context, drafts: Drafts) -> CheckResult:
-    """Compare a mapping stage's rows with its input: each is made, or refused, and nothing besides."""
+    """Check that a mapping stage made or rejected each row of its input, and made nothing else."""
     module, driving = stage.module, stage.module.READS[0]
     version = context.versions[driving.name]
     columns = [*driving_key(module), *([driving.copies] if driving.copies else [])]
@@ -96,7 +96,7 @@ def _keys(rows: pa.Table, names: Sequence[str]) -> set[tuple[str, ...]]:
 
 
 def _keys_and_columns(context: Context, stage: ConfiguredStage, files: Sequence[str]) -> Iterator[CheckResult]:
-    """Check that keys are there once, and that no column that had values has lost them all."""
+    """Check that each key occurs once, and that no column that had values has lost them all."""
     from schemas.queries.database import column_counts, filled_columns
     from schemas.queries.errors import QueryError
 
@@ -112,7 +112,7 @@ def _keys_and_columns(context: Context, stage: ConfiguredStage, files: Sequence[
     empty = [name for name, count in counts.values.items() if not count]
     try:
         emptied = filled_columns(context.store, table, published, empty) if empty else []
-    except QueryError:  # a shard was damaged or removed, which this run mends
+    except QueryError:  # a published shard was damaged or removed; this run repairs that
         return
     emptied = _lost(context, table, emptied, published, files) if emptied else []
     message = f"every row of {table.name} lost its {', '.join(emptied)}, which the published rows have"
@@ -122,8 +122,8 @@ def _keys_and_columns(context: Context, stage: ConfiguredStage, files: Sequence[
 def _lost(
     context: Context, table: Table, emptied: Sequence[str], published: Sequence[str], files: Sequence[str]
 ) -> list[str]:
-    """Return those of the columns without a value in which a row that is still there had one: the rows of another
-    order, or of other recordings, never had any."""
+    """Return those of the emptied columns in which a row that is still in the table had a value. If all rows with a
+    value are gone, nothing was lost: rows of another order, or of other recordings, may never have had any."""
     keys = _keys(context.store.read_files(table, files, table.key), table.key)
     earlier = context.store.read_files(table, published, [*table.key, *emptied])
     stayed = earlier.filter(pa.array([key in keys for key in row_keys(earlier, table.key)], pa.bool_()))

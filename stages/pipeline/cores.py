@@ -1,20 +1,21 @@
-"""Which cores are this process's own: by its affinity, and by what its container grants it of their time."""
+"""How many processor cores this process may use: by its affinity, and by the CPU quota of its container."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 GROUPS = Path("/sys/fs/cgroup")
-"""Where control groups are mounted: those of version 2 here, version 1's of processors in a folder `cpu`."""
+"""Where control groups are mounted. Version 2 has its files here, version 1 has those for processors in a folder
+`cpu`."""
 
 OWN_GROUPS = Path("/proc/self/cgroup")
-"""In which control groups this process is."""
+"""Lists the control groups of this process."""
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use: those that it may run on, or the time that its control groups grant
-    it where that is less. A part of a core counts for nothing: threads that wait for one another would all stand still
-    whenever the time is spent."""
+    """Return how many cores this process may use: the smaller of the cores that it may run on and the CPU quota of its
+    control groups. A quota is rounded down: with one thread too many, all threads, which wait for one another, would
+    stand still whenever the quota is used up."""
     return max(1, int(min([len(usable_cpus()), *_granted_cores()])))
 
 
@@ -22,11 +23,11 @@ def usable_cpus() -> set[int]:
     """Return the numbers of the processors that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))  # a system other than Linux
+    return set(range(os.cpu_count() or 1))  # not Linux
 
 
 def _granted_cores() -> Iterator[float]:
-    """Yield the seconds of processor time a second that each of this process's control groups may use."""
+    """Yield the CPU quota of each of this process's control groups that has one, in cores (CPU seconds a second)."""
     for folder in _groups():
         limit, quota = folder / "cpu.max", folder / "cpu.cfs_quota_us"  # version 2 and 1
         if limit.exists():
@@ -40,8 +41,8 @@ def _granted_cores() -> Iterator[float]:
 
 
 def _groups() -> set[Path]:
-    """Return the folders of this process's control groups for processors, and of those above them. A container may see
-    its own as the root, and still go by its name outside: what is not there is passed over."""
+    """Return the folders of this process's control groups for processors, and of their parent groups. A container may
+    see its own group as the root, though the group is listed under its name outside; so a folder may not exist."""
     folders = {GROUPS, GROUPS / "cpu"}
     lines = OWN_GROUPS.read_text(encoding="utf-8").splitlines() if OWN_GROUPS.exists() else []
     for _, controllers, name in (line.split(":", 2) for line in lines):

@@ -1,8 +1,9 @@
 """The file in which a machine remembers the kernels that were fastest on it: JSON in the user's cache folder.
 
-It belongs to one processor with one number of threads, one torch and one version of the kernels, all of which it names;
-a file that names others is not read. The first process that writes a choice makes it for all: kernels differ in the
-last bits, so that two choices would be two results. Removing the file has the kernels timed again.
+A file belongs to one processor with one number of threads, one version of torch and one version of the kernels. It
+names all of these, and a file that names others is not read. The first process that writes a choice decides for all
+processes: kernels differ in the last bits, so two choices would give two results. After the file is removed, the
+kernels are timed again.
 """
 
 import fcntl
@@ -21,19 +22,20 @@ from model.kernels.linear import MAX_ROWS
 from schemas.storage.file_store import cache_folder
 
 KERNELS_VERSION = 4
-"""Of the kernels and of how they are chosen: raise it where a choice of before no longer says what is fastest."""
+"""The version of the kernels and of how they are chosen. Raise it when earlier choices no longer name the fastest
+kernel."""
 PROCESSORS = Path("/proc/cpuinfo")
 
 Machine = dict[str, str | int]
-"""What a choice depends on, by name."""
+"""The properties that the choice of a kernel depends on, by name."""
 
 
 class KernelFile:
     """A `KernelMemory` in a file.
 
     Args:
-        folder: of the files of all machines that share it; the user's cache folder unless it is given.
-        machine: this one, unless it is given.
+        folder: where the files of all machines are; by default in the user's cache folder.
+        machine: the properties of the machine; by default those of this one.
     """
 
     def __init__(self, folder: Path | None = None, machine: Machine | None = None) -> None:
@@ -42,12 +44,13 @@ class KernelFile:
         self.path = (cache_folder() / "kernels" if folder is None else folder) / f"{digest}.json"
 
     def recall(self, kind: str) -> KernelChoice | None:
-        """Return what is remembered for a kind of matrix; None too where the file cannot be read, or not understood."""
+        """Return the choice that is stored for a kind of matrix; None if there is none, or the file is unreadable or
+        malformed."""
         return self._read().get(kind)
 
     def keep(self, kind: str, choice: KernelChoice) -> KernelChoice | None:
-        """Write a choice, unless another process did meanwhile, and return what is written; None where nothing can be
-        written."""
+        """Store a choice, unless another process has stored one meanwhile, and return the stored choice; None if the
+        file cannot be written."""
         try:
             with self._locked():
                 choices = self._read()
@@ -79,7 +82,7 @@ class KernelFile:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other processes from writing meanwhile; OSError where nothing can be written."""
+        """Keep other processes from writing meanwhile. Raises OSError if the file cannot be written."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -87,7 +90,7 @@ class KernelFile:
 
 
 def this_machine() -> Machine:
-    """Return what the kernels' speed depends on here: processor, threads, torch, and the kernels themselves."""
+    """Return what the kernels' speed depends on here: processor, threads, torch, and the version of the kernels."""
     import torch
 
     processor = _processor()
@@ -103,7 +106,7 @@ def this_machine() -> Machine:
 
 
 def _processor() -> dict[str, str]:
-    """Return what the system says of the first processor; nothing where it says nothing."""
+    """Return what the system says about the first processor; empty if it says nothing."""
     try:
         first = PROCESSORS.read_text(encoding="utf-8").split("\n\n", 1)[0]
     except OSError:
@@ -113,7 +116,7 @@ def _processor() -> dict[str, str]:
 
 
 def _choice_of(value: Mapping[str, Any]) -> KernelChoice:
-    """Read a choice; ValueError or TypeError for what is none."""
+    """Parse a stored choice; raise ValueError or TypeError if it is malformed."""
     sizes = tuple(value["rows"])
     if not all(isinstance(size, int) and size > 0 for size in sizes) or sorted(set(sizes)) != list(sizes):
         raise ValueError(f"expected ascending numbers of rows, got {sizes}")

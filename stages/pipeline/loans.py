@@ -1,9 +1,10 @@
 """Models that stay in memory from one job of a stage to the next, so that each process loads them once.
 
-A job borrows a model, and no other has it meanwhile: jobs side by side in one process have one each, as many as ever
-work at once. What a job gives back at its end is kept for the next one of the same version of the stage, and goes when
-one of another begins, when the stage ends, and, in a worker that gets no more jobs, after a minute. A model of a job
-that failed or was stopped is not kept, for nobody knows in which state it is.
+A job borrows a model, and no other job uses it meanwhile. Jobs side by side in one process each have their own model.
+So a process holds as many copies as jobs ever ran in it at once. What a job gives back at its end is kept for the next
+job of the same version of the stage. Kept models are removed when a job of another version begins, when the stage
+ends, and, in a worker that gets no more jobs, after a minute. The models of a job that failed or was stopped are not
+kept, since their state is unknown.
 """
 
 import sys
@@ -13,20 +14,22 @@ from contextlib import contextmanager
 from typing import TypeVar, cast
 
 IDLE_SECONDS = 60.0
-"""How long a process without jobs keeps models."""
+"""How long a process without jobs keeps models, in seconds."""
 
 Loaded = TypeVar("Loaded")
 
 
 class Loans:
-    """What one job borrows. One that belongs to no job has models for itself, and keeps them as long as it is there."""
+    """The models that one job has borrowed. Without a shelf, the models are loaded for this object alone and kept as
+    long as it exists."""
 
     def __init__(self, shelf: "_Shelf | None" = None, owner: Hashable = None) -> None:
         self._shelf, self._owner = shelf, owner
         self._models: dict[Hashable, object] = {}
 
     def borrow(self, key: Hashable, load: Callable[[], Loaded]) -> Loaded:
-        """Return the model that this job has by a key, else one that an earlier job gave back, else a new one."""
+        """Return the model that this job has for a key; else one that an earlier job gave back; else a newly loaded
+        one."""
         if key not in self._models:
             kept = self._shelf.take(self._owner, key) if self._shelf else None
             self._models[key] = load() if kept is None else kept
@@ -39,7 +42,7 @@ class Loans:
 
 
 class _Shelf:
-    """What nobody has of the models of one version of a stage."""
+    """Models of one version of a stage that no job has at the moment."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -89,19 +92,19 @@ class _Shelf:
         self._models.clear()
         torch = sys.modules.get("torch")
         if had_models and torch is not None and torch.cuda.is_initialized():
-            torch.cuda.empty_cache()  # for whoever shares the GPU
+            torch.cuda.empty_cache()  # for other programs on the same GPU
 
 
 _shelf = _Shelf()
-"""Of this process."""
+"""The shelf of this process."""
 
 
 @contextmanager
 def lending(owner: Hashable) -> Iterator[Loans]:
-    """Yield what a job borrows by, and keep what it borrowed for the next job of the same owner.
+    """Yield the loans through which a job borrows models, and keep the models for the next job of the same owner.
 
     Args:
-        owner: the version of a stage that the job is of, from which follows what its models are loaded from.
+        owner: identifies the version of a stage that the job belongs to, and so what its models are loaded from.
     """
     _shelf.begin_job(owner)
     try:
@@ -113,5 +116,5 @@ def lending(owner: Hashable) -> Iterator[Loans]:
 
 
 def end_loans() -> None:
-    """Let all models go that no job has: the stage is done."""
+    """Release all models that no job has: the stage is done."""
     _shelf.clear()

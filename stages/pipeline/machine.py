@@ -1,4 +1,4 @@
-"""What decoding may take of this machine: how much memory is free, and how many sequences go together."""
+"""What decoding may use of this machine: how much memory is free, and how many sequences are decoded at once."""
 
 import os
 from collections.abc import Callable
@@ -15,7 +15,7 @@ LIMITS = (
     ("memory.max", "memory.current", "memory.stat"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
 )
-"""Files of a container's limit, of what it uses, and of what that is made of: control groups of version 2 and 1."""
+"""Files with a container's memory limit, its use, and what that use consists of: control groups of version 2 and 1."""
 
 
 def decoding_options(
@@ -25,7 +25,8 @@ def decoding_options(
     on_plan: Callable[[MemoryPlan], None] | None,
     cache_precision: CachePrecision = "float32",
 ) -> DecodingOptions:
-    """Return the options of decoding in a run: it stops with the run, and takes what the run's settings leave."""
+    """Return the options of decoding in a run: it stops when the run does, and uses the memory and the number of
+    sequences at once that the run's settings allow."""
     settings, device = context.settings, context.device
     return DecodingOptions(
         precision,
@@ -42,11 +43,11 @@ def decoding_options(
 
 
 def free_memory(device: str) -> int:
-    """Bytes that may be taken of a device's memory."""
+    """Return how many bytes of a device's memory are free (`cpu` or `cuda`)."""
     if device == "cuda":
         import torch
 
-        # What torch keeps for itself, and nothing lies in, is free too.
+        # Memory that torch has reserved but holds nothing in is free too.
         return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return min([_free_in_machine(), *_free_in_groups()])
 
@@ -56,17 +57,18 @@ def _free_in_machine() -> int:
         for line in MEMORY.read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
-    # A system that does not say what is free: half of what there is.
+    # The system does not say how much is free: take half of the memory.
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def _free_in_groups() -> list[int]:
-    """Return what containers leave, files that the system can drop counted as free."""
+    """Return how much memory each container limit leaves, in bytes. Cached files that the system can drop count as
+    free."""
     free = []
     for limit, used, made_of in ([GROUPS / name for name in names] for names in LIMITS):
         if limit.exists() and used.exists() and (most := limit.read_text(encoding="utf-8").strip()) != "max":
             lines = made_of.read_text(encoding="utf-8").splitlines() if made_of.exists() else []
-            # Version 1 tells those of the groups within by another name.
+            # Version 1 counts the groups inside this one under another name.
             names = ("inactive_file", "total_inactive_file")
             droppable = [int(line.split()[1]) for line in lines if line.split()[0] in names]
             free.append(int(most) - int(used.read_text(encoding="utf-8")) + max(droppable, default=0))

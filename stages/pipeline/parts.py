@@ -1,13 +1,13 @@
-"""Sources that are read in parts: what is new in one is listed once, and read by ranges of that list, each a job.
+"""Sources that are read in parts: new items are listed once, and each job reads one range of that list.
 
 ```
-scratch/ingest-…/unread.list                      the list, in row groups: the ranges
-scratch/ingest-…/<list>-<part>-<id>.readings      what a job has read, kept every half minute
+scratch/ingest-…/unread.list                      the list; each row group is a range
+scratch/ingest-…/<list>-<part>-<id>.readings      what a job has read, saved every half minute
 ```
 
-They lie in the store, where workers on any machine reach them. `read_source` takes what was read from there, in the
-order of the list, and reads itself what is not there. So its rows and shards are those of one that reads everything
-itself, however many jobs there were and whichever of them were killed; and what one of them has kept is not read again.
+The files lie in the store, where workers on any machine reach them. `read_source` takes what was read from there, in
+the order of the list, and reads the rest itself. So its rows and shards are the same as if it had read everything
+itself, however many jobs there were and whichever of them were killed. What a job has saved is not read again.
 """
 
 import io
@@ -29,42 +29,44 @@ from stages.pipeline.contract import Context
 from stages.pipeline.plans import ConfiguredStage
 
 UNREAD, READINGS = "unread.list", ".readings"
-"""The name of the list, and how those of files with what was read end."""
+"""The name of the list; and the suffix of files with what was read."""
 
 PART = "part-"
-"""How the names of such jobs begin; a number follows, that of the row group."""
+"""The prefix of the names of these jobs; the number of the row group follows."""
 
 LIST = "list"
-"""In the list's metadata: its own name, by which the readings of its parts are told from those of earlier lists."""
+"""The list's metadata key for its own random name, which tells readings of its parts from those of earlier lists."""
 
 ITEM = ("uri", "stamp")
-"""The columns that say which item it is, and in which state."""
+"""The columns that identify an item and its state."""
 
 MOST_ITEMS, MOST_BYTES = 256, 2**30
-"""In a part: half a minute to some minutes of work, so that a job costs much more than its bookkeeping."""
+"""The largest part, in items and bytes. It is half a minute to some minutes of work, so that a job costs much more than
+its bookkeeping."""
 
 FEWEST_ITEMS, PARTS_EACH = 8, 4
-"""Of a small source, a part has no fewer; and each place that a job can be done in gets so many parts, so that none
-waits long for the last one."""
+"""For a small source: the smallest part, in items; and how many parts there are for each place that can do a job, so
+that no place waits long for the last part."""
 
 SAVE_SECONDS = 30.0
-"""Between two times that a job keeps what it has read: what a killed worker costs at most."""
+"""Seconds after which a job saves what it has read: a killed worker loses at most this much work."""
 
 FILES_OPEN = 4
-"""Files of readings that are in memory together."""
+"""How many files of readings are in memory at once."""
 
 Item = tuple[str, str]
 
 
 def reads_in_parts(module: ModuleType, settings: Settings) -> bool:
-    """Return whether a stage reads its source in parts: where jobs can be done in several places at once."""
+    """Return whether a stage reads its source in parts. It does where jobs can run in several places at once."""
     spreads = settings.task_runner != "threads" or settings.concurrency > 1
     return spreads and hasattr(module, "read_part")
 
 
 def list_parts(stage: ConfiguredStage, context: Context) -> Sequence[str]:
-    """Write down what is to be read of a source besides what an earlier run kept, and return the names of the jobs that
-    read it: none where one job may as well."""
+    """List what is to be read of a source, without what an earlier run saved, and return the names of the jobs that
+    read
+    it. Empty if a single job is enough."""
     module = stage.module
     if not reads_in_parts(module, context.settings):
         return ()
@@ -87,11 +89,11 @@ def list_parts(stage: ConfiguredStage, context: Context) -> Sequence[str]:
 
 
 def cut_ranges(sizes: Sequence[int], at_once: int) -> Iterator[tuple[int, int]]:
-    """Yield where each part of a list begins and ends.
+    """Yield the first index of each part of a list, and the index after its last item.
 
     Args:
         sizes: bytes of each item.
-        at_once: places that are known to do jobs at once.
+        at_once: how many jobs can certainly run at once.
     """
     most = max(FEWEST_ITEMS, min(MOST_ITEMS, -(-len(sizes) // (PARTS_EACH * at_once))))
     start, held = 0, 0
@@ -105,8 +107,9 @@ def cut_ranges(sizes: Sequence[int], at_once: int) -> Iterator[tuple[int, int]]:
 
 
 def read_part(stage: ConfiguredStage, context: Context, job: str) -> None:
-    """Do one of the jobs that `list_parts` named: read its range of the list. Whatever ends it, what was read until
-    then is kept."""
+    """Do one of the jobs that `list_parts` named: read its range of the list. Whatever ends the job, what was read
+    until
+    then is saved."""
     with context.store.filesystem.open(context.store.path(_place(context, UNREAD)), "rb") as file:
         opened, number = pq.ParquetFile(file), job.removeprefix(PART)
         listed, metadata = opened.read_row_group(int(number)), opened.schema_arrow.metadata
@@ -121,17 +124,17 @@ def read_part(stage: ConfiguredStage, context: Context, job: str) -> None:
                 readings.keep(rows, stage.module.READING)
                 rows, since = [], time.monotonic()
     except BaseException:
-        with suppress(Exception):  # what ended the work is what is to be told
+        with suppress(Exception):  # the error that ended the work is the one to report
             readings.keep(rows, stage.module.READING)
         raise
     readings.keep(rows, stage.module.READING)
 
 
 class Readings:
-    """What jobs have read of a stage's source and kept, as of when this was made.
+    """What jobs have read of a stage's source and saved, as it was when this object was made.
 
     Args:
-        name: how the names of the files begin that are looked at, and how those are named that are written.
+        name: the prefix of the names of the files to look at and to write.
     """
 
     def __init__(self, context: Context, name: str = "") -> None:
@@ -154,7 +157,7 @@ class Readings:
         return rows.slice(places[item], 1)
 
     def keep(self, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
-        """Keep rows of items that were read."""
+        """Save rows of items that were read."""
         table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
         if table.num_rows:
             buffer = io.BytesIO()
@@ -163,7 +166,7 @@ class Readings:
             self._context.store.write_bytes(_place(self._context, name), buffer.getvalue())
 
     def clear(self) -> None:
-        """Remove them all, and the list: their rows stand."""
+        """Remove all readings and the list; their rows are in the table now."""
         if self._context.store.files(self._context.scratch_area.relative):
             self._context.clear_scratch()
 

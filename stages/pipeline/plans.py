@@ -1,4 +1,4 @@
-"""Plans: what each stage of a run has to do, as it is worked out before anything is done."""
+"""Plans: what each stage of a run has to do, worked out before anything is done."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ from stages.pipeline.contract import CheckResult, Reject
 from stages.pipeline.remarks import Remark
 
 EVERYTHING = "all"
-"""The name of the one job of a stage that is not made shard by shard."""
+"""The name of the only job of a stage that is not made shard by shard."""
 
 AFTER = "after "
-"""How the reason of a plan begins that is of what another stage is still to do."""
+"""How the `reason` of a plan begins if the plan depends on work that another stage is still to do."""
 
 Content = Mapping[str, Rows]
-"""Rows of a table by shard, at least the columns that others make theirs of."""
+"""Rows of a table by shard, with at least the columns that other stages derive their keys from."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ConfiguredStage:
     module: ModuleType
     config: Config
     after: str | None = None
-    """The stage that makes the files that this one takes in, where one of the recipe does."""
+    """The stage that makes the files that this stage reads, if a stage of the recipe makes them."""
 
 
 @dataclass(frozen=True)
@@ -36,34 +36,34 @@ class Plan:
 
     stage: str
     jobs: tuple[str, ...] = ()
-    """The shards to make, or `all`; none where nothing is to be done."""
+    """The shards to make, or `all`; empty if there is nothing to do."""
     gone: tuple[str, ...] = ()
-    """Shards whose input is no longer there."""
+    """Shards whose input no longer exists."""
     make: int = 0
     reuse: int = 0
     drop: int = 0
     refused: int = 0
-    """Rejects that stand from earlier runs."""
+    """How many rejects of earlier runs still stand."""
     reason: str = ""
     """Why the stage has work, or why the counts are estimates."""
     remarks: tuple[Remark, ...] = ()
-    """What the stage notices at its source, where a plan can tell."""
+    """What the stage notices about its source, if that is known when planning."""
     rejects: tuple[Reject, ...] = ()
-    """What it would refuse of its source, where a plan can tell."""
+    """What the stage would refuse of its source, if that is known when planning."""
     checks: tuple[CheckResult, ...] = ()
-    """What must hold of its source, as it was found."""
+    """The checks of the stage's source, with what they found."""
     told: tuple[str, ...] = ()
-    """What a person is to know before it is done."""
+    """Sentences that a person should read before the work is done."""
     content: Content | None = field(default=None, compare=False, repr=False)
-    """What its table will hold; None where that is what it holds, or cannot be told."""
+    """What the stage's table will hold; None if it stays as it is, or cannot be known yet."""
     missing: tuple[tuple[str, ...], ...] = field(default=(), compare=False, repr=False)
-    """The keys of the rows that it makes, where it makes several of one of its inputs: which takes of a request."""
+    """The keys of the rows to make, if the stage makes several from one input row: which takes of a request."""
     exact: bool = False
-    """Though it follows from what another stage is still to do, its counts are not estimates."""
+    """The counts are not estimates, although the plan depends on work that another stage is still to do."""
 
     @property
     def follows(self) -> bool:
-        """Whether it is of what another stage is still to do."""
+        """Whether the plan depends on work that another stage is still to do."""
         return self.reason.startswith(AFTER)
 
     @property

@@ -1,4 +1,4 @@
-"""Which code this is: the version, and the commit where it is known."""
+"""Which code this is: the version, and the commit if it is known."""
 
 import json
 import subprocess
@@ -10,14 +10,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def release_text() -> str:
-    """Say the version of Segue, and its commit where it is known."""
+    """Return the version of Segue, with its commit if that is known, as text for a person."""
     return f"segue {code_version()}"
 
 
 @cache
 def code_version() -> str:
-    """Return the version of this code, and its commit where it runs from a clone or was installed from one by its
-    address; it is looked up once, for it does not change while a process runs."""
+    """Return the version of this code. The commit is added if the code runs from a clone, or was installed from the
+    address of a repository. It is looked up once, since it does not change while a process runs."""
     try:
         installed = Distribution.from_name("segue")
     except PackageNotFoundError:
@@ -28,8 +28,8 @@ def code_version() -> str:
 
 
 def _commit_of_clone() -> str:
-    """Return the commit that is checked out around this file, and whether files differ from it; empty where there is
-    no clone, or no git to ask."""
+    """Return the commit that is checked out around this file, and whether files differ from it. Empty if there is no
+    clone or no git."""
     if not (ROOT / ".git").exists():
         return ""
     try:
@@ -45,7 +45,7 @@ def _git(*words: str) -> str:
 
 
 def _commit_of_installation(installed: Distribution | None) -> str:
-    """Return the commit that pip or uv noted (PEP 610, `direct_url.json`); empty where there is none."""
+    """Return the commit that pip or uv recorded (PEP 610, `direct_url.json`); empty if there is none."""
     noted = installed.read_text("direct_url.json") if installed else None
     commit: str = json.loads(noted).get("vcs_info", {}).get("commit_id", "") if noted else ""
     return commit[:12]

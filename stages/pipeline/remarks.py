@@ -1,4 +1,4 @@
-"""Remarks: what a stage notices of its input and goes on, counted by what it is and where."""
+"""Remarks: what a stage noticed about its input without stopping, counted by kind and place."""
 
 import threading
 from collections import Counter
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, order=True)
 class Remark:
-    """Something that a stage noticed and went on: a row of `remarks`."""
+    """Something that a stage noticed without stopping: a row of `remarks`."""
 
     what: str
-    """A sentence that is the same for all things of its kind, such as `rows that name no recording`."""
+    """A text that is the same for all remarks of its kind, such as `rows that name no recording`."""
     location: str
-    """The file, folder or field that all of it was noticed in; empty where there is no such one."""
+    """The file, folder or field that all of them are in; empty if they share none."""
     count: int
     examples: tuple[str, ...]
 
 
 class Remarks:
-    """What one job of a stage notices, counted by what it is and where; several threads may add to it.
+    """Collects what one job of a stage notices, counted by kind and place. Several threads may add to it.
 
-    What an earlier job noticed in the same shard is replaced, so a remark says what is so now."""
+    The remarks of a job replace those of the last job for the same shard, so remarks say what holds now."""
 
     EXAMPLES = 3
-    """How many different examples are kept."""
+    """How many different examples are kept for each remark."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -32,13 +32,13 @@ class Remarks:
         self._examples: dict[tuple[str, str], dict[str, None]] = {}
 
     def add(self, what: str, location: str = "", example: str = "", count: int = 1) -> None:
-        """Notice something once more.
+        """Add to the count of one remark.
 
         Args:
-            what: a sentence that is the same for all things of its kind.
-            location: the file, folder or field that it was noticed in.
-            example: the thing itself, such as a name; the first few are kept.
-            count: how many there are of it.
+            what: a text that is the same for all remarks of its kind.
+            location: the file, folder or field that this was noticed in.
+            example: what was noticed, such as a name; the first few are kept.
+            count: how often this was noticed.
         """
         with self._lock:
             self._counts[what, location] += count
@@ -47,10 +47,10 @@ class Remarks:
                 examples[example] = None
 
     def add_all(self, what: str, location: str, examples: Collection[str], count: int | None = None) -> None:
-        """Notice the same of several things.
+        """Add the same remark for several things.
 
         Args:
-            count: how many they are, where `examples` are not all of them.
+            count: how many things there are, if `examples` are only some of them.
         """
         for example in list(examples)[: self.EXAMPLES]:
             self.add(what, location, example, count=0)
@@ -58,11 +58,11 @@ class Remarks:
             self.add(what, location, count=len(examples) if count is None else count)
 
     def update(self, other: "Remarks") -> None:
-        """Take over what was noticed elsewhere."""
+        """Add the remarks that were collected elsewhere."""
         for remark in other.all():
             self.add_all(remark.what, remark.location, remark.examples, remark.count)
 
     def all(self) -> list[Remark]:
-        """Return what was noticed, sorted by what and where."""
+        """Return the remarks, sorted by kind and place."""
         with self._lock:
             return sorted(Remark(*key, count, tuple(self._examples[key])) for key, count in self._counts.items())

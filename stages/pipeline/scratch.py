@@ -1,9 +1,10 @@
-"""Scratch folders: the resumable state of one piece of work, here and, on a remote store, in the store as well.
+"""Scratch folders: the resumable state of one piece of work, on this machine and, for a remote store, also there.
 
-A folder lies at `scratch/<stage>-<identity>` of a local store. For a remote one it is under the user's cache, because
-what is written every few minutes, and mapped into memory, wants a disk; a file that another machine is to go on from is
-also copied to that place in the store: whole, under a name of its own, and only then a small pointer says its name. So
-whoever follows the pointer finds a whole file, wherever the copying was cut short.
+The folder of a local store lies in it at `scratch/<stage>-<identity>`. For a remote store it is under the user's cache,
+because files that are written every few minutes and mapped into memory need a disk. A file from which another machine
+should be able to continue is also copied to that place in the store: first the whole file, under a name of its own,
+and only then a small pointer file that names it. So whoever follows the pointer finds a whole file, even if a copy was
+interrupted.
 """
 
 import json
@@ -19,11 +20,12 @@ from pathlib import Path
 from schemas import Store
 
 POINTER = "newest.json"
-"""Names the newest file that was copied into the store, how far along it is, and how many bytes it has."""
+"""The pointer file. It names the newest file that was copied into the store, its progress and its size in bytes."""
 
 ABANDONED_SECONDS = 30 * 24 * 3600.0
-"""Age after which a folder of the same stage is abandoned: a recipe or data that nobody went back to. A training of a
-large model may be put aside for weeks, and its state is five times the model's size, so neither a day nor a year."""
+"""Age in seconds after which a folder of the same stage counts as abandoned: it belongs to a recipe or data that nobody
+went back to. The training of a large model may be put aside for weeks, and its state is five times the model's size, so
+neither a day nor a year would do."""
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +37,16 @@ class Scratch:
     store: Store
     stage: str
     identity: str
-    """What work it is: another identity has another folder."""
+    """Identifies the work; each identity has its own folder."""
 
     @property
     def relative(self) -> str:
-        """Its place in the store."""
+        """The folder's path in the store."""
         return f"scratch/{self.stage}-{self.identity}"
 
     @property
     def folder(self) -> Path:
-        """Its place on this machine; it may not be there."""
+        """The folder's path on this machine; it may not exist."""
         return self._root() / self.relative
 
     def _root(self) -> Path:
@@ -55,11 +57,12 @@ class Scratch:
         return cache_folder() / str(self.store.root).strip("/")
 
     def keep(self, name: str, progress: int) -> None:
-        """Copy a file of the folder into a remote store, so that work goes on from there on another machine.
+        """Copy a file of the folder into a remote store, so that work can continue from it on another machine. Does
+        nothing for a local store.
 
         Args:
-            name: the file's, in the folder.
-            progress: how far along it is; more is newer.
+            name: the name of the file in the folder.
+            progress: how far along the work is in this file; a higher number is newer.
         """
         if self.store.is_local:
             return
@@ -73,11 +76,14 @@ class Scratch:
                 self.store.remove(f"{self.relative}/{other}")
 
     def fetch(self, name: str, progress: int) -> None:
-        """Copy the newest file of that name from a remote store into the folder, if it is further along than the one
-        that is there.
+        """Copy the newest file of a name from a remote store into the folder, if it is further along than the file
+        there.
 
         Args:
-            progress: how far along that is; below 0 where there is none.
+            progress: how far along the file in the folder is; below 0 if there is none.
+
+        Raises:
+            OSError: the copy has another size than the pointer says.
         """
         if self.store.is_local or not self.store.exists(f"{self.relative}/{POINTER}"):
             return
@@ -99,7 +105,7 @@ class Scratch:
         os.replace(temporary, self.folder / name)
 
     def clear(self) -> None:
-        """Remove the folder, here and in the store, and the abandoned ones of the same stage."""
+        """Remove the folder, here and in the store, and abandoned folders of the same stage."""
         shutil.rmtree(self.folder, ignore_errors=True)
         for folder in self.folder.parent.glob(f"{self.stage}-*"):
             times = [path.stat().st_mtime for path in (folder, *folder.rglob("*")) if path.exists()]
@@ -113,7 +119,8 @@ class Scratch:
                 self.store.remove(relative)
 
     def _is_abandoned(self, relative: str) -> bool:
-        """Tell whether no file of a folder of the store was written for long; one whose times cannot be had is kept."""
+        """Return whether all files of a folder in the store are older than the limit; False if their times are
+        unknown."""
         with suppress(NotImplementedError, FileNotFoundError):
             paths = [self.store.path(f"{relative}/{name}") for name in self.store.files(relative)]
             times = [self.store.filesystem.modified(path).timestamp() for path in paths]

@@ -1,4 +1,4 @@
-"""What is stale of a stage that maps: which of its shards must be made, by footers alone, and which rows of them.
+"""Plans of mapping stages: which shards must be made, told from footers alone, and which of their rows.
 
 A shard is done if and only if its footer's `input_key` is the identity of the keys that it would be made from now.
 """
@@ -20,7 +20,8 @@ from stages.pipeline.plans import ConfiguredStage, Content, Plan
 
 
 def consulted_digest(module: ModuleType, context: Context) -> str | None:
-    """Return the digest of what a stage may look up, so that what it refused is tried again once that changed."""
+    """Return the digest of the tables that a stage looks rows up in; None if it has none. What the stage rejected is
+    tried again once this digest changes."""
     tables = [table for table in getattr(module, "CONSULTS", ()) if table.name in context.versions]
     contents = {}
     for table in tables:
@@ -38,20 +39,20 @@ class _ShardPlan:
     reuse: int = 0
     drop: int = 0
     refused: int = 0
-    """Rejects that stand."""
+    """How many rejects still stand."""
     reason: str = ""
-    """Why rows whose keys are wanted are made again; empty where none are."""
+    """Why rows with wanted keys are made again; empty if there are none."""
     content: Rows = ()
-    """What the shard will hold, where the rows that drive it are planned ones."""
+    """The rows that the shard will hold, if its driving rows are planned ones."""
     missing: Sequence[tuple[str, ...]] = ()
-    """The keys of the rows to be made, where a driving row gives several."""
+    """The keys of the rows to make, if one driving row gives several."""
 
 
 def plan_shards(stage: ConfiguredStage, context: Context, contents: Mapping[str, Content]) -> Plan:
-    """Return what a stage that maps has to do: which shards, and how many rows of them it makes, keeps and drops.
+    """Return what a mapping stage has to do: which shards, and how many of their rows it makes, keeps and drops.
 
     Args:
-        contents: by table, what those that it reads will hold by then, where that is not what they hold.
+        contents: for tables that will change before the stage runs: what they will hold, by table name.
     """
     planner = _Planner(stage.module, context, contents)
     shards = planner.shards()
@@ -72,7 +73,7 @@ def plan_shards(stage: ConfiguredStage, context: Context, contents: Mapping[str,
 
 
 class _Planner:
-    """Plans the shards of a stage that maps, one by one."""
+    """Plans the shards of a mapping stage one by one."""
 
     def __init__(self, module: ModuleType, context: Context, contents: Mapping[str, Content]) -> None:
         self.module, self.context, self.contents = module, context, contents
@@ -88,11 +89,11 @@ class _Planner:
         self.may_be_stale = bool(module.WRITES.files or repeated_columns(module))
 
     def shards(self) -> list[str]:
-        """Return the shards that there will be by then."""
+        """Return the shards that the driving table will have when the stage runs."""
         return list(self.read if self.planned is None else self.planned)
 
     def plan(self, shard: str) -> _ShardPlan | None:
-        """Return what there is to do for a shard; None where it is gone meanwhile."""
+        """Return what there is to do for a shard; None if the shard has been removed meanwhile."""
         read, written = self._input_key(shard), self.existing.get(shard)
         if read is None:
             return None
@@ -107,7 +108,8 @@ class _Planner:
         return self._plan_work(shard, self.drafts.read([shard], self.columns) if outputs is None else outputs, stale)
 
     def _input_key(self, shard: str) -> str | None:
-        """Return the identity of what is made from a shard, as it will be by then; None where it is not there."""
+        """Return the identity of what is made from a shard, as it will be when the stage runs; None if there is no such
+        shard."""
         if self.planned is not None:
             return keys_digest(output_keys(self.source, self.planned[shard]))
         footer = self.footers.get(shard)
@@ -116,11 +118,11 @@ class _Planner:
     def _plan_work(
         self, shard: str, outputs: pa.Table | None, stale: Mapping[tuple[str, ...], str] = MappingProxyType({})
     ) -> _ShardPlan:
-        """Return the plan of a shard that is to be made, with those of its rows that can be kept.
+        """Return the plan of a shard that is to be made, with the rows of it that can be kept.
 
         Args:
-            outputs: its rows as they are; None where it was never made.
-            stale: those of them that are to be made again, with the reason.
+            outputs: the shard's rows as they are; None if it was never made.
+            stale: by key, the rows among these that are to be made again, with the reason.
         """
         keys = set(row_keys(outputs, self.module.WRITES.key)) if outputs is not None else set()
         wanted = self._wanted(shard)
@@ -138,8 +140,8 @@ class _Planner:
         )
 
     def _wanted(self, shard: str) -> set[tuple[str, ...]]:
-        """Return the keys of the rows that a shard is to hold: all that follow from its driving rows, without those
-        whose refusal stands."""
+        """Return the keys of the rows that a shard should hold: all that follow from its driving rows, without those
+        whose rejection stands."""
         columns = [*driving_key(self.module), *([self.source.copies] if self.source.copies else [])]
         store = self.context.store
         rows = store.read(self.source, self.version, [shard], columns) if self.planned is None else self.planned[shard]
@@ -147,14 +149,14 @@ class _Planner:
         return {key for key in wanted_keys(self.module, rows) if driver_of(self.module, key) not in standing}
 
     def _kept_in_history(self, shard: str, keys: set[tuple[str, ...]]) -> set[tuple[str, ...]]:
-        """Return those of some keys whose rows are in shards that were replaced, and are still right."""
+        """Return those of the keys whose rows are in replaced shards of the history and are still right."""
         if not self.may_be_stale:
             return self.drafts.replaced_keys(keys)
         replaced = self.drafts.find_replaced(keys)
         return set(row_keys(replaced, self.module.WRITES.key)) - self._stale(shard, replaced).keys()
 
     def _stale(self, shard: str, rows: pa.Table) -> dict[tuple[str, ...], str]:
-        """Return those of some rows of a shard that are to be made again though their keys are wanted: by key, with the
+        """Return the rows of a shard that are to be made again although their keys are wanted: by key, with the
         reason."""
         module, store, stale = self.module, self.context.store, {}
         if module.WRITES.files:
@@ -172,12 +174,13 @@ class _Planner:
 
 
 def rows_of_keys(table: Table, keys: Iterable[tuple[str, ...]]) -> list[dict[str, str]]:
-    """Return rows of a table with nothing but their keys."""
+    """Return rows of a table that hold their keys and nothing else."""
     return [dict(zip(table.key, key, strict=True)) for key in sorted(keys)]
 
 
 def _standing_refusals(context: Context, shard: str, consulted: str | None) -> set[tuple[str, ...]]:
-    """Return the keys of what was refused in a shard for a reason that stands, so that it is not tried again."""
+    """Return the keys that were rejected in a shard for a reason that still stands, so that they are not tried
+    again."""
     columns = ["key", "stamp", "passing"]
     return {
         tuple(row["key"].split("/"))
@@ -187,8 +190,8 @@ def _standing_refusals(context: Context, shard: str, consulted: str | None) -> s
 
 
 def _try_again(context: Context, shard: str, written: Footer, consulted: str | None) -> bool:
-    """Return whether some of what was refused may pass now: for a reason that has passed, or with other tables to look
-    things up in."""
+    """Return whether some rejected rows may pass now: their reason was a passing one, or the tables that the stage
+    looks rows up in have changed."""
     if written.passing or not written.refused or consulted is None:
         return bool(written.passing)
     stamps = context.store.read(REJECTS, context.fingerprint, [shard], ["stamp"]).column("stamp").to_pylist()

@@ -1,14 +1,14 @@
-"""Threads that compute: how many a job has, and how they wait for one another beside other programs.
+"""Compute threads: how many a job has, and how they wait for one another when other programs need the cores.
 
-Between two pieces of a computation OpenMP's threads wait for the slowest of them. libgomp, which torch comes with, has
-them spin for some milliseconds before they sleep: the fastest way where each has a core, and ruin where it has not,
-since then they keep from the core the very thread that they wait for. Two runs of two threads on two cores had each a
-hundredth of a lone run's speed. Sleeping at once costs a lone run up to a third, where pieces are tiny. So the threads
-sleep, unless nobody else has used their cores for a second.
+Between two pieces of a computation, OpenMP's threads wait for the slowest of them. In libgomp, which comes with torch,
+they spin for some milliseconds before they sleep. That is the fastest way if each thread has a core of its own. If not,
+it is ruinous: the spinning threads keep the core from the very thread that they wait for. Two runs of two threads each
+on two cores each had a hundredth of the speed of a single run. Sleeping at once costs a single run up to a third, where
+pieces are tiny. So the threads sleep, unless no other program has used their cores for a second.
 
-libgomp reads its environment once, when it is loaded. But while a process has more of its threads than there are cores,
-all of them spin a few microseconds only (GCC's manual of libgomp, GOMP_SPINCOUNT); so a team of idle threads more has
-them sleep, and none is changed: no result is.
+libgomp reads its environment only once, when it is loaded. But while a process has more libgomp threads than there are
+cores, all of them spin for a few microseconds only (GCC's manual of libgomp, GOMP_SPINCOUNT). So an additional team of
+idle threads makes the computing threads sleep, and changes neither their number nor any result.
 """
 
 import ctypes
@@ -25,29 +25,29 @@ from schemas import Settings
 from stages.pipeline.cores import available_cores, usable_cpus
 
 NUMBER_VARIABLES = {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}
-"""By which a user, or Dask for its workers, says how many threads there are."""
+"""Variables by which a user, or Dask for its workers, sets how many threads there are."""
 
 WAITING_VARIABLES = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
-"""By which a user says how they wait."""
+"""Variables by which a user sets how threads wait."""
 
 PROCESSOR_TIMES = Path("/proc/stat")
 
 LOOK_SECONDS = 0.25
-"""Between two looks at what others use of the cores."""
+"""Seconds between two looks at how much other programs use the cores."""
 
 QUIET_LOOKS = 4
-"""In a row, before threads spin; the first busy one has them sleep."""
+"""How many quiet looks in a row it takes before threads spin; one busy look makes them sleep."""
 
 SLACK = 0.3
-"""Of a core: what others may use of it while threads spin. A Prefect server takes less."""
+"""How much other programs may use while threads spin, in cores. A Prefect server uses less."""
 
 
 @contextmanager
 def computing_threads(settings: Settings, at_once: int = 1) -> Iterator[None]:
-    """Have a job, in the calling thread, compute with its share of the cores as long as the context lasts.
+    """Let a job in the calling thread compute with its share of the cores while the context lasts.
 
     Args:
-        at_once: jobs that share them, each in a thread or process that calls this.
+        at_once: how many jobs share the cores, each in a thread or process that calls this function.
     """
     import torch
     from threadpoolctl import threadpool_limits
@@ -55,14 +55,14 @@ def computing_threads(settings: Settings, at_once: int = 1) -> Iterator[None]:
     count = thread_count(settings, at_once)
     if count != torch.get_num_threads():
         torch.set_num_threads(count)
-    threadpool_limits(count, user_api="blas")  # NumPy's; torch's has followed
+    threadpool_limits(count, user_api="blas")  # NumPy's BLAS; torch's was set above
     with waiting_beside_others(count, at_once):
         yield
 
 
 def thread_count(settings: Settings, at_once: int = 1) -> int:
-    """Return how many threads each of so many jobs at once computes with: its share of `settings.threads`, else what
-    the environment says, else its share of the cores of this process."""
+    """Return how many threads each of `at_once` simultaneous jobs computes with. That is the job's share of
+    `settings.threads`; else the number that the environment sets; else the job's share of this process's cores."""
     if settings.threads is None and NUMBER_VARIABLES & os.environ.keys():
         return _torch_threads()
     return max(1, (settings.threads or min(available_cores(), _torch_threads())) // at_once)
@@ -70,7 +70,7 @@ def thread_count(settings: Settings, at_once: int = 1) -> int:
 
 @cache
 def _torch_threads() -> int:
-    """Return the number that torch chose by itself: it counts two logical processors of one core once."""
+    """Return the number of threads that torch chose by itself. It counts two logical processors of one core once."""
     import torch
 
     return torch.get_num_threads()
@@ -78,11 +78,11 @@ def _torch_threads() -> int:
 
 @contextmanager
 def waiting_beside_others(count: int, at_once: int = 1) -> Iterator[None]:
-    """Have OpenMP's threads sleep while they wait, except while the cores that they need are free of others' work.
+    """Make OpenMP's threads sleep while they wait, except while other programs leave the cores that they need free.
 
     Args:
         count: threads of each job.
-        at_once: jobs at the same time.
+        at_once: how many jobs run at the same time.
     """
     libraries = _openmp_libraries()
     if count == 1 or WAITING_VARIABLES & os.environ.keys() or not libraries or not PROCESSOR_TIMES.exists():
@@ -102,15 +102,15 @@ def waiting_beside_others(count: int, at_once: int = 1) -> Iterator[None]:
 
 
 def _openmp_libraries() -> list[str]:
-    """Return the files of the libgomp that this process has loaded; wheels bring their own."""
+    """Return the paths of the libgomp libraries that this process has loaded; wheels bring their own."""
     from threadpoolctl import threadpool_info
 
     return [library["filepath"] for library in threadpool_info() if library["prefix"] == "libgomp"]
 
 
 class _IdleTeam:
-    """As many idle threads of each OpenMP library as there are cores, and one more. They end with the thread that began
-    them, and take no time."""
+    """Idle threads for each OpenMP library, one more than there are cores. They use no processor time, and end with the
+    thread that started them."""
 
     def __init__(self, libraries: list[str]) -> None:
         self._libraries = libraries
@@ -118,7 +118,7 @@ class _IdleTeam:
         self._end = threading.Event()
 
     def start(self) -> None:
-        """Begin them, if there are none."""
+        """Start the threads, if they are not running."""
         if self._thread is None:
             begun = threading.Event()
             self._end.clear()
@@ -127,7 +127,7 @@ class _IdleTeam:
             begun.wait()
 
     def stop(self) -> None:
-        """End them, if there are some."""
+        """End the threads, if they are running."""
         if self._thread is not None:
             self._end.set()
             self._thread.join()
@@ -137,7 +137,7 @@ class _IdleTeam:
         try:
             for path in self._libraries:
                 library = ctypes.CDLL(path)
-                # A parallel region, as GCC compiles it, whose work is to ask for a thread's number.
+                # A parallel region, as GCC compiles it, whose only work is to ask for a thread's number.
                 size = ctypes.c_uint(len(usable_cpus()) + 1)
                 library.GOMP_parallel(library.omp_get_thread_num, None, size, ctypes.c_uint(0))
         finally:
@@ -147,14 +147,14 @@ class _IdleTeam:
 
 @dataclass(frozen=True)
 class _Usage:
-    """Seconds: of the clock, of all work on the processors that this process may use, and of its own."""
+    """Seconds of the clock, of all work on the processors that this process may use, and of this process's own work."""
 
     clock: float
     everyone: float
     own: float
 
     def others_since(self, before: "_Usage") -> float:
-        """Return how many cores others used, in the mean."""
+        """Return how many cores other programs used on average since an earlier reading."""
         spent = self.everyone - before.everyone - (self.own - before.own)
         return spent / (self.clock - before.clock)
 
@@ -171,7 +171,8 @@ def _usage() -> _Usage:
 
 
 def _watch(asleep: _IdleTeam, spare: float, end: threading.Event) -> None:
-    """Have threads spin once others have left their cores free for some looks, and sleep as soon as they do not."""
+    """Let threads spin once other programs have left their cores free for several looks; make them sleep as soon as one
+    does not."""
     quiet, before = 0, _usage()
     while not end.wait(LOOK_SECONDS):
         now = _usage()

@@ -1,8 +1,8 @@
-"""Upgrades: tables that a run would make again only because a release changed the stage that makes them.
+"""Upgrades: tables that a run would make again only because a new release changed the stage that makes them.
 
-A release that raises a stage's VERSION, or gives it a knob that it did not have, gives its table another version though
-nobody asked for anything else. The store knows what each of its versions was made with, so that this can be told from
-what a user changed before anything is made.
+If a release raises a stage's VERSION or adds a knob to it, the stage's table gets another version although the user
+changed nothing. The store records what each version was made with. So this case can be told apart from a change by the
+user before anything is made.
 """
 
 import json
@@ -22,22 +22,23 @@ from stages.pipeline.plans import ConfiguredStage
 
 @dataclass(frozen=True)
 class Upgrade:
-    """A table that the code of now would make anew, with what it was made with otherwise equal."""
+    """A table that the current code would make again, although everything that the user set is unchanged."""
 
     stage: str
     before: str
-    """The version of the table that the store has."""
+    """The version of the table that is in the store."""
     text: str
-    """What the release changed: `version 3 -> 4`, knobs that came or went."""
+    """What the release changed: `version 3 -> 4`, knobs that were added or removed."""
     outdated: str = ""
-    """Why the rows of before cannot be gone on with; empty where they can."""
+    """Why the rows of the old version cannot be kept; empty if they can."""
 
 
 def find_upgrades(stages: Sequence[ConfiguredStage], settings: Settings, names: Sequence[str]) -> list[Upgrade]:
     """Return the upgrades that a run of the stages `names` meets, each stage before those that read it.
 
-    What follows from one is none: where its table stands as it was, what is made from that does too; and where it
-    cannot stand, that is made again with it.
+    A table whose version changes only because an input's version does is not an upgrade of its own. If the old version
+    of the input is kept, the version of the table that is made from it stays too; if not, that table is made again with
+    its input.
 
     Raises:
         MissingWeights: published weights that the run needs cannot be had.
@@ -45,13 +46,13 @@ def find_upgrades(stages: Sequence[ConfiguredStage], settings: Settings, names: 
     pipeline = Pipeline(stages, settings, names)
     recorded = Versions(pipeline.store)
     pipeline.fetch(names)
-    pipeline.library.offline = True  # of stages that the run only reads from, what is not here is not asked for
+    pipeline.library.offline = True  # for stages that the run only reads from, nothing is downloaded
     upgrades = []
     for name in _with_upstream(pipeline, names):
         try:
             version, inputs = pipeline.fingerprint(name), pipeline.versions(name)
             config = json.loads(pipeline.config(name))
-        except MissingWeights:  # of a model that is still to be trained nothing can be kept
+        except MissingWeights:  # of a model that is still to be trained: there is no table to keep
             continue
         if _is_begun(pipeline, name, version):
             continue
@@ -68,14 +69,14 @@ def find_upgrades(stages: Sequence[ConfiguredStage], settings: Settings, names: 
 
 
 def _why_outdated(outdated: Mapping[int, str], before: Version) -> str:
-    """Return why a stage cannot go on with a version of its table; empty where it can."""
+    """Return why a stage cannot continue with a version of its table; empty if it can."""
     if before.stage_version is None:
         return ""
     return next((why for last, why in sorted(outdated.items()) if before.stage_version <= last), "")
 
 
 def _with_upstream(pipeline: Pipeline, names: Sequence[str]) -> list[str]:
-    """Return stages and all those that make what they read or load, in the order of the recipe."""
+    """Return the named stages and all stages that make what these read or load, in the order of the recipe."""
     waiting = list(names)
     for name in waiting:
         stage = pipeline.stages[name]
@@ -91,14 +92,14 @@ def _with_upstream(pipeline: Pipeline, names: Sequence[str]) -> list[str]:
 
 
 def _is_begun(pipeline: Pipeline, name: str, version: str) -> bool:
-    """Return whether the store has something of a version of a stage's table."""
+    """Return whether the store has any shard of a version of a stage's table, drafts included."""
     table = pipeline.stages[name].module.WRITES
     return bool(Drafts(pipeline.store, table, version).shards())
 
 
 def _differs_by_release(before: Version, now: Version) -> bool:
-    """Return whether two versions of a table differ in nothing that a user says: the values of knobs that both have,
-    and the versions of tables that both read, are equal."""
+    """Return whether nothing that a user sets differs between two versions of a table: knobs that both have hold equal
+    values, and tables that both read have equal versions."""
     if before.stage != now.stage or before.fingerprint == now.fingerprint:
         return False
     old, new = knobs(before.config), knobs(now.config)
@@ -110,12 +111,12 @@ def _differs_by_release(before: Version, now: Version) -> bool:
 
 
 def _groups_turned_on(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Return whether a user gave a group of knobs, such as `decode.credentials`, where one name had a value: none."""
+    """Return whether a user replaced the value None of a knob, such as `decode.credentials`, with a group of knobs."""
     return any(name.startswith(f"{group}.") for group in before.keys() - after.keys() for name in after)
 
 
 def _latest(pipeline: Pipeline, versions: Sequence[Version]) -> Version | None:
-    """Return the version that a run worked on last; None of none."""
+    """Return the version that a run worked on last; None if there are no versions."""
     if len(versions) < 2:
         return versions[0] if versions else None
     rows = pipeline.store.read(RUNS, "1", columns=["fingerprint", "started_at"]).to_pylist()
