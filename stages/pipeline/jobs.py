@@ -1,8 +1,8 @@
-"""Jobs: one shard of a stage, or all of one that is not made shard by shard, around the stage's own function: reading,
-reusing, calling, keeping.
+"""Jobs: one shard of a stage, or a whole stage that is not made shard by shard.
 
-What a stage makes is written as drafts, which no view shows. Rows of a shard in work are kept in parts beside it, so
-that whatever ends the run costs little. Before anything is computed, a remote store is asked whether it takes files.
+Around the stage's own function, a job reads the input, reuses rows, and writes the result as drafts, which no view
+shows. Rows of a shard in work are saved in parts beside it, so that little is lost whatever ends the run. A remote
+store is asked whether it accepts files before anything is computed.
 """
 
 import time
@@ -30,19 +30,19 @@ from stages.pipeline.shard_plans import consulted_digest
 from stages.pipeline.threads import computing_threads
 
 SAVE_SECONDS, SAVE_SHARE = 2.0, 20
-"""Rows of a shard in work are kept once they took so long to make, and so many times longer than to keep what there was
-before: an item that takes longer is kept at once."""
+"""Rows of a shard in work are saved once making them took at least this many seconds, and at least this many times as
+long as the last save took. A row that takes longer is saved at once."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What came of a job or of a stage, in rows."""
+    """The result of a job or a stage, counted in rows."""
 
     made: int = 0
     reused: int = 0
     refused: int = 0
     passing: int = 0
-    """Those of the refused that the next run tries again."""
+    """How many of the refused items the next run tries again."""
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(
@@ -55,7 +55,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What came of one job: its counts, or the error that ended it."""
+    """The result of one job: its counts, or the error that ended it."""
 
     job: str
     counts: Counts = Counts()
@@ -63,11 +63,11 @@ class JobResult:
 
 
 def run_job(stage: ConfiguredStage, context: Context, job: str) -> Counts:
-    """Do one job of a plan: a shard, or all of a stage that is not made shard by shard, or a part of a source. Done
-    twice, even at the same time, it gives the same.
+    """Do one job of a plan: a shard, a whole stage that is not made shard by shard, or a part of a source. Doing a job
+    twice, even at the same time, gives the same result.
 
     Raises:
-        ValueError: what the stage reads is not there, or the stage broke its contract.
+        ValueError: a table that the stage reads does not exist, or the stage broke its contract.
     """
     _check_input(stage, context)
     with lending((context.store.url, context.stage, context.fingerprint, context.settings.device)) as loans:
@@ -145,8 +145,8 @@ def _run_shard(stage: ConfiguredStage, context: Context, shard: str) -> Counts:
 
 
 def _in_order(rows: pa.Table, table: Table, keys: Sequence[tuple[str, ...]]) -> pa.Table:
-    """Return rows in the order of keys, which is that of what they are made from: in which order a stage finished them
-    tells only what it had to do beside them."""
+    """Return rows in the order of `keys`, which is the order of the rows that they are made from. The order in which a
+    stage finished them depends only on what else it had to do."""
     place = {key: number for number, key in enumerate(keys)}
     places = [place[key] for key in row_keys(rows, table.key)]
     return rows.take(pa.array(sorted(range(len(places)), key=places.__getitem__), pa.int64()))
@@ -157,14 +157,14 @@ def _key_of(text: str) -> tuple[str, ...]:
 
 
 def _still_good(context: Context, table: Table, rows: pa.Table, wanted: set[tuple[str, ...]]) -> pa.Table:
-    """Return the rows that are wanted and whose files are there."""
+    """Return the rows that are wanted and whose files exist."""
     absent = absent_files(context.store, table, rows) if table.files else [""] * rows.num_rows
     good = [key in wanted and not problem for key, problem in zip(row_keys(rows, table.key), absent, strict=True)]
     return rows.filter(pa.array(good, pa.bool_()))
 
 
 class _ShardInWork:
-    """Rows and rejects of a shard as its stage yields them, kept beside it so that an end of the run loses little."""
+    """Rows and rejects of a shard as its stage yields them, saved beside it so that little is lost if the run ends."""
 
     def __init__(
         self, context: Context, drafts: Drafts, shard: str, consulted: str | None, rejects: Sequence[Mapping[str, Any]]
@@ -177,19 +177,19 @@ class _ShardInWork:
 
     @property
     def all_rejects(self) -> list[dict[str, Any]]:
-        """Rejects of earlier runs that stand, and new ones, as rows."""
+        """Rejects of earlier runs that still stand, and new ones, as rows."""
         new = [_reject_row(self._context, reject, self._consulted) for reject in self.rejects]
         return [*(dict(row) for row in self._before), *new]
 
     def made(self) -> pa.Table:
-        """Return all rows that the stage has made."""
+        """Return all rows that the stage has made so far."""
         table = self._drafts.table
         return pa.concat_tables(
             [pa.Table.from_batches([], table.schema), *self._saved, _as_table(self._unsaved, table)]
         )
 
     def keep(self, parts: Iterable[Shard]) -> None:
-        """Take in all that a stage makes of the shard. Whatever ends it, what was made until then is kept."""
+        """Take all that a stage yields for the shard. Whatever ends the stage, what was made until then is saved."""
         since, cost = time.monotonic(), 0.0
         try:
             for part in parts:
@@ -201,7 +201,7 @@ class _ShardInWork:
                     since = time.monotonic()
                     cost = since - begun
         except BaseException:
-            with suppress(Exception):  # what ended the work is what is to be told
+            with suppress(Exception):  # the error that ended the work is the one to report
                 self._save()
             raise
 
@@ -225,7 +225,7 @@ def _check_result(
     made: set[tuple[str, ...]],
     rejects: Sequence[Reject],
 ) -> None:
-    """See that a stage accounts for every row that it was to make, once.
+    """Check that a stage made or rejected each row that it was given, once.
 
     Raises:
         ValueError: it does not.
@@ -248,11 +248,11 @@ def _run_reduce(stage: ConfiguredStage, context: Context) -> Counts:
         context.rows(table)
         if table.accumulates or table.name in context.versions
         else pa.Table.from_batches([], table.schema)
-        for table in given  # one that is optional may have no stage that makes it
+        for table in given  # an optional table may have no stage that makes it
     ]
     if context.data_digest and data_digest(module, context) != context.data_digest:
-        # What is made here is known by what it was planned from, so it must be that: a folder that cannot be listed any
-        # more looks like an empty one.
+        # The result is identified by what it was planned from, so it must be made from exactly that. A folder that can
+        # no longer be listed looks like an empty one.
         names = ", ".join(table.name for table in module.READS)
         raise OSError(f"expected {names} as they were when {stage.name} was planned, got others: run it again")
     context.store.check_taking()
@@ -267,7 +267,7 @@ def _run_reduce(stage: ConfiguredStage, context: Context) -> Counts:
         context.store.write_shard(module.WRITES, context.fingerprint, shard, rows, context.identity, refused)
     else:
         Drafts(context.store, module.WRITES, context.fingerprint).write(shard, rows, context.identity, refused)
-    context.clear_scratch()  # the rows stand, so the state that led to them is no longer needed
+    context.clear_scratch()  # the rows are written, so the state that led to them is no longer needed
     return Counts(rows.num_rows, 0, refused)
 
 
@@ -299,7 +299,7 @@ def _run_source(stage: ConfiguredStage, context: Context) -> Counts:
 
 
 def _write_beside(context: Context, table: Table, shard: str, beside: Sequence[Mapping[str, Any]]) -> None:
-    """Write a shard of a table that lies beside the stage's own; without rows there is none."""
+    """Write a shard of a table that lies beside the stage's own. If there are no rows, remove the shard."""
     if beside:
         rows = _as_table(beside, table)
         keys = keys_digest(row_keys(rows, table.key))
@@ -309,7 +309,7 @@ def _write_beside(context: Context, table: Table, shard: str, beside: Sequence[M
 
 
 def _as_table(rows: Sequence[Mapping[str, Any]], table: Table) -> pa.Table:
-    """Return rows as Arrow, with the table's columns; one that a row lacks is null.
+    """Return rows as Arrow with the table's columns; a column that a row lacks is null.
 
     Raises:
         ValueError: a row has a column that the table lacks.
@@ -326,7 +326,7 @@ def _reject_row(context: Context, reject: Reject, stamp: str | None) -> dict[str
 
 
 def _write_rejects(context: Context, shard: str, rejects: Sequence[dict[str, Any]]) -> None:
-    """Write rejects before the shard that they belong to, whose footer is what says that both are there."""
+    """Write rejects before the shard that they belong to. The footer of that shard says that both are there."""
     if rejects:
         rows = pa.Table.from_pylist(list(rejects), schema=REJECTS.schema)
         context.store.write_shard(REJECTS, context.fingerprint, shard, rows, input_key=context.fingerprint)
@@ -335,7 +335,8 @@ def _write_rejects(context: Context, shard: str, rejects: Sequence[dict[str, Any
 
 
 def _write_remarks(context: Context, shard: str) -> None:
-    """Write what the stage noticed in this job in the place of what it noticed before, as rejects are written."""
+    """Replace the remarks of the stage's last job by those of this job. They are written before the shard, as rejects
+    are."""
     remarks = [{"stage": context.stage, **vars(remark), "run_id": context.run_id} for remark in context.remarks.all()]
     if remarks:
         rows = pa.Table.from_pylist(remarks, schema=REMARKS.schema)

@@ -65,8 +65,7 @@ def reads_in_parts(module: ModuleType, settings: Settings) -> bool:
 
 def list_parts(stage: ConfiguredStage, context: Context) -> Sequence[str]:
     """List what is to be read of a source, without what an earlier run saved, and return the names of the jobs that
-    read
-    it. Empty if a single job is enough."""
+    read it. Empty if a single job is enough."""
     module = stage.module
     if not reads_in_parts(module, context.settings):
         return ()
@@ -108,8 +107,7 @@ def cut_ranges(sizes: Sequence[int], at_once: int) -> Iterator[tuple[int, int]]:
 
 def read_part(stage: ConfiguredStage, context: Context, job: str) -> None:
     """Do one of the jobs that `list_parts` named: read its range of the list. Whatever ends the job, what was read
-    until
-    then is saved."""
+    until then is saved."""
     with context.store.filesystem.open(context.store.path(_place(context, UNREAD)), "rb") as file:
         opened, number = pq.ParquetFile(file), job.removeprefix(PART)
         listed, metadata = opened.read_row_group(int(number)), opened.schema_arrow.metadata

@@ -1,4 +1,4 @@
-"""The pipeline of a run: its stages in their order, and the identity of each, from what follows from what."""
+"""The pipeline of a run: its stages in order, and the identity of each, which depends on the stages before it."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -14,15 +14,15 @@ from stages.pipeline.plans import ConfiguredStage
 
 
 class Pipeline:
-    """The stages of a recipe in their order, and the identity of each.
+    """The stages of a recipe in order, and the identity of each.
 
-    A fingerprint may depend on a model that an earlier stage is still to train, so fingerprints are found when they are
-    asked for.
+    A fingerprint may depend on a model that an earlier stage has yet to train, so fingerprints are computed when they
+    are asked for.
 
     Args:
         stages: all stages of the recipe, in order, whether or not they are to run.
-        names: those that are to run; None for all.
-        kept: versions that stages go on with, by the stage, though the code of now would write others.
+        names: the stages that are to run; None for all.
+        kept: by stage, versions that a stage keeps although the current code would write others.
     """
 
     def __init__(
@@ -44,14 +44,14 @@ class Pipeline:
         self._kept = dict(kept)
 
     def writer(self, table: Table) -> ConfiguredStage | None:
-        """Return the stage that makes a table."""
+        """Return the stage that makes a table; None if no stage of the recipe does."""
         return next((stage for stage in self.stages.values() if table == stage.module.WRITES), None)
 
     def dependencies(self, name: str) -> Dependencies:
-        """Return what has a say in what a stage makes: all that it names, unless it says less.
+        """Return what affects a stage's rows: all that its Config and tables name, unless the stage says less.
 
         Raises:
-            MissingWeights: that depends on weights that cannot be had.
+            MissingWeights: this depends on weights that cannot be had.
         """
         stage = self.stages[name]
         if name in self._dependencies:
@@ -62,10 +62,10 @@ class Pipeline:
         return Dependencies(stage.config, getattr(stage.module, "CONSULTS", ()))
 
     def reads(self, name: str) -> tuple[Table, ...]:
-        """Return the tables that a stage is made from: those of its READS that have a say.
+        """Return the tables that a stage is made from: those of its READS that affect its rows.
 
         Raises:
-            NotTrainedYet: that depends on a model that is still to be trained.
+            NotTrainedYet: this depends on a model that is still to be trained.
         """
         return self._reads(name, self.dependencies(name))
 
@@ -76,7 +76,7 @@ class Pipeline:
         """Fetch the published weights that stages need before any work begins.
 
         Raises:
-            MissingWeights: some cannot be found or fetched; what is missing is told all together.
+            MissingWeights: some cannot be found or fetched; the message names all that are missing.
         """
         fields: dict[WeightsRef, str] = {}
         perhaps: dict[WeightsRef, str] = {}
@@ -88,13 +88,13 @@ class Pipeline:
                 wanted, tables = weights_fields(dependencies.config, name), self._versioned(name, dependencies)
             except NotTrainedYet:
                 wanted, tables = named, []
-            except WeightsNotFetched as error:  # what else it needs is known when that is there
+            except WeightsNotFetched as error:  # what else the stage needs is known once these are there
                 wanted = {reference: field for reference, field in named.items() if reference in error.references}
                 perhaps = {name: field for name, field in named.items() if name in error.perhaps} | perhaps
                 wanted, tables = wanted or named, []
-                self.library.offline = True  # a host that cannot be reached is waited for once
+                self.library.offline = True  # wait only once for a host that cannot be reached
             fields |= {reference: field for reference, field in wanted.items() if reference not in fields}
-            # The version of what it reads is named by weights too, whether or not that is made now.
+            # The versions of the tables that it reads depend on weights too, whether or not these tables are made now.
             upstream = {writer.name: None for table in tables if (writer := self.writer(table)) is not None}
             waiting += [name for name in upstream if name not in known]
             known |= upstream.keys()
@@ -120,12 +120,12 @@ class Pipeline:
                 raise error.of_fields(fields) from error
             version = stage_fingerprint(name, stage.module.VERSION, config, digests, self.versions(name))
             self._configs[name] = canonical(config, digests)
-            self._dependencies[name] = dependencies  # as they entered the identity, which stands from now on
+            self._dependencies[name] = dependencies  # as they entered the fingerprint, which is final from now on
             self._set_fingerprint(name, self._kept.get(name, version))
         return self._fingerprints[name]
 
     def keep(self, name: str, version: str) -> None:
-        """Have a stage go on with a version of its table, which is what those that read it then read."""
+        """Let a stage keep a version of its table; stages that read the table then read this version."""
         self._kept[name] = version
         self._set_fingerprint(name, version)
 
@@ -144,7 +144,7 @@ class Pipeline:
         return self._configs[name]
 
     def weights(self, reference: WeightsRef) -> LocalWeights:
-        """Return weights by name; `checkpoint:<kind>` is of this run's recipe where a stage of it trains that."""
+        """Return weights by name; `checkpoint:<kind>` means this recipe's own model if a stage of the run trains it."""
         kind = reference.checkpoint
         trainer = next((stage for stage in self.stages.values() if kind in getattr(stage.module, "KINDS", ())), None)
         if trainer:
@@ -157,7 +157,7 @@ class Pipeline:
             raise NotTrainedYet(f"{error} (the stage {trainer.name})", trainer.name) from error
 
     def versions(self, name: str) -> dict[str, str]:
-        """Return the version of each table that a stage reads or consults (records, which accumulate, have none)."""
+        """Return the version of each table that a stage reads or consults (tables that accumulate have none)."""
         versions = {}
         for table in self._versioned(name, self.dependencies(name)):
             if (stage := self.writer(table)) is not None:
@@ -165,8 +165,8 @@ class Pipeline:
         return versions
 
     def _versioned(self, name: str, dependencies: Dependencies) -> list[Table]:
-        """Return the tables that a stage reads or consults in one version: of those that need not be there, the ones
-        that are, or that this run makes. The others would be no more than named, by weights that nobody may have."""
+        """Return the tables that a stage reads or consults in one version. Optional tables are included only if they
+        exist or this run makes them: the version of an absent one may depend on weights that nobody has."""
         optional = getattr(self.stages[name].module, "OPTIONAL", ())
         return [
             table
@@ -175,7 +175,7 @@ class Pipeline:
         ]
 
     def _is_held(self, table: Table) -> bool:
-        """Tell whether the store holds a table, or this run makes it; once known, it stays so for this pipeline."""
+        """Return whether the store holds a table or this run makes it. The answer stays the same for this pipeline."""
         if table.name not in self._held:
             stage = self.writer(table)
             is_made = stage is not None and stage.name in self.names
@@ -183,10 +183,10 @@ class Pipeline:
         return self._held[table.name]
 
     def check_inputs(self, names: Sequence[str]) -> None:
-        """See that every table that a run of the stages `names` reads is there, or made by one of them.
+        """Check that every table that a run of the stages `names` reads exists or is made by one of them.
 
         Raises:
-            ValueError: one is not.
+            ValueError: a table neither exists nor is made.
         """
         for name in names:
             try:
@@ -220,18 +220,20 @@ class Pipeline:
         return context
 
     def upstream(self, name: str) -> ConfiguredStage | None:
-        """Return the stage that makes what drives this one."""
+        """Return the stage that makes the driving table of this stage, or the files that it reads; None if there is
+        none."""
         stage = self.stages[name]
         return self.writer(stage.module.READS[0]) if stage.module.READS else self.stages.get(stage.after or "")
 
 
 def data_digest(module: ModuleType, context: Context) -> str:
-    """Return the digest of the rows that a reducing stage reads, from the footers of their shards, however they lie in
-    them; of a table that `context.data_columns` does not name, all columns that are part of its identity."""
+    """Return the digest of the rows that a reducing stage reads. It is computed from the footers of their shards and
+    does not depend on how the rows are spread over shards. For a table that `context.data_columns` does not name, all
+    columns that are part of its identity count."""
     store, contents = context.store, {}
     for table in module.READS:
         if not table.accumulates and table.name not in context.versions:
-            continue  # the stage does not read it as it is configured
+            continue  # the stage does not read it in this configuration
         versions = store.versions(table) if table.accumulates else [context.versions[table.name]]
         digests = add_digests(
             store.column_digests(table, version, shard)

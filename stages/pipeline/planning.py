@@ -1,4 +1,4 @@
-"""What is stale: what each stage has to do in a run, by what the store holds and what follows from what."""
+"""Planning: what each stage has to do in a run, from what the store holds and from what earlier stages will make."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,7 +29,7 @@ def plan_stage(
 
     Args:
         by_name: the stage was asked for by name, so a `refresh` policy does not hold it back.
-        contents: by table, what those that it reads will hold by then, where that is not what they hold.
+        contents: for tables that will change before the stage runs: what they will hold, by table name.
     """
     if hasattr(stage.module, "shard"):
         return plan_shards(stage, context, contents)
@@ -78,7 +78,7 @@ def _plan_reduce(stage: ConfiguredStage, context: Context, by_name: bool) -> Pla
     drafts = Drafts(context.store, writes, context.fingerprint)
     footers, shard = drafts.footers(), reduced_shard(stage.module, context)
     footer, reason = footers.get(shard), ""
-    # A model that learned from what was taken down counts as not trained; its shard bears its name.
+    # A model that learned from a recording that was taken down counts as not trained. Its shard is named by its id.
     hidden = TakeDowns(context.store).hidden.checkpoint_id if writes is CHECKPOINTS and footers else frozenset()
     standing = footers.keys() - hidden
     if footer is not None and shard in standing and footer.input_key == context.identity:
@@ -94,33 +94,34 @@ def _plan_reduce(stage: ConfiguredStage, context: Context, by_name: bool) -> Pla
 
 
 def _absent(store: Store, table: Table, rows: pa.Table) -> str:
-    """Say which file that rows name is not there; empty where all are."""
+    """Return the problem of the first file that rows name and that is absent; empty if all exist."""
     return next(filter(None, absent_files(store, table, rows)), "") if table.files else ""
 
 
 def reduced_shard(module: ModuleType, context: Context) -> str:
-    """Return the shard that a reducing stage writes: one an identity where its table accumulates, else the only one."""
+    """Return the shard that a reducing stage writes: named by the identity if its table accumulates, else always the
+    same."""
     return context.identity if module.WRITES.accumulates else "0"
 
 
 def plan_pipeline(pipeline: Pipeline, names: Sequence[str], by_name: bool) -> list[Plan]:
-    """Return the plan of a run of the stages `names`, computing nothing.
+    """Return the plan of a run of the stages `names` without computing anything.
 
-    What follows from a stage that has work itself is counted where that stage's rows can be told now, and estimated
-    otherwise: its `reason` says after which stage it is known.
+    If a stage follows another one that has work, its rows are counted from those that the other stage will make, if
+    these are known now. Otherwise they are estimated, and the plan's `reason` says after which stage they are known.
 
     Raises:
-        MissingWeights: published weights cannot be had, or a model that no stage of the run trains.
-        ValueError: a table that a stage reads is not there, and no stage of the run makes it.
+        MissingWeights: published weights cannot be had, or no stage of the run trains a model that is needed.
+        ValueError: a table that a stage reads does not exist, and no stage of the run makes it.
     """
     pipeline.fetch(names)
     plans: dict[str, Plan] = {}
     contents: dict[str, Content] = {}
-    anew: dict[str, str] = {}  # stages whose version is another once a model is trained -> what trains it
+    anew: dict[str, str] = {}  # stages that get another version once a model is trained -> the stage that trains it
     for name in names:
         stage, upstream = pipeline.stages[name], pipeline.upstream(name)
         driver = plans.get(upstream.name) if upstream else None
-        if driver is not None and driver.jobs and stage.after:  # what it takes in is not there to be planned from
+        if driver is not None and driver.jobs and stage.after:  # the files that it reads do not exist yet
             plans[name] = Plan(
                 name, (EVERYTHING,), make=driver.make, reuse=driver.reuse, reason=f"{AFTER}{driver.stage}"
             )
@@ -145,8 +146,8 @@ def plan_pipeline(pipeline: Pipeline, names: Sequence[str], by_name: bool) -> li
 
 
 def preview_stages(pipeline: Pipeline, plans: Sequence[Plan]) -> dict[str, Preview]:
-    """Return the previews of those stages of a plan that have one, by name; none where a table that the stage reads is
-    still to be made by another stage of the plan.
+    """Return the previews of the plan's stages that have one, by stage name. A stage is left out if a table that it
+    reads is still to be made by another stage of the plan.
 
     Raises:
         ValueError: a shard of a table cannot be read.
@@ -164,7 +165,7 @@ def preview_stages(pipeline: Pipeline, plans: Sequence[Plan]) -> dict[str, Previ
 
 
 def _trainer_at_work(pipeline: Pipeline, stage: ConfiguredStage, plans: Mapping[str, Plan]) -> str | None:
-    """Return the stage of the run that is to train a model which this one reads, if one is."""
+    """Return the stage of the run that has yet to train a model that this stage reads; None if there is none."""
     kinds = {reference.checkpoint for reference in weights_fields(stage.config, stage.name)}
     for name, plan in plans.items():
         if plan.jobs and not kinds.isdisjoint(getattr(pipeline.stages[name].module, "KINDS", ())):
@@ -175,7 +176,7 @@ def _trainer_at_work(pipeline: Pipeline, stage: ConfiguredStage, plans: Mapping[
 def _plan_anew(
     pipeline: Pipeline, stage: ConfiguredStage, driver: Plan | None, trainer: str, contents: Mapping[str, Content]
 ) -> Plan:
-    """Return the plan of a stage that makes all of its rows, for its version is another once a model is trained."""
+    """Return the plan of a stage that makes all of its rows, because its version changes once a model is trained."""
     reason = f"{AFTER}{trainer}"
     inputs = _inputs_of(pipeline, stage, contents) if hasattr(stage.module, "shard") else None
     if inputs is None:
@@ -197,7 +198,7 @@ def _plan_anew(
 
 
 def _inputs_of(pipeline: Pipeline, stage: ConfiguredStage, contents: Mapping[str, Content]) -> Content | None:
-    """Return the rows that drive a stage, as they will be; None where they cannot be told yet."""
+    """Return the rows of a stage's driving table as they will be; None if they are not known yet."""
     table = stage.module.READS[0]
     writer = pipeline.writer(table)
     if table.name in contents or writer is None:
@@ -212,7 +213,8 @@ def _inputs_of(pipeline: Pipeline, stage: ConfiguredStage, contents: Mapping[str
 
 
 def _await_looked_up(pipeline: Pipeline, stage: ConfiguredStage, plan: Plan, plans: Mapping[str, Plan]) -> Plan:
-    """Return the plan of a stage as an estimate where it refuses what a table that is still to be made may hold."""
+    """Return the plan of a stage. It becomes an estimate if the stage rejects what a table that is still to be made may
+    hold."""
     if not plan.rejects or hasattr(stage.module, "shard"):
         return plan
     writers = [pipeline.writer(table) for table in getattr(stage.module, "CONSULTS", ())]
@@ -221,7 +223,8 @@ def _await_looked_up(pipeline: Pipeline, stage: ConfiguredStage, plan: Plan, pla
 
 
 def _follow(plan: Plan, stage: ConfiguredStage, driver: Plan, by_name: bool) -> Plan:
-    """Return the plan of a stage whose driving stage has work to do first. What is dropped there is kept nowhere."""
+    """Return the plan of a stage whose driving stage has work to do first. Rows that the driving stage drops are not
+    kept."""
     reason = plan.reason or f"{AFTER}{driver.stage}"
     if hasattr(stage.module, "reduce"):
         held = not plan.jobs and not by_name and getattr(stage.config, "refresh", "changed") != "changed"

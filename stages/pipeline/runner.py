@@ -1,7 +1,7 @@
-"""The one runner around every stage: planning, its jobs, checking, publishing, and the run's row.
+"""The one runner around every stage: it plans, does the jobs, checks, publishes, and writes the run's row.
 
-What jobs make are drafts, which no view shows; they are published once the whole stage has passed. It needs no Prefect:
-flows hand `run_stage` another way to do its jobs, so that each of them is a task of theirs.
+Jobs make drafts, which no view shows; they are published once the whole stage has passed. The runner needs no Prefect:
+flows give `run_stage` another function that does the jobs, so that each job is a Prefect task.
 """
 
 import logging
@@ -32,17 +32,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StageResult:
-    """What came of a stage: a row of the table that a run ends with."""
+    """The result of a stage: a row of the table that a run ends with."""
 
     stage: str
     counts: Counts
     seconds: float
     changed: bool = False
-    """Whether it had something to do, so that what views show may have changed."""
+    """Whether the stage had work, so that what the views show may have changed."""
 
 
 class StageFailed(RuntimeError):
-    """A stage did not do all that it had to do; what it did is kept."""
+    """A stage did not do all of its work; what it did is kept."""
 
     def __init__(self, message: str, result: StageResult | None = None) -> None:
         super().__init__(message)
@@ -50,7 +50,7 @@ class StageFailed(RuntimeError):
 
 
 RunJobs = Callable[[ConfiguredStage, Context, Sequence[str]], Sequence[JobResult]]
-"""Does jobs of a stage with `run_job`, and returns what came of each."""
+"""Does jobs of a stage with `run_job`, and returns the result of each."""
 
 
 def run_one_by_one(stage: ConfiguredStage, context: Context, jobs: Sequence[str]) -> Sequence[JobResult]:
@@ -59,7 +59,7 @@ def run_one_by_one(stage: ConfiguredStage, context: Context, jobs: Sequence[str]
     for job in jobs:
         try:
             results.append(JobResult(job, run_job(stage, context, job)))
-        except Exception as error:  # the other jobs' work is worth having, and each failure is told at the end
+        except Exception as error:  # the other jobs' work is worth having, and each failure is reported at the end
             results.append(JobResult(job, error=error))
             if isinstance(error, Stopped):
                 break
@@ -73,14 +73,14 @@ def run_stage(
     run_jobs: RunJobs = run_one_by_one,
     plan: Plan | None = None,
 ) -> StageResult:
-    """Do all that a stage has to do, drop what lost its input, and write the stage's row of this run.
+    """Do all work of a stage, drop what lost its input, and write the stage's row of this run.
 
     Args:
         by_name: the stage was asked for by name, so a `refresh` policy does not hold it back.
-        plan: what it has to do, where that is known.
+        plan: what the stage has to do, if that is known already.
 
     Raises:
-        StageFailed: a job failed, or more was refused than the settings allow.
+        StageFailed: a job failed, or a check did, such as the limit on refused items.
         Stopped: the run was asked to stop.
     """
     started = datetime.now(UTC)
@@ -95,8 +95,8 @@ def run_stage(
 
     name = f"{stage.name}-{context.fingerprint}"
     with hold_lease(context.store, name, context.run_id, tell, context.check_stopped) as (lease, waited):
-        # Another run may have made some of it since the plan was drawn up. The job of a source finds that out by
-        # itself, and to plan it once more is to list and compare all recordings once more.
+        # Another run may have done some of the work since the plan was made, so the stage is planned again. The job of
+        # a source finds that out itself, and planning it again would list and compare all recordings again.
         is_compared_by_job = hasattr(stage.module, "plan_source") and not is_staged(stage.module)
         if waited or not (plan.jobs and is_compared_by_job):
             plan = plan_stage(stage, context, by_name)
@@ -124,7 +124,7 @@ def run_stage(
 
 
 def _is_published(stage: ConfiguredStage, context: Context) -> bool:
-    """Return whether views show what the stage has made, but for a catalog that is held back."""
+    """Return whether the publication of the stage's table is up to date (views may still be held at an earlier one)."""
     writes = stage.module.WRITES
     drafts = Drafts(context.store, writes, context.fingerprint)
     if writes.accumulates or not drafts.shards():
@@ -134,7 +134,7 @@ def _is_published(stage: ConfiguredStage, context: Context) -> bool:
 
 
 def _publish(stage: ConfiguredStage, context: Context, plan: Plan) -> None:
-    """Put what the stage has made where users see it."""
+    """Publish what the stage has made, so that users see it."""
     store, writes = context.store, stage.module.WRITES
     drafts = Drafts(store, writes, context.fingerprint)
     if not writes.accumulates:
@@ -159,13 +159,13 @@ def _finish(
     problem: str | None = None,
     failures: Sequence[JobResult] = (),
 ) -> StageResult:
-    """Write the stage's row of this run, and return what came of it.
+    """Write the stage's row of this run and return its result.
 
     Args:
-        changed: it had something to do.
+        changed: whether the stage had work.
 
     Raises:
-        StageFailed: there is a problem.
+        StageFailed: `problem` is not None.
     """
     seconds = (datetime.now(UTC) - started).total_seconds()
     latest = Publications(context.store).latest()
@@ -184,7 +184,7 @@ def _finish(
         "stage_version": stage.module.VERSION,
         "outputs": [stage.module.WRITES.name],
         "error": problem,
-        # What was published last when it ended: machines' clocks may differ.
+        # The last publication when the stage ended, which orders runs even if the clocks of machines differ.
         "sequence": latest.sequence if latest else 0,
     }
     rows = pa.Table.from_pylist([row], schema=RUNS.schema)
@@ -196,7 +196,7 @@ def _finish(
 
 
 def _write_checks(context: Context, checks: Sequence[CheckResult]) -> None:
-    """Record what was checked, and say what did not pass and is only a warning."""
+    """Write the results of checks, and log a warning for each failed check that is only a warning."""
     rows = [
         vars(check) | {"passed": check.passed, "run_id": context.run_id, "stage": context.stage} for check in checks
     ]
@@ -209,9 +209,10 @@ def _write_checks(context: Context, checks: Sequence[CheckResult]) -> None:
 
 
 def _device(context: Context) -> str:
-    """Return where tensors were; a stage that loaded no torch had none, and does not wait for it to load now."""
+    """Return the device that tensors were on. A stage that loaded no torch had none, and torch is not loaded now to
+    find out."""
     if context.settings.device == "cuda":
-        return "cuda"  # of a cluster's workers; the run's own machine may have none
+        return "cuda"  # of a cluster's workers; the run's own machine may have no GPU
     return context.device if "torch" in sys.modules else "cpu"
 
 
@@ -229,7 +230,7 @@ def _failed(results: Sequence[JobResult]) -> list[JobResult]:
 
 
 def _untouched_counts(stage: ConfiguredStage, context: Context, plan: Plan) -> Counts:
-    """Count the rows of shards that were done before; a job counts the rows that it reused itself."""
+    """Count the rows of shards that were done before; a job itself counts the rows that it reused."""
     if plan.jobs and not hasattr(stage.module, "shard"):
         return Counts(0, 0, plan.refused)
     footers = Drafts(context.store, stage.module.WRITES, context.fingerprint).footers()
@@ -240,7 +241,7 @@ def _untouched_counts(stage: ConfiguredStage, context: Context, plan: Plan) -> C
 
 
 def _failure(stage: ConfiguredStage, failures: Sequence[JobResult]) -> str | None:
-    """Say which jobs failed, if some did."""
+    """Return a message about the jobs that failed; None if none did."""
     if not failures:
         return None
     first, where = failures[0], "it failed"

@@ -39,7 +39,7 @@ QUIET_LOOKS = 4
 """How many quiet looks in a row it takes before threads spin; one busy look makes them sleep."""
 
 SLACK = 0.3
-"""How much other programs may use while threads spin, in cores. A Prefect server uses less."""
+"""How much other programs may use of the jobs' cores while threads spin, in cores. A Prefect server uses less."""
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""Calls in processes of their own, many at a time, with the results in order: what reads recordings uses it.
+"""Calls in separate processes, many at a time, with the results in order. Code that reads recordings uses it.
 
-Decoders are large C programs that read files from strangers, so one that crashes or hangs must cost its own file alone.
-Each worker has one call at a time, so that it is known of which call a worker died; that call is tried once more, on a
-fresh one, and then given up, and the others never notice. Workers are started as plain programs, not through
-multiprocessing: they need nothing of the main program and never import it, and end when it is gone, however it went.
+Decoders are large C programs that read files from strangers, so a decoder that crashes or hangs must cost no more than
+its own file. Each worker has one call at a time, so it is known which call killed a worker. That call is tried once
+more on a new worker and then given up; other calls are not affected. Workers are started as plain programs, not through
+multiprocessing: they never import the main program, and they end when it is gone, however it ended.
 """
 
 import importlib
@@ -29,33 +29,33 @@ Result = TypeVar("Result")
 START_SECONDS = 120.0
 
 STOP_CHECK_SECONDS = 0.5
-"""Between two looks at whether the run was asked to stop."""
+"""Seconds between two checks whether the run was asked to stop."""
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": str(2**26),
     "MALLOC_TRIM_THRESHOLD_": str(2**26),
 }
-"""One thread a worker; and glibc keeps the memory of one block of samples for the next, since to ask the system for it
-again takes as long as to decode a WAV file."""
+"""One thread for each worker. The other two settings let glibc keep the memory of one block of samples for the next,
+since asking the system for it again takes as long as decoding a WAV file."""
 
 
 class WorkerDied(Exception):
-    """A call ended its process, twice; the message says how."""
+    """A call ended its process twice; the message says how."""
 
 
 class WorkerTimeout(Exception):
-    """A call did not end in its time; the message says what that was."""
+    """A call did not end in its time; the message is that time."""
 
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker is sent first."""
+    """The first message to a worker."""
 
     filesystems: Mapping[str, Any]
-    """How fsspec reaches stores and sources."""
+    """The configuration of fsspec, by which the worker reaches stores and sources."""
     modules: Sequence[str]
-    """Imported before the clock of the first call starts."""
+    """Modules to import before the clock of the first call starts."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class CallResult(Generic[Result]):
 
     value: Result | None
     raised: bool = False
-    """Of an exception only that there was one, since not every exception can be sent."""
+    """Whether the call raised an exception. The exception itself is not sent, since not every exception can be."""
 
 
 @dataclass(frozen=True)
 class Call(Generic[Result]):
-    """A function and what it is called with; both are pickled, a function by its name."""
+    """A function and its arguments; both are pickled, the function by its name."""
 
     function: Callable[..., Result]
     arguments: Sequence[Any]
@@ -79,10 +79,11 @@ class Call(Generic[Result]):
 
 
 class WorkerPool:
-    """Workers that are free, and new ones where none is. Threads ask it, as many as there are to be workers.
+    """Idle workers, and new ones if none is idle. The number of threads that call it decides how many workers there
+    are.
 
     Args:
-        modules: what the calls import that takes long.
+        modules: modules that the calls need and that take long to import.
     """
 
     def __init__(self, modules: Sequence[str] = ()) -> None:
@@ -92,11 +93,12 @@ class WorkerPool:
         self._closed = False
 
     def run(self, call: Call[Result], seconds: float) -> Result:
-        """Make a call in a worker; one that raises there is made again here, where its error counts.
+        """Make a call in a worker. If it raises there, it is made again in this process, so that its own exception is
+        raised.
 
         Raises:
             WorkerTimeout: the call is not done after `seconds`.
-            WorkerDied: the call ends its process.
+            WorkerDied: the call ended its process twice, or the pool is closed.
             RuntimeError: a worker cannot be started.
         """
         exit_reason = "was not begun: the pool is closed"
@@ -152,10 +154,10 @@ class _Worker:
         self._stream = self._socket.makefile("rwb")
 
     def start(self, modules: Sequence[str]) -> None:
-        """Have the worker import what its calls need.
+        """Let the worker import what its calls need.
 
         Raises:
-            RuntimeError: the process does not come up.
+            RuntimeError: the process does not start.
         """
         try:
             self.request(WorkerSetup(dict(fsspec.config.conf), modules), START_SECONDS)
@@ -166,7 +168,7 @@ class _Worker:
         """Send a message and return the worker's answer.
 
         Raises:
-            TimeoutError: it did not come in time.
+            TimeoutError: the answer did not come in time.
             EOFError, ConnectionError: the process died.
         """
         self._socket.settimeout(seconds)
@@ -175,7 +177,7 @@ class _Worker:
         return pickle.load(self._stream)
 
     def exit_reason(self) -> str:
-        """Say how the process ended."""
+        """Return how the process ended, as a clause for an error message."""
         code = self._process.wait(timeout=START_SECONDS)
         if code < 0:
             return f"killed the decoder ({signal.Signals(-code).name})"
@@ -188,7 +190,7 @@ class _Worker:
 
 
 def serve_calls() -> None:
-    """Be a worker: answer calls, one at a time, on the socket whose descriptor is the first argument of the program,
+    """Be a worker: answer calls one at a time, on the socket whose descriptor is the first argument of the program,
     until the other end is closed."""
     with socket.socket(fileno=int(sys.argv[1])) as connection, connection.makefile("rwb") as stream:
         setup: WorkerSetup = pickle.load(stream)
@@ -226,15 +228,16 @@ def map_in_order(
     load: Callable[[Item], float] = lambda item: 0.0,
     max_load: float = math.inf,
 ) -> Iterator[tuple[Item, Result]]:
-    """Yield each item with what `work` made of it, in the order of the items; what `work` raises is raised in the turn
-    of its item. Close the iterator to end early.
+    """Yield each item with what `work` returned for it, in the order of the items. If `work` raised an exception, it is
+    raised when it is the item's turn. Close the iterator to end early.
 
     Args:
         work: called in `threads` threads.
-        items: asked for as there is room, in the caller's thread.
-        max_ahead: items that may be in work or done ahead of the one that the caller has.
-        check_stopped: called while waiting and before each item is given; what it raises ends everything.
-        load: what an item weighs, of which no more than `max_load` is in hand at a time, the caller's own item counted;
+        items: taken in the caller's thread, as there is room.
+        max_ahead: how many items may be in work or done ahead of the item that the caller has.
+        check_stopped: called while waiting and before each item is yielded; an exception that it raises ends
+            everything.
+        load: the weight of an item. The items in hand, with the caller's own, weigh no more than `max_load` together;
             an item that weighs more is in hand alone.
     """
     ahead, in_hand = deque[_InWork[Item, Result]](), 0.0
@@ -259,5 +262,5 @@ def map_in_order(
             yield first.item, first.result.result()
             in_hand -= first.load
     finally:
-        # What is in work is not waited for: whoever stops may have to end it by other means.
+        # Items in work are not waited for: the caller may have to end them by other means.
         executor.shutdown(wait=False, cancel_futures=True)
