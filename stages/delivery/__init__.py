@@ -1,4 +1,5 @@
 """Deliveries, which `segue export` makes for others: clips under readable names, or tables as a data set.
 
-No stage, as no run makes them; like one it imports its own room and the shared ones below.
+This package is not a stage, since no run makes deliveries. Like a stage, it imports only itself, the packages that
+stages share and lower layers.
 """

@@ -1,7 +1,8 @@
-"""The catalog of a delivery: a row for every clip, as CSV and JSON, and what makes the folder an AudioFolder.
+"""The catalog of a delivery: one row for each clip, as CSV and JSON, and the files that make the folder an AudioFolder.
 
-`metadata.csv` is Hugging Face's AudioFolder table, which this project's own ingest reads too; `README.md` tells
-`datasets` that the folder is one, whatever its clips are called (a clip named `test` would be taken for a split).
+`metadata.csv` is the table of Hugging Face's AudioFolder, which this project's own ingest reads too. `README.md` tells
+`datasets` that the folder is an AudioFolder, whatever its clips are called (without it, a clip named `test` would be
+taken for a split).
 """
 
 import csv
@@ -21,17 +22,17 @@ METADATA = (
     *("file_name", "title", "artist", "description", "bpm", "key", "request", "take", "seed", "checkpoint"),
     *("seconds", "generated", "training_licences"),
 )
-"""The columns of `metadata.csv`, the file's name first, as AudioFolder wants it."""
+"""The columns of `metadata.csv`; the file's name is the first, as AudioFolder requires."""
 
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
-"""What a cell begins with that a spreadsheet computes."""
+"""Signs at the beginning of a cell that make a spreadsheet compute it as a formula."""
 
 
 def catalog_row(chosen: ChosenClip, file: DeliveredFile, licences: str) -> Row:
-    """Return a clip's row of the catalog.
+    """Return the catalog row of a clip.
 
     Args:
-        licences: those of what its model learned from, in short.
+        licences: the licences of what the clip's model learned from, as a short text.
     """
     clip, request = chosen.clip, chosen.request
     made_at = chosen.generation["created_at"]
@@ -68,12 +69,12 @@ def _rounded(value: float | None) -> float | None:
 
 
 def catalog_json(rows: Sequence[Row]) -> bytes:
-    """Return the catalog as JSON, the scores of a clip as an object of their own."""
+    """Return the catalog as JSON; the scores of a clip are a nested object."""
     return (json.dumps({"clips": list(rows)}, ensure_ascii=False, indent=1, default=str) + "\n").encode()
 
 
 def catalog_csv(rows: Sequence[Row]) -> bytes:
-    """Return the catalog as CSV, a column `score_…` for each score that any clip has."""
+    """Return the catalog as CSV, with a column `score_…` for each score that any clip has."""
     scores = list(dict.fromkeys(name for row in rows for name in row["scores"]))
     plain = [name for name in (rows[0] if rows else ()) if name != "scores"]
     at = plain.index("bytes") if plain else 0
@@ -83,13 +84,13 @@ def catalog_csv(rows: Sequence[Row]) -> bytes:
 
 
 def _inert(value: object) -> object:
-    """Return a cell as spreadsheets show it: a text that they would take for a formula, which may name a file or an
-    address, stands behind an apostrophe (OWASP, CSV Injection)."""
+    """Return a cell that spreadsheets do not compute. A text that they would take for a formula, which may name a file
+    or an address, gets an apostrophe in front (OWASP, CSV Injection)."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_SIGNS) else value
 
 
 def metadata_csv(rows: Sequence[Row]) -> bytes:
-    """Return the AudioFolder table of the catalog's rows."""
+    """Return the table `metadata.csv` of AudioFolder for the catalog's rows."""
     renamed = [
         row | {"file_name": row["file"], "artist": ARTIST, "bpm": row["tempo"], "generated": "trainedAlgorithmicMedia"}
         for row in rows
@@ -106,7 +107,7 @@ def _csv(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def card(rows: Sequence[Row]) -> bytes:
-    """Return the README of a delivery, with the front matter by which `datasets` finds its parts."""
+    """Return the README of a delivery, with the front matter by which `datasets` finds the delivery's files."""
     licences = sorted({row["training_licences"] for row in rows if row["training_licences"]})
     seconds = sum(row["seconds"] for row in rows)
     learned = "; ".join(licences) or "not known"

@@ -1,7 +1,7 @@
-"""The checksums of a delivery, as `sha256sum` writes and reads them: what is in it, and whether that is as it was.
+"""The checksums of a delivery, as `sha256sum` writes and reads them.
 
-A line is the digest of a file and its path in the folder; where the path holds a backslash or the end of a line, those
-are escaped and the line begins with a backslash.
+They say which files the delivery has and whether these are unchanged. A line holds the digest of a file and its path in
+the folder. If the path contains a backslash or a line break, these are escaped and the line begins with a backslash.
 """
 
 import hashlib
@@ -10,23 +10,23 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 CHECKSUMS = "SHA256SUMS"
-"""The file that holds them."""
+"""The name of the file with the checksums."""
 
 _LINE = re.compile(r"(\\?)([0-9a-fA-F]{64}) [ *](.+)")
 _ESCAPED = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
 
 
 def checksums(digests: Mapping[str, str]) -> bytes:
-    """Return what `sha256sum -c` reads: the digest of each file, by its path."""
+    """Return the text that `sha256sum -c` reads, given the digest of each file by its path."""
     return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode()
 
 
 def read_checksums(folder: Path) -> dict[str, str]:
-    """Return the digest of each file that a local folder was delivered with, by its path in the folder.
+    """Return the digest of each file of a delivered local folder, by its path in the folder.
 
     Raises:
         FileNotFoundError: the folder has no checksums.
-        ValueError: they are none, or one is of a file outside the folder.
+        ValueError: a line cannot be parsed, or names a file outside the folder.
     """
     file = folder / CHECKSUMS
     digests = {}

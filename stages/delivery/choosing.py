@@ -1,8 +1,9 @@
-"""Choosing clips for a delivery: by a condition in SQL, by the best takes of each request, by what a person picked.
+"""Choosing clips for a delivery: by a condition in SQL, by the best takes of each request, by a person's picks.
 
-The condition reads one wide row a clip: the columns of `clips`, those of its request, and those of every table of what
-was heard in it. Where two tables have a column of one name, it is the one of the earlier (`seconds` is the clip's own,
-`key` what was asked for), and the other's has its table's name before it (`scores.key`).
+The condition reads one wide row for each clip: the columns of `clips`, those of its request, and those of every table
+with measurements of the clip. If two tables have a column of the same name, the plain name means the column of the
+earlier table (`seconds` is the clip's own, `key` what was asked for). The other column has its table's name before it
+(`scores.key`).
 """
 
 import re
@@ -24,22 +25,22 @@ HEARD = tuple(
     for table in TABLES.values()
     if table.key == CLIPS.key and table not in (CLIPS, GENERATIONS) and not table.accumulates
 )
-"""The tables with a row a clip: what was measured of it, and what is like it."""
+"""The tables with one row for each clip: what was measured in it, and what it is similar to."""
 
 MADE_BY = ("checkpoint_id", "seed")
-"""Columns of theirs that say what a clip was made by, and nothing of its sound."""
+"""Columns of these tables that say what made a clip, and nothing about its sound."""
 
 
 @dataclass(frozen=True)
 class ChosenClip:
-    """A clip with all that its store knows of it."""
+    """A clip with everything that its store knows about it."""
 
     clip: Row
     request: Row
     generation: Row
     """`request_id`, `take`, `checkpoint_id`, `seed` and `created_at`."""
     heard: Row
-    """Columns of the tables in `HEARD` that hold one value, the first of a name."""
+    """The columns of the tables in `HEARD` that hold single values; of equal names, the first."""
 
     @property
     def key(self) -> Clip:
@@ -57,21 +58,21 @@ def choose_clips(
     """Return the clips of a delivery, in the order of their requests.
 
     Args:
-        requests: ids of the requests whose clips are meant; None for all.
+        requests: ids of the requests whose clips may be chosen; None for all.
         where: a condition in SQL over the wide row.
-        best: how many takes of each request are chosen, those with the most of `by`; None for all.
+        best: how many takes of each request to choose, those with the highest `by`; None for all.
         by: an expression in SQL over the wide row.
-        picks: clips that a person picked, which are then chosen alone, or refused, which are not.
+        picks: clips that a person picked, so that no others are chosen, or refused, so that these are not.
 
     Raises:
-        ValueError: the condition cannot be answered, or a clip that was picked is not there.
+        ValueError: the SQL is not valid, or a picked clip does not exist.
     """
     if picks is not None:
         _check_picked(store, picks)
     names = ", ".join(('"*clips"', '"*requests"', '"*generations"', '"*heard"'))
     conditions = [*([f"({where})"] if where else []), *_conditions(requests, picks)]
     sql = f"SELECT {names} FROM ({_wide_rows()}) WHERE {' AND '.join(conditions) or 'true'}"
-    if best is not None:  # of those that were not refused: the next best takes a refused one's place
+    if best is not None:  # after refused takes are left out, so the next best take replaces a refused one
         order = f"ORDER BY ({by}) DESC NULLS LAST, take" if by else "ORDER BY take"
         sql += f" QUALIFY row_number() OVER (PARTITION BY request_id {order}) <= {best}"
     try:
@@ -80,7 +81,7 @@ def choose_clips(
         reason = f"{error}{_what_was_meant(str(error))}"
         raise ValueError(f"expected SQL over {_columns_in_words()}: {reason}") from error
     chosen = [
-        # A take that was made again at the gate has another seed than its first codes.
+        # A take that the gate had made again has another seed than its first codes.
         ChosenClip(row["*clips"], row["*requests"], row["*generations"] | _seed(row["*clips"]), row["*heard"])
         for row in rows
     ]
@@ -88,12 +89,12 @@ def choose_clips(
 
 
 def _seed(clip: Row) -> Row:
-    """Return the seed that a clip's own row names; nothing where it is of a release before the gate."""
+    """Return the seed in a clip's own row; empty if the clip is from a release before the gate."""
     return {} if clip["seed"] is None else {"seed": clip["seed"]}
 
 
 def _check_picked(store: Store, picks: Picks) -> None:
-    """Raise a ValueError where a clip that was picked is none of the catalog, which would be short of it unsaid."""
+    """Raise a ValueError if a picked clip is not in the catalog; otherwise it would be missing without notice."""
     shown = {(row["request_id"], row["take"]) for row in query(store, "SELECT request_id, take FROM clips").to_pylist()}
     if missing := sorted(picks.picked - shown):
         examples = ", ".join(f"take {take} of {request}" for request, take in missing[:3])
@@ -116,7 +117,7 @@ def _conditions(requests: Collection[str] | None, picks: Picks | None) -> list[s
 
 
 def _wide_rows() -> str:
-    """Return the statement of the wide rows: columns under plain names, and each table's as a structure."""
+    """Return the SQL statement of the wide rows: columns under plain names, and each table's columns as a structure."""
     plain = ["clips.*"]
     known = set(CLIPS.schema.names)
     joined = ["FROM clips"]
@@ -148,13 +149,13 @@ def _wide_rows() -> str:
 
 
 def _is_vector(table: Table, name: str) -> bool:
-    """Return whether a column holds vectors, such as embeddings, which no condition speaks of."""
+    """Return whether a column holds vectors, such as embeddings, which are of no use in a condition."""
     kind = table.schema.field(name).type
     return pa.types.is_list(kind) and not pa.types.is_string(kind.value_type)
 
 
 def _what_was_meant(reason: str) -> str:
-    """Return the column that is nearest to one that is not there, as DuckDB tells it; empty where none is."""
+    """Return a hint with the column nearest to the unknown one that DuckDB's message names; empty if there is none."""
     unknown = re.search(r'Referenced column "?(\w+)"? not found', reason)
     names = {name for table in (CLIPS, REQUESTS, *HEARD) for name in table.schema.names if not _is_vector(table, name)}
     return did_you_mean(unknown[1], sorted(names)) if unknown else ""

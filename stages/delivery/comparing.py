@@ -1,8 +1,8 @@
-"""Comparing a delivered file with the clip that it is another form of: its length, its level and its sound.
+"""Comparing a delivered file with the clip that it was made from: its length, its level and its sound.
 
-A lossy encoder changes every sample and keeps what is heard. So both are brought to one rate and one place in time.
-Below 4 kHz, where lossy encoders keep the waveform, what differs must be much weaker than the clip in every half
-second: other sound in one of them, even for so long, is as strong as the clip.
+A lossy encoder changes every sample but keeps what is heard. So both sounds are brought to the same rate and aligned in
+time. Lossy encoders keep the waveform below 4 kHz. There the difference must be much weaker than the clip in every half
+second; if one of them has other sound, even for half a second, the difference is as strong as the clip.
 """
 
 import io
@@ -17,53 +17,55 @@ from stages.audio.loudness import measure_audio
 from stages.audio.samples import Samples
 
 COMPARED_RATE = 8_000
-"""Rate at which waveforms are compared, Hz."""
+"""Sample rate at which waveforms are compared, Hz."""
 
 LONGEST_SHIFT = 0.1
-"""By how much a form may begin later or earlier, or be longer or shorter, s: encoders pad to whole frames."""
+"""How much a file may be shifted, or be longer or shorter, s. Encoders pad to whole frames."""
 
 LEVEL = 0.5
-"""By how much a form may be louder or softer, LU; one that is turned down to keep a peak limit is softer by less."""
+"""How much louder or softer a file may be, LU. A file that is turned down to keep a peak limit is softer by less."""
 
 WINDOW = 0.5
-"""Of what is compared at once, s."""
+"""Length of sound that is compared at once, s."""
 
 LEAST_RATIO = 8.0
-"""How far the difference must stay below the clip in each window, dB. MP3 and Ogg of 24 of the demo's clips keep it 19
-dB below or more, also at 44.1 kHz; with 0.6 s of silence in them, or beside another clip, it is 2 dB below at most."""
+"""How far the difference must stay below the clip in each window, dB. In MP3 and Ogg files of 24 clips of the demo,
+also at 44.1 kHz, it is at least 19 dB below. With 0.6 s of silence in them, or compared with another clip, it is at
+most 2 dB below."""
 
 FLOOR = -35.0
-"""Level under which differences are not heard beside the clip, dB under its mean level: rests are filled by little."""
+"""Level below which differences are not heard beside the clip, dB relative to its mean level. Without it, the slightest
+difference in a rest would count."""
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How alike two forms of a clip are."""
+    """How similar a file is to a clip."""
 
     ratio: float
-    """The clip's level above the difference's, in the half second where that is least, dB."""
+    """Level of the clip above that of the difference, in the half second where it is lowest, dB."""
     problems: tuple[str, ...]
-    """What of one is not so in the other, in words; none where the one is a form of the other."""
+    """The differences in words; empty if the file is a form of the clip."""
 
 
 def form_of(data: bytes) -> str:
-    """Return in words how a file holds its sound, but for its length: what a delivery may change.
+    """Return the encoding of a sound file as text, without its length: the part that a delivery may change.
 
     Raises:
-        soundfile.LibsndfileError: it is no sound file.
+        soundfile.LibsndfileError: `data` is not a sound file.
     """
     info = soundfile.info(io.BytesIO(data))
     return f"{info.format}, {info.subtype}, {info.samplerate:,} Hz"
 
 
 def likeness(clip: bytes, other: bytes, loudness: float | None) -> Likeness:
-    """Compare a file with a clip's.
+    """Compare a file with a clip and return how similar they are.
 
     Args:
-        loudness: the clip's, LUFS; None where it has none.
+        loudness: loudness of the clip, LUFS; None if it has none.
 
     Raises:
-        soundfile.LibsndfileError: one of them cannot be decoded.
+        soundfile.LibsndfileError: one of the files cannot be decoded.
     """
     (ours, rate), (theirs, other_rate) = _decoded(clip), _decoded(other)
     problems = []
@@ -84,7 +86,7 @@ def likeness(clip: bytes, other: bytes, loudness: float | None) -> Likeness:
 
 
 def _decoded(data: bytes) -> tuple[Samples, int]:
-    """Return the samples [C, N] of a file, and their rate."""
+    """Return the samples [C, N] of a file, and its sample rate in Hz."""
     samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     return np.ascontiguousarray(samples.T), rate
 
@@ -96,7 +98,7 @@ def _channels(count: int) -> str:
 def _aligned(
     ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32], rate: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Shift the second of two sounds [N] to where it is most like the first, and cut or fill it to its length."""
+    """Shift the second of two sounds [N] to where it best matches the first, and cut or pad it to the same length."""
     reach = round(LONGEST_SHIFT * rate)
     length = 1 << (max(len(ours), len(theirs)) + reach).bit_length()
     products = np.fft.irfft(np.fft.rfft(ours, length).conj() * np.fft.rfft(theirs, length), length)
@@ -108,12 +110,12 @@ def _aligned(
 
 
 def _ratios(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32], rate: int) -> npt.NDArray[np.float64]:
-    """Return the level of the first of two sounds [N] above that of their difference, in each window, dB."""
+    """Return, for each window, the level of the first of two sounds [N] above that of their difference, dB."""
     both = resample(np.stack([ours, theirs]), rate, COMPARED_RATE).astype(np.float64)
     size = round(WINDOW * COMPARED_RATE)
     both = both[:, : both.shape[1] // size * size] if both.shape[1] >= size else both
     clip, other = both.reshape(2, -1, min(size, both.shape[1]) or 1)
-    gain = float((clip * other).sum() / max((other * other).sum(), 1e-12))  # the level is compared by itself
+    gain = float((clip * other).sum() / max((other * other).sum(), 1e-12))  # the level is compared separately
     floor = (clip**2).mean() * 10 ** (FLOOR / 10)
     powers, differences = (clip**2).mean(1), ((clip - gain * other) ** 2).mean(1)
     ratios: npt.NDArray[np.float64] = 10 * np.log10((powers + floor + 1e-12) / np.maximum(differences, 1e-12))

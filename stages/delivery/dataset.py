@@ -1,8 +1,8 @@
 """A store's tables as a Hugging Face data set: Parquet with an audio column, and a card that says what is in it.
 
-`datasets.load_dataset(FOLDER, "tracks")` reads the training set by its splits, `"clips"` the catalog; the hub shows
-both, sound included. A file holds the rows of one split of one shard, and its footer the digest of what it was made
-from, so that a second export writes nothing and ten new recordings cost a file.
+`datasets.load_dataset(FOLDER, "tracks")` reads the training set by its splits, and `"clips"` the catalog. The hub shows
+both and plays the sound. A file holds the rows of one split of one shard. Its footer holds the digest of what it was
+made from, so a second export writes nothing and ten new recordings cost one file.
 """
 
 import json
@@ -27,18 +27,18 @@ from stages.delivery.folder import DeliveryFolder
 from stages.pipeline.contract import Progress
 
 VERSION = 1
-"""Of what is written: raise it where the same rows make other files."""
+"""The version of the file format. Raise it when the same rows give other files."""
 
 TableName = Literal["tracks", "clips"]
 
 SPLITS = {"train": "train", "valid": "validation", "test": "test"}
-"""A split here -> its name there."""
+"""Name of a split here -> its name in the data set."""
 
 ROWS_AT_ONCE = 16
-"""Rows of a row group: so many recordings are in memory at a time."""
+"""Rows of a row group, which is how many recordings are in memory at once."""
 
 AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-"""An audio column, as `datasets.Audio` stores it."""
+"""The type of an audio column, as `datasets.Audio` stores it."""
 
 _TEXT, _TEXTS, _NUMBER = pa.string(), pa.list_(pa.string()), pa.float64()
 
@@ -64,7 +64,7 @@ class Part:
     split: str
     shard: int
     rows: list[Row]
-    """By column, and `uri`: where the sound lies."""
+    """The rows by column; `uri` is where the sound is."""
 
     @property
     def file(self) -> str:
@@ -73,20 +73,20 @@ class Part:
 
 @dataclass
 class DatasetExport:
-    """What an export did."""
+    """The result of an export."""
 
     rows: Counter[tuple[TableName, str]] = field(default_factory=Counter)
-    """By table and split."""
+    """Number of rows by table and split."""
     written: int = 0
-    """Files with rows."""
+    """How many files with rows were written."""
     kept: int = 0
     removed: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
-    """Sounds that could not be read, and why; their rows are left out."""
+    """Sounds that could not be read, each with the reason; their rows are left out."""
 
 
 def track_parts(store: Store) -> list[Part]:
-    """Return the rows of the training set that users see, by split and shard."""
+    """Return the rows of the training set that the views show, by split and shard."""
     names = ", ".join(f'"{name}"' for name in (*TRACK_COLUMNS, "uri", "split", "shard"))
     parts: dict[tuple[str, int], list[Row]] = {}
     for row in query(store, f"SELECT {names} FROM tracks ORDER BY track_id").to_pylist():
@@ -95,7 +95,7 @@ def track_parts(store: Store) -> list[Part]:
 
 
 def clip_parts(store: Store, chosen: Sequence[ChosenClip]) -> list[Part]:
-    """Return the rows of clips, by shard of their requests; they are one split."""
+    """Return the rows of clips by the shard of their request; all are in one split."""
     parts: dict[int, list[Row]] = {}
     for each in chosen:
         row = {**each.request, **each.clip, "seed": each.generation["seed"]}
@@ -114,11 +114,11 @@ def export_dataset(
     progress: Progress | None = None,
     check_stopped: Callable[[], None] = lambda: None,
 ) -> DatasetExport:
-    """Write rows with their sound as a data set; files that are there already are not written again.
+    """Write rows with their sound as a data set. Files that exist with the same content are not written again.
 
     Args:
         url: a local folder or any fsspec URL.
-        references: the audio column names where the sound lies, rather than holding it.
+        references: whether the audio column holds the path of the sound instead of the sound itself.
 
     Raises:
         ValueError: the folder holds something else.
@@ -140,7 +140,7 @@ def export_dataset(
         done.failed += failed
         done.rows[part.table, part.split] -= len(failed)
     for name in folder.files("data/"):
-        if name not in digests:  # a split or shard that is no more, which a glob would read
+        if name not in digests:  # a split or shard that no longer exists; a glob would still read it
             folder.remove(name)
             done.removed += 1
     folder.write("README.md", _card(store, parts, done.rows))
@@ -148,7 +148,7 @@ def export_dataset(
 
 
 def _digest(folder: DeliveryFolder, name: str) -> str:
-    """Return the digest of what a file was made from; empty where it is not there or not whole."""
+    """Return the digest of what a file was made from; empty if the file does not exist or is not whole."""
     with folder.opened(name) as file:
         if file is None:
             return ""
@@ -166,8 +166,8 @@ def _write(
     progress: Progress | None,
     check_stopped: Callable[[], None],
 ) -> Iterator[tuple[str, str]]:
-    """Write the rows of a file, and yield the sounds that could not be read. A file that lacks some has no digest, so
-    that the next export tries again."""
+    """Write the rows of a file, and yield the sounds that could not be read, with the reason. A file that lacks rows
+    gets no digest, so that the next export tries again."""
     columns = TRACK_COLUMNS if part.table == "tracks" else CLIP_COLUMNS
     schema = pa.schema([("audio", AUDIO), *columns.items()], {"huggingface": _features(columns)})
     whole = True
@@ -192,13 +192,13 @@ def _write(
 
 
 def _sound(uri: str) -> Row:
-    """Return a recording as it is encoded, under its name."""
+    """Return the bytes of a recording as it is encoded, with its file name."""
     with open_binary(uri) as file:
         return {"bytes": file.read(), "path": posixpath.basename(uri.partition("::")[0])}
 
 
 def _features(columns: dict[str, pa.DataType]) -> str:
-    """Return the columns as `datasets` knows them, which it reads from a Parquet file's metadata."""
+    """Return the columns in the form in which `datasets` reads them from the metadata of a Parquet file."""
     features: dict[str, Any] = {"audio": {"_type": "Audio"}}
     for name, kind in columns.items():
         is_list = pa.types.is_list(kind)
@@ -208,7 +208,7 @@ def _features(columns: dict[str, pa.DataType]) -> str:
 
 
 def _card(store: Store, parts: Sequence[Part], rows: Counter[tuple[TableName, str]]) -> bytes:
-    """Return the card: what there is of each table, in which splits, under which licences."""
+    """Return the card: the rows and hours of each table and split, and the licences."""
     tables = list(dict.fromkeys(part.table for part in parts))
     lines = ["---", "configs:"]
     for table in tables:

@@ -1,7 +1,7 @@
-"""Delivering clips: what is to be in the folder, what of it is there, and what is made and written.
+"""Delivering clips: what the folder should hold, which of it exists, and what is made and written.
 
-Clips are written first, then the catalog of those that are there, then the checksums of all: an export that is killed
-leaves whole files, and the next one writes those that are missing.
+Clips are written first, then the catalog of the clips that exist, then the checksums of everything. So an export that
+is killed leaves whole files, and the next export writes those that are missing.
 """
 
 import hashlib
@@ -21,25 +21,25 @@ from stages.pipeline.cores import available_cores
 from stages.pipeline.workers import map_in_order
 
 AT_ONCE = 4
-"""Files in work at least: most of the time goes by waiting for the disk or the network."""
+"""The least number of files in work at once. Most of the time is spent waiting for the disk or the network."""
 
 
 @dataclass
 class Delivery:
-    """What an export did."""
+    """The result of an export."""
 
     written: int = 0
-    """Clips."""
+    """How many clips were written."""
     kept: int = 0
-    """Clips that were there."""
+    """How many clips existed already."""
     other_files: int = 0
-    """Files beside the clips that were written: catalog, checksums, page."""
+    """How many other files were written: catalog, checksums, page."""
     failed: list[tuple[str, str]] = field(default_factory=list)
-    """Clips that could not be made: where they were to lie, and why."""
+    """Clips that could not be made: their path in the folder, and the reason."""
     left: list[str] = field(default_factory=list)
-    """Files of earlier exports that are not chosen any more, and stay."""
+    """Files of earlier exports that are no longer chosen, but are kept."""
     removed: int = 0
-    """Such files that went."""
+    """How many such files were removed."""
 
 
 def deliver(
@@ -52,15 +52,15 @@ def deliver(
     progress: Progress | None = None,
     check_stopped: Callable[[], None] = lambda: None,
 ) -> Delivery:
-    """Write clips to a folder, with their catalog; what is there already is not written again.
+    """Write clips to a folder, with their catalog. Files that exist with the same content are not written again.
 
     Args:
         url: a local folder or any fsspec URL.
-        template: of the clips' names (`stages.delivery.naming`).
-        prune: whether files of earlier exports that are not chosen any more are removed.
+        template: the template of the clips' names (`stages.delivery.naming`).
+        prune: whether to remove files of earlier exports that are no longer chosen.
 
     Raises:
-        ValueError: the folder holds something else, or a clip cannot be in the form that is asked for.
+        ValueError: the folder holds something else, or a clip cannot have the form that is asked for.
     """
     names = [
         f"clips/{name}.{maker.ending(each)}" for each, name in zip(chosen, clip_names(chosen, template), strict=True)
@@ -112,7 +112,7 @@ def deliver(
 
 
 def _clear(folder: DeliveryFolder, names: set[str], prune: bool, delivery: Delivery) -> None:
-    """Find the files of earlier exports that are not chosen any more, and remove them where that is asked for."""
+    """Find the files of earlier exports that are no longer chosen, and remove them if that is asked for."""
     gone = [name for name in sorted(folder.delivered) if name not in names]
     for name in gone if prune else ():
         folder.remove(name)
@@ -123,7 +123,7 @@ def _clear(folder: DeliveryFolder, names: set[str], prune: bool, delivery: Deliv
 def _write_catalog(
     folder: DeliveryFolder, clips: Sequence[tuple[ChosenClip, DeliveredFile]], maker: Maker, delivery: Delivery
 ) -> None:
-    """Write what tells of the clips that are there, then the checksums of everything."""
+    """Write the files that describe the delivered clips, then the checksums of everything."""
     rows = [catalog_row(each, file, maker.licences(each.clip["checkpoint_id"])) for each, file in clips]
     files = {
         "metadata.csv": metadata_csv(rows),

@@ -1,8 +1,8 @@
-"""The folder of a delivery: files under any fsspec URL, each whole or not there, and a note of what was written.
+"""The folder of a delivery: files under any fsspec URL, each whole or absent, and a note of what was written.
 
-The note (`.segue-delivery.json`) is there before any other file, so a folder without one is somebody else's and is left
-alone; it names each clip's file with what it was made of, so that a second export writes nothing. It is renewed while
-files are written: a kill costs the files since, which are written again.
+The note (`.segue-delivery.json`) is written before any other file, so a folder without one belongs to somebody else and
+is left alone. It names the file of each clip with what it was made from, so that a second export writes nothing. It is
+rewritten every few seconds while files are written. After a kill, the files since the last rewriting are written again.
 """
 
 import json
@@ -24,24 +24,24 @@ from schemas.storage.local_disk import make_folder, move_file, replace_file, syn
 
 NOTE = ".segue-delivery.json"
 Kind = Literal["delivery", "dataset"]
-"""What a folder is for: one that is one of them is not the other."""
+"""What a folder is for; a folder of one kind is not used as the other."""
 
 NOTE_SECONDS = 5.0
-"""Time between two renewals of the note."""
+"""Seconds between two rewritings of the note."""
 
 
 @dataclass(frozen=True)
 class DeliveredFile:
-    """A clip's file as it was delivered, and what it was made of."""
+    """The file of a clip as it was delivered, and what it was made from."""
 
     file: str
     """Its path in the folder."""
     request_id: str
     take: int
     source: str
-    """SHA-256 of the store's file."""
+    """SHA-256 of the clip's file in the store."""
     form: str
-    """What was asked for beside a copy, in words; empty for a copy."""
+    """The form that was asked for, in words; empty for a copy of the store's file."""
     sha256: str
     bytes: int
     format: str
@@ -54,19 +54,19 @@ class DeliveredFile:
 
 
 class DeliveryFolder:
-    """A folder to deliver to.
+    """The folder of a delivery.
 
     Args:
         url: a local folder or any fsspec URL.
-        store_id: the identity of the store that it is a delivery of.
-        kind: whether it is to hold clips, or tables as a data set.
+        store_id: the identity of the store that the delivery comes from.
+        kind: whether the folder holds clips, or tables as a data set.
 
     Raises:
-        ValueError: it cannot be opened, or holds something else.
+        ValueError: the folder cannot be opened, or holds something else.
     """
 
     def __init__(self, url: str, store_id: str, kind: Kind = "delivery") -> None:
-        if not url.strip():  # which file systems take for the folder that one is in
+        if not url.strip():  # file systems would take it for the current folder
             raise ValueError("expected a folder or a URL to deliver to, got none")
         try:
             self._filesystem, root = fsspec.core.url_to_fs(url)
@@ -80,7 +80,8 @@ class DeliveryFolder:
         self._noted_at = time.monotonic()
 
     def _list(self) -> dict[str, int]:
-        """Return the bytes of every file in the folder, by path in it; what a killed export left goes."""
+        """Return the size in bytes of every file in the folder, by its path. Leftovers of a killed export are
+        removed."""
         self._filesystem.invalidate_cache()
         if not self._filesystem.exists(self._root):
             return {}
@@ -88,7 +89,7 @@ class DeliveryFolder:
             raise ValueError(f"expected a folder to deliver to, got the file {self.url}")
         entries = self._filesystem.find(self._root, detail=True)
         sizes = {name[len(self._root) :].lstrip("/"): int(entry["size"] or 0) for name, entry in entries.items()}
-        sizes.pop("", None)  # an object store's mark of the folder itself
+        sizes.pop("", None)  # an object store's marker for the folder itself
         for name in [name for name in sizes if name.endswith(".inprogress")] if NOTE in sizes else ():
             with suppress(FileNotFoundError):  # a thread of an export that was stopped has just ended it
                 self._filesystem.rm(self._path(name))
@@ -120,11 +121,11 @@ class DeliveryFolder:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def holds(self, file: DeliveredFile) -> bool:
-        """Return whether a file is there as it was noted; its bytes are counted, not read."""
+        """Return whether a file exists with the size in the note; its content is not read."""
         return self._sizes.get(file.file) == file.bytes
 
     def holds_bytes(self, name: str, data: bytes) -> bool:
-        """Return whether a file is there and has these very bytes."""
+        """Return whether a file exists and has exactly these bytes."""
         return self._sizes.get(name) == len(data) and self._filesystem.cat_file(self._path(name)) == data
 
     def files(self, below: str) -> list[str]:
@@ -133,7 +134,7 @@ class DeliveryFolder:
 
     @contextmanager
     def opened(self, name: str) -> Iterator[IO[bytes] | None]:
-        """Yield a file, open to be read; None where there is none."""
+        """Yield a file opened for reading; None if it does not exist."""
         if name not in self._sizes:
             yield None
             return
@@ -143,12 +144,12 @@ class DeliveryFolder:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Write the note, so that the folder is known for what it is."""
+        """Write the note if there is none, so that the folder is recognised as a delivery."""
         if NOTE not in self._sizes:
             self.write_note()
 
     def write(self, name: str, data: bytes) -> bool:
-        """Write a file, whole or not at all; return False, having written nothing, where it is there already."""
+        """Write a file, whole or not at all. Return False, without writing, if it exists with the same bytes."""
         if self.holds_bytes(name, data):
             return False
         if self._is_local:
@@ -159,20 +160,20 @@ class DeliveryFolder:
         return True
 
     def remember(self, file: DeliveredFile) -> None:
-        """Note a clip's file that is there, with the next renewal of the note at the latest."""
+        """Add a clip's file to the note. The note is rewritten now if its time has come, else later."""
         self.delivered[file.file] = file
         if time.monotonic() - self._noted_at > NOTE_SECONDS:
             self.write_note()
 
     def write_note(self) -> bool:
-        """Renew the note; return whether it changed."""
+        """Rewrite the note and return whether it changed."""
         files = [asdict(self.delivered[name]) for name in sorted(self.delivered)]
         self._noted_at = time.monotonic()
         return self.write(NOTE, _json({**self._note, "files": files}))
 
     @contextmanager
     def staged(self, name: str) -> Iterator[Path]:
-        """Yield a local path to write a large file to; when the block ends without an error it stands, whole, at
+        """Yield a local path to write a large file to. When the block ends without an error, the file is moved whole to
         `name`."""
         if self._is_local:
             target = Path(self._path(name))
@@ -193,7 +194,7 @@ class DeliveryFolder:
             self._sizes[name] = path.stat().st_size
 
     def remove(self, name: str) -> None:
-        """Remove a file, and forget it."""
+        """Remove a file, and its entry in the note."""
         if name in self._sizes:
             self._filesystem.rm(self._path(name))
         self._sizes.pop(name, None)

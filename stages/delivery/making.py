@@ -1,7 +1,7 @@
-"""Making a delivered file: the store's own bytes where nothing else is asked for, else the sound in another form.
+"""Making a delivered file: a copy of the store's file if nothing else is asked for, else the sound in another form.
 
-A clip in another form is as loud as the store's and keeps its peak limit as a player hears it; its tags and marks are
-written anew, and where its store's files are signed it is signed again, when all else is done.
+A clip in another form is as loud as the store's file and, as a player hears it, keeps the same peak limit. Its tags and
+marks are written again. If the store's files are signed, it is signed again, as the last step.
 """
 
 import hashlib
@@ -25,10 +25,10 @@ from stages.delivery.folder import DeliveredFile
 from stages.networks.watermarks import watermark_words
 
 LOSSLESS = ("flac", "wav")
-"""Formats with bits a sample."""
+"""Formats for which the bits of a sample can be chosen."""
 
 TRUE_PEAK = -1.0
-"""The limit of clips of which it is not known, dBTP (`decode.true_peak`)."""
+"""The peak limit of clips whose own limit is unknown, dBTP (`decode.true_peak`)."""
 
 RATES = (8_000, 192_000)
 """Lowest and highest sample rate, Hz."""
@@ -36,7 +36,7 @@ RATES = (8_000, 192_000)
 
 @dataclass(frozen=True)
 class Form:
-    """What is asked for beside the clips as they are; None for what stays."""
+    """The form that is asked for; None for each property that stays as it is in the store."""
 
     format: AudioFormat | None = None
     sample_rate: int | None = None
@@ -44,7 +44,7 @@ class Form:
     bits: Literal[16, 24] | None = None
 
     def check(self) -> None:
-        """See that files of such a form can be.
+        """Check that files of this form can exist.
 
         Raises:
             ValueError: they cannot; the message says why.
@@ -63,8 +63,8 @@ class Maker:
     """Makes the files of a delivery.
 
     Args:
-        form: what they are to be.
-        signer: who signs files that are in another form; None leaves those unsigned.
+        form: the form of the files.
+        signer: signs files that are in another form than the store's; None leaves them unsigned.
     """
 
     def __init__(self, store: Store, form: Form, signer: Signer | None = None) -> None:
@@ -77,21 +77,22 @@ class Maker:
         return Versions(self._store)
 
     def _config(self, chosen: ChosenClip) -> Mapping[str, Any]:
-        """Return the configuration that a clip was decoded with; an empty one where that is not known."""
+        """Return the configuration that a clip was decoded with; empty if it is unknown."""
         fingerprint = str(chosen.clip["path"]).partition("version=")[2].partition("/")[0]
         version = self._versions.all.get(fingerprint)
         return version.config if version else {}
 
     def signed_by(self, chosen: ChosenClip) -> str | None:
-        """Return the digest of the certificate that the store's file is signed by; None where it is not."""
+        """Return the digest of the certificate that signed the store's file; None if it is not signed."""
         credentials = self._config(chosen).get("credentials")
         return str(credentials["certificate"]) if credentials else None
 
     def form_of(self, chosen: ChosenClip) -> str:
-        """Say in words what is to be changed of a clip's file; empty where a copy will do.
+        """Return the form of a clip's file as text, if it differs from that of the store's file; empty if a copy is
+        enough.
 
         Raises:
-            ValueError: bits a sample are asked of a format that has none.
+            ValueError: a bit depth is asked for and the format has none.
         """
         clip = chosen.clip
         format = self._form.format or clip["format"]
@@ -107,7 +108,8 @@ class Maker:
         return f"{format}, {rate} Hz{depth}{signed}"
 
     def _watermark(self, chosen: ChosenClip) -> dict[str, str]:
-        """Return the tag of a clip whose sound carries a watermark, which another form keeps as well as it can."""
+        """Return the tag of a clip whose sound carries a watermark; empty if it carries none. The watermark survives
+        another form as well as it can."""
         watermark = self._config(chosen).get("watermark")
         return {WATERMARK_TAG: watermark_words(watermark["message"])} if watermark else {}
 
@@ -115,18 +117,18 @@ class Maker:
         return 24 if self._config(chosen).get("bits") == 24 else 16
 
     def ending(self, chosen: ChosenClip) -> str:
-        """Return the ending of a clip's file."""
+        """Return the extension of a clip's file, without the dot."""
         return str(self._form.format or chosen.clip["format"])
 
     def make(self, chosen: ChosenClip, name: str) -> tuple[bytes, DeliveredFile]:
-        """Return a clip's file and what is to be noted of it.
+        """Return a clip's file and its entry in the note.
 
         Args:
-            name: its path in the folder.
+            name: the file's path in the folder.
 
         Raises:
             FileNotFoundError: the store's file is gone.
-            ValueError: it is another one than its row says, or cannot be in the form that is asked for.
+            ValueError: the store's file differs from its row, or cannot have the form that is asked for.
         """
         clip, form = chosen.clip, self.form_of(chosen)
         data = self._store.read_bytes(clip["path"])
@@ -145,7 +147,7 @@ class Maker:
         return data, DeliveredFile(file=name, **key, sha256=digest, bytes=len(data), **facts, marks=", ".join(marks))
 
     def _encode(self, chosen: ChosenClip, data: bytes) -> tuple[bytes, dict[str, Any]]:
-        """Return a clip in another form, and what changed of it."""
+        """Return a clip encoded in another form, and the properties that changed."""
         import soundfile
 
         clip, config = chosen.clip, self._config(chosen)
@@ -179,7 +181,7 @@ class Maker:
         return signer.sign(data, format, claim, SourceType.TRAINED)
 
     def licences(self, checkpoint_id: str) -> str:
-        """Return the licences of what a model learned from, in short; empty where they are not known."""
+        """Return the licences of what a model learned from, as a short text; empty if they are unknown."""
         if checkpoint_id not in self._licences:
             self._licences[checkpoint_id] = training_licences(self._store, checkpoint_id)
         return self._licences[checkpoint_id]

@@ -1,6 +1,6 @@
-"""Names of delivered files: a template's fields filled in, made safe for every file system, and each name once.
+"""Names of delivered files: the filled-in fields of a template, safe for every file system, no two alike.
 
-Words from a request are data: whatever stands in them, a name stays one name in one folder.
+Text from a request is data: whatever it contains, the result is one name in one folder.
 """
 
 import re
@@ -15,24 +15,25 @@ from stages.delivery.choosing import ChosenClip
 TEXTS = ("name", "title", "request", "key", "checkpoint")
 NUMBERS = ("take", "line", "seed", "seconds", "bpm")
 FIELDS = (*TEXTS, *NUMBERS)
-"""What may stand between braces in a template; a name or title that is missing is the other one, or the request."""
+"""The fields that a template may have in braces. A missing name is replaced by the title, a missing title by the name,
+and both by the request."""
 
 LONGEST = 120
-"""Bytes of a name in UTF-8, but for its ending and what tells it from an equal one: file systems take 255, encrypted
-ones 143."""
+"""The longest name in bytes of UTF-8, without its extension and without what distinguishes it from an equal name. File
+systems allow 255, encrypted ones 143."""
 
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
-"""What NTFS, FAT or a shell's path give a meaning of their own."""
+"""Characters that have a meaning in NTFS, FAT or a shell's path."""
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-"""Names that are devices under Windows, with any ending."""
+"""Names that are devices under Windows, with any extension."""
 
 
 def check_template(template: str) -> None:
-    """See that a template for names can be filled in.
+    """Check that a template for names can be filled in.
 
     Raises:
-        ValueError: it has a field that there is none of, a folder, or cannot be parsed; the message says which.
+        ValueError: it has an unknown field, no field or a folder, or cannot be parsed; the message says which.
     """
     try:
         parts = list(Formatter().parse(template))
@@ -52,7 +53,7 @@ def check_template(template: str) -> None:
 
 
 def fill(values: Row, template: str) -> str:
-    """Fill a template in; a field is a plain name, with a format such as `{take:02d}` at most.
+    """Return a template with its fields filled in. A field is a plain name, at most with a format such as `{take:02d}`.
 
     Raises:
         KeyError: there is no such field.
@@ -87,8 +88,8 @@ def template_values(chosen: ChosenClip) -> Row:
 
 
 def safe_name(text: str) -> str:
-    """Return a text as a name that every file system takes: NFC, without signs that mean something to one, not hidden,
-    no device, no option, at most `LONGEST` bytes; `clip` where nothing is left."""
+    """Return a text as a name that every file system accepts: in NFC, without special characters, not hidden, not a
+    device or an option, and of at most `LONGEST` bytes; `clip` if nothing is left."""
     text = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode())
     text = "".join(sign if sign.isprintable() else " " for sign in _FORBIDDEN.sub("_", text))
     text = " ".join(text.split()).strip(". ")
@@ -99,10 +100,10 @@ def safe_name(text: str) -> str:
 
 
 def clip_names(clips: Sequence[ChosenClip], template: str) -> list[str]:
-    """Return a name for each clip, no two of which are equal, whatever their case.
+    """Return a name for each clip. No two are equal, even if case is ignored.
 
-    Of clips that would have the same name the first in the order given keeps it; the others get their request and take
-    behind it, so that a clip that comes or goes elsewhere renames none.
+    If several clips would have the same name, the first in the given order keeps it. The others get their request and
+    take appended, so that clips that are added or removed elsewhere rename none.
     """
     used, names = set[str](), []
     for chosen in clips:

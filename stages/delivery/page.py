@@ -1,7 +1,7 @@
-"""The page of a delivery: one HTML file that lists the clips and plays them, and asks no network for anything.
+"""The page of a delivery: one HTML file that lists the clips and plays them, and loads nothing from the network.
 
-It says what a listener is to know and nothing of the training set, unlike the report, which is for those who train.
-Text is data: the template escapes it, and the page allows one style and one script, by their hashes.
+It says what a listener should know. Unlike the report, which is for those who train, it says nothing about the training
+set. Text is data: the template escapes it, and the page allows one style and one script, by their hashes.
 """
 
 import base64
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 
 def render_page(rows: Sequence[Row]) -> bytes:
-    """Render the page of a catalog's rows as UTF-8 HTML."""
+    """Return the page for a catalog's rows as UTF-8 HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )

@@ -1,9 +1,9 @@
-"""The report: a static page of the whole catalog, on which clips are heard, compared and chosen.
+"""The report: a static page of the whole catalog, for listening to clips, comparing and choosing them.
 
-It lies at `report/index.html` of the store, always, and links to the clips where they are: it opens from a disk, a web
-server or a bucket alike, and asks no network for anything else. Beside it lie spectrograms (`pictures/`) and
-excerpts of the recordings that clips refer to (`excerpts/`); both are written before the page, and what it no longer
-names goes after it.
+It is always at `report/index.html` of the store and links to the clips where they are. So it opens from a disk, a web
+server or a bucket alike, and loads nothing else from the network. Beside it are spectrograms (`pictures/`) and excerpts
+of the recordings that clips refer to (`excerpts/`). Both are written before the page; those that the new page no longer
+names are removed after it.
 """
 
 import hashlib
@@ -36,11 +36,11 @@ READS = (
     *(CHECKPOINTS, TRAINING, TRACKS, RECONSTRUCTIONS, ORIGINALITY, SAMPLES),
 )
 OPTIONAL = (CLIPS, REQUESTS, GENERATIONS, VERDICTS, SCORES, CONTROLS, MEASURES, NEAREST, TRACKS, ORIGINALITY)
-"""A page without clips tells of models and what they learned from."""
+"""Optional, since a page without clips can still show models and the data that they were trained on."""
 WRITES, VERSION = REPORTS, 9
 
 FOLDER, PAGE = "report", "report/index.html"
-"""Where the page and all that lies beside it are in the store."""
+"""The folder of the page and of all files that it uses, and the page itself, in the store."""
 
 
 class Config(schemas.Config):
@@ -49,13 +49,14 @@ class Config(schemas.Config):
     title: str = Field(default="The catalog", min_length=1, max_length=200)
     """The page's heading."""
     excerpt_seconds: float = Field(default=12.0, ge=0, le=60)
-    """Length of the excerpts of melody references, prompts and nearest tracks that lie beside the page, to be heard
-    beside the clips; 0 for none, where the page goes to whom these recordings may not."""
+    """Length of the excerpts of melody references, prompts and nearest tracks that lie beside the page, so that they
+    can be compared with the clips by ear. Set 0 for none, if the page goes to people who may not have these
+    recordings."""
 
 
 def reduce(config: Config, context: Context, *tables: pa.Table) -> ReduceResult:
-    """Draw and cut what lies beside the page, write the page, then remove what it names no more."""
-    from stages.report.attachments import make_attachments, remove_others  # with torch, which a plan does without
+    """Make the files beside the page, write the page, then remove the files that it no longer names."""
+    from stages.report.attachments import make_attachments, remove_others  # imports torch, which a plan does not need
     from stages.report.catalog_rows import gather_rows
     from stages.report.layout import lay_out
     from stages.report.rendering import render_page

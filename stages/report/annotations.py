@@ -1,4 +1,4 @@
-"""Beats and chords of a clip, as asked and as heard: SVG shapes that lie over and under its spectrogram."""
+"""Beats and chords of a clip, as asked and as heard: shapes that are drawn over and below its spectrogram."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from model.conditioning.config import NO_ROOT
 from schemas.tables import Row
 
 WIDTH, LANE = 320, 20
-"""Units of a drawing's width, and the height of a lane of chords."""
+"""Width of a drawing, and height of a lane of chords, in SVG units."""
 
 LETTER = 6.5
-"""Units that a letter of a chord's name takes: a name that does not fit in its box is left out."""
+"""Width of a letter in SVG units. A chord's name that does not fit into its box is left out."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Box:
     x: float
     width: float
     text: str
-    """Empty where it does not fit."""
+    """The name as it is drawn; empty if it does not fit."""
     name: str
 
 
@@ -36,21 +36,21 @@ class ChordLane:
 
 @dataclass(frozen=True)
 class Annotations:
-    """What is drawn over a clip's spectrogram, from left to right over its length."""
+    """What is drawn over a clip's spectrogram; the width is the clip's length."""
 
     beats_asked: str
-    """An SVG path of lines from the top, `WIDTH` wide and 100 high; empty for none."""
+    """The beats that were asked for, as an SVG path of lines from the top, `WIDTH` wide and 100 high; empty if none."""
     beats: str
-    """The same of what was heard, from the bottom."""
+    """The beats that were heard, as such a path of lines from the bottom."""
     lanes: tuple[ChordLane, ...]
     words: str
-    """All of it in words, for who does not see it."""
+    """All of it in words, for readers who cannot see it."""
     width: int = WIDTH
     lane: int = LANE
 
 
 def annotations(score: Row, seconds: float) -> Annotations | None:
-    """Lay out the beats and chords of a row of `scores` over a clip of so many seconds; None where there are none."""
+    """Lay out the beats and chords of a row of `scores` over a clip of a length in seconds; None if it has none."""
     asked, heard = score.get("chords_asked") or [], score.get("chords") or []
     lanes = [_lane(name, chords, seconds) for name, chords in (("asked", asked), ("heard", heard)) if chords]
     beats_asked, beats = score.get("beats_asked") or [], score.get("beats") or []
@@ -79,7 +79,7 @@ def _lane(name: str, chords: Sequence[Mapping[str, Any]], seconds: float) -> Cho
 
 
 def _joined(chords: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return chords, with those that go on joined to one."""
+    """Return chords, with successive chords of the same name joined to one."""
     joined: list[dict[str, Any]] = []
     for chord in chords:
         if joined and chord_name(joined[-1]) == chord_name(chord) and abs(joined[-1]["end"] - chord["start"]) < 0.05:
@@ -90,7 +90,7 @@ def _joined(chords: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def chord_name(chord: Mapping[str, Any]) -> str:
-    """Write a chord as musicians do, such as `Am7` or `C/E`; `–` where there is none."""
+    """Return a chord as musicians write it, such as `Am7` or `C/E`; `–` for no chord."""
     if chord["root"] == NO_ROOT:
         return "–"
     bass = chord["root"] if chord.get("bass") in (None, NO_ROOT) else chord["bass"]

@@ -1,5 +1,6 @@
-"""Attachments: the pictures and excerpts that lie beside the page, made before it; what it no longer names goes after
-it."""
+"""Attachments: the pictures and excerpts beside the page.
+
+They are made before the page; those that it no longer names are removed after it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,12 @@ from stages.report.twins import EarlierClips
 
 @dataclass(frozen=True)
 class Attachments:
-    """What lies beside the page."""
+    """The files beside the page."""
 
     pictures: Mapping[str, str]
-    """File names of spectrograms, by their sound's SHA-256."""
+    """File names of spectrograms by the SHA-256 of their sound."""
     excerpts: Mapping[str, Excerpt]
-    """Beginnings of recordings, by the reference to them."""
+    """Beginnings of recordings by the reference to them."""
     clip_rejects: Sequence[Reject]
     """Clips that cannot be read."""
     codec_rejects: Sequence[Reject]
@@ -29,15 +30,15 @@ class Attachments:
 
     @property
     def addresses(self) -> dict[str, str]:
-        """Where pictures lie, relative to the page, by their sound's SHA-256."""
+        """Addresses of pictures relative to the page, by the SHA-256 of their sound."""
         return {sha256: f"pictures/{name}" for sha256, name in self.pictures.items()}
 
 
 def make_attachments(context: Context, rows: CatalogRows, earlier: EarlierClips, excerpt_seconds: float) -> Attachments:
-    """Cut the excerpts and draw the pictures of all that is heard on the page; what is there already is left as it is.
+    """Cut the excerpts and draw the pictures of all sounds on the page; files that exist are left as they are.
 
     Args:
-        earlier: another checkpoint's clips, which are heard beside those of the catalog.
+        earlier: another checkpoint's clips, which the page plays beside those of the catalog.
         excerpt_seconds: length of the excerpts; 0 cuts none.
     """
     excerpts = cut_excerpts(context, rows.references, rows.tracks, excerpt_seconds)
@@ -63,7 +64,7 @@ def make_attachments(context: Context, rows: CatalogRows, earlier: EarlierClips,
 
 
 def remove_others(store: Store, attachments: Attachments) -> None:
-    """Remove the pictures and excerpts that an earlier page named and this one does not."""
+    """Remove the pictures and excerpts that this page does not name."""
     named = {
         PICTURES_FOLDER: set(attachments.pictures.values()),
         EXCERPTS_FOLDER: {excerpt.path.rpartition("/")[2] for excerpt in attachments.excerpts.values()},

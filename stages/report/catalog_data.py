@@ -1,8 +1,8 @@
-"""The clips as data for the page's scripts: blocks of JSON of a few hundred clips each, that lie in the page.
+"""The clips as data for the page's scripts: blocks of JSON inside the page, a few hundred clips each.
 
-A page that is opened from a disk may read no other files, and a script that carries data would need a weaker policy:
-blocks are never run, and the page stays whole whatever is written beside it. The first block fills the screen, and the
-others follow it.
+A page that is opened from a disk may read no other files, and data in a script would need a weaker security policy.
+Blocks of JSON are never run, and the page stays whole whatever is written beside it. The first block fills the screen;
+the others follow.
 """
 
 import json
@@ -14,7 +14,7 @@ from stages.report.clips import ClipView, Score
 from stages.report.columns import COLUMNS, HEADLINES
 
 CLIPS_IN_BLOCK = 250
-"""Clips of one block, a few hundred kilobytes."""
+"""How many clips a block holds; it takes a few hundred kilobytes."""
 
 
 def data_blocks(clips: Sequence[ClipView], clips_in_block: int = CLIPS_IN_BLOCK) -> list[str]:
@@ -24,7 +24,7 @@ def data_blocks(clips: Sequence[ClipView], clips_in_block: int = CLIPS_IN_BLOCK)
 
 
 def catalog_facts(clips: Sequence[ClipView], store_id: str, versions: str) -> dict[str, Any]:
-    """Return what the scripts must know before the first clip: the columns, and how many clips there are."""
+    """Return what the scripts must know before the first clip, such as the columns and how many clips there are."""
     present = {name for clip in clips for name in clip.values}
     present |= {score.column for clip in clips for score in clip.scores}
     twins = {clip.twin.checkpoint for clip in clips if clip.twin}
@@ -49,7 +49,8 @@ def catalog_facts(clips: Sequence[ClipView], store_id: str, versions: str) -> di
 
 
 def as_json(value: Any) -> str:
-    """Write a value as JSON that is also safe inside an HTML page: no tag can begin in it, none of its own can end."""
+    """Return a value as JSON that is safe inside an HTML page: it can neither open a tag nor close the one around
+    it."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c")
 

@@ -1,4 +1,4 @@
-"""The rows that a page is made of: of each table those that belong to the catalog as it stands."""
+"""The rows that a page is made from: those rows of each table that belong to the current catalog."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,36 +31,36 @@ class CatalogRows:
     """Rows of the store's tables."""
 
     clips: Sequence[Row]
-    """Those of requests that stand, which nothing speaks against."""
+    """Clips whose requests are still in the order, without those that must not be shown."""
     verdicts: Sequence[Row]
     scores: Sequence[Row]
-    """With the nearest track of each clip, and what an untrained model scored for its request."""
+    """Rows of `scores`, with the nearest track of each clip and the score of an untrained model for its request."""
     requests: Sequence[Row]
     seeds: Mapping[Key, int]
     tracks: Mapping[str, Row]
     nearest: Mapping[Key, Row]
     originality: Sequence[Row]
     untrained: Mapping[Key, Row]
-    """Rows of `controls`: what an untrained model made of the clips' requests."""
+    """Rows of `controls` with the sounds of an untrained model for the clips' requests."""
     checkpoints: Sequence[Row]
-    """The newest first."""
+    """The newest one first."""
     codec: Row | None
-    """The newest codec that was trained here; None where there is none."""
+    """The newest codec that was trained here; None if there is none."""
     reconstructions: Sequence[Row]
-    """Those of that codec."""
+    """The reconstructions of that codec."""
 
     @property
     def references(self) -> set[str]:
-        """What clips refer to and what is nearest to them."""
+        """The recordings that clips refer to and those that are nearest to them, as references."""
         references = {row[name] for row in self.requests for name in ("melody", "prompt", "clap") if row[name]}
         return references | {f"track:{row['nearest_track']}" for row in self.nearest.values() if row["nearest_track"]}
 
 
 def gather_rows(tables: Mapping[str, pa.Table]) -> CatalogRows:
-    """Return what of the tables belongs to the catalog.
+    """Return the rows of the tables that belong to the catalog.
 
     Args:
-        tables: by name, whole.
+        tables: whole tables by name.
     """
     requests, originality = tables[REQUESTS.name].to_pylist(), tables[ORIGINALITY.name].to_pylist()
     clips = tables[CLIPS.name].to_pylist()

@@ -1,4 +1,4 @@
-"""Line charts as SVG paths: the numbers are worked out here, the template draws them, and nothing needs a script."""
+"""Line charts as SVG paths: the numbers are computed here, the template draws them, and no script is needed."""
 
 import math
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 124, 12, 30
-"""Pixels of the drawing and its margins; the right one holds the names of the lines."""
+"""Size of the drawing and its margins in pixels; the right margin holds the names of the lines."""
 
 MOST_POINTS = 240
-"""Points of a line; a longer series is averaged in equal groups."""
+"""The most points of a line; longer series are averaged in equal groups."""
 
 SMALLEST_RANGE = 1e-9
-"""Values that differ by less are drawn as one level."""
+"""Values that differ by less than this, relative to their size, are drawn at one level."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A named line: equally many `x` and `y`, `x` rising."""
+    """A named line; `x` and `y` have the same length and `x` rises."""
 
     name: str
     x: Sequence[float]
@@ -47,7 +47,7 @@ class AxisTick:
 
 @dataclass(frozen=True)
 class Chart:
-    """Holds all that a template needs to draw a chart."""
+    """Holds everything that a template needs to draw a chart."""
 
     title: str
     x_name: str
@@ -63,11 +63,11 @@ class Chart:
 
 
 COLOURS = ("#7a78d6", "#f08448", "#2a9d8f", "#be508c", "#8a8d99", "#b58900", "#3a86c8", "#7a5230")
-"""Of the lines of a drawing that stands by itself, in turn: tones that stand out from white and from black."""
+"""Colours of the lines of a standalone drawing, used in turn. The tones stand out from both white and black."""
 
 
 def chart_svg(chart: Chart) -> str:
-    """Draw a chart as an SVG image that stands by itself, on any background."""
+    """Return a chart as a standalone SVG image that suits any background."""
     text = 'font-family="sans-serif" font-size="11" fill="#80838f"'
     parts = [f"<title>{escape(chart.title)}</title>"]
     for tick in chart.y_ticks:
@@ -90,10 +90,10 @@ def chart_svg(chart: Chart) -> str:
 
 
 def line_chart(title: str, x_name: str, series: Sequence[Series]) -> Chart | None:
-    """Lay out all series on common axes, or return None where none has two finite points.
+    """Lay out all series on common axes; return None if none has two finite points.
 
     Raises:
-        ValueError: a series whose x and y differ in length.
+        ValueError: the x and y of a series differ in length.
     """
     cleaned = []
     for line in series:
@@ -145,7 +145,7 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _range(values: list[float]) -> tuple[float, float]:
-    """Return the lowest and highest of values, with a margin where they are all alike."""
+    """Return the lowest and the highest value, with a margin if all are alike."""
     low, high = min(values), max(values)
     if high - low <= SMALLEST_RANGE * max(1.0, abs(high)):
         margin = abs(high) / 2 if abs(high) > SMALLEST_RANGE else 0.5
@@ -154,7 +154,7 @@ def _range(values: list[float]) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Choose four to eight round numbers (1, 2 or 5 times a power of ten apart) that enclose a range."""
+    """Return three to seven round numbers (1, 2 or 5 times a power of ten apart) that enclose a range."""
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     gap = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
@@ -163,7 +163,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _spread(positions: list[float], distance: float = 14.0) -> list[float]:
-    """Move positions as little as keeps labels a line's height apart and inside the drawing."""
+    """Move positions as little as possible, so that labels are a line's height apart and inside the drawing."""
     order = sorted(range(len(positions)), key=lambda index: positions[index])
     moved = list(positions)
     for before, after in pairwise(order):

@@ -12,25 +12,25 @@ from stages.report.annotations import Annotations, annotations
 from stages.report.columns import WORDS, has_its_length, values
 
 SHORT_ID = 8
-"""Digits of an identity that a page shows; the whole one is in the tables."""
+"""How many digits of an id the page shows; the tables have all of them."""
 
 CLEAR_SEAM = 0.9
-"""Share of other moments with less change above which a clip's seams are told."""
+"""A clip's seams are listed as a fault if more than this share of other moments change less than they do."""
 
 AUDIBLE_OFFSET = 0.01
-"""Constant part of a clip, as a share of full scale, from which it is told: it clicks at both ends."""
+"""A constant offset above this share of full scale is listed as a fault: the clip clicks at both ends."""
 
 MARKED_ZEROS = 0.05
-"""Share of samples that are exactly zero from which a clip carries a mark: a tenth of it is ten times what recordings
+"""A clip is marked if more than this share of its samples is exactly zero. It is more than ten times what recordings
 and a codec's versions of them have (0.4 %)."""
 
 MARKED_SILENCE = 0.5
-"""Share of silent time from which it does."""
+"""A clip is marked if it is silent for more than this share of its time."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A score in words. `verdict` is empty, or `right` or `wrong`."""
+    """A score as text. `verdict` is empty, `right` or `wrong`."""
 
     column: str
     value: str
@@ -47,7 +47,7 @@ class Sound:
     """A sound that the clip can be compared with by ear."""
 
     role: str
-    """What it is to the clip, such as `Untrained model`."""
+    """What the sound is to the clip, such as `Untrained model`."""
     title: str
     audio: str
     """The file's address relative to the page."""
@@ -56,7 +56,7 @@ class Sound:
 
 @dataclass(frozen=True)
 class Twin:
-    """The same request and seed by another checkpoint."""
+    """The clip that another checkpoint made for the same request and seed."""
 
     checkpoint: str
     audio: str
@@ -68,31 +68,31 @@ class Twin:
 
 @dataclass(frozen=True)
 class ClipView:
-    """A clip, ready to be drawn. Every text is data: template and script write it as text alone."""
+    """A clip, ready to be drawn. All texts are data: template and scripts write them only as text."""
 
     request_id: str
     take: int
-    """From 0; people count from 1."""
+    """Number of the take from 0; the page counts from 1."""
     takes: int
-    """How many the request has."""
+    """How many takes the request has."""
     title: str
     description: str
     audio: str
     """The file's address relative to the page."""
     picture: str
     path: str
-    """The file's place in the store."""
+    """The file's path in the store."""
     length: str
     seed: int
     checkpoint: str
     facts: tuple[tuple[str, str], ...]
     scores: tuple[Score, ...]
     values: Mapping[str, float]
-    """By column, to sort and filter by; what is missing is left out."""
+    """Values by column, to sort and filter by; missing values are left out."""
     marks: tuple[tuple[str, str], ...]
-    """What a listener should know first: a word or two, and the sentence behind it."""
+    """What a listener should know first: a word or two, and a sentence that explains them."""
     annotations: Annotations | None
-    """Its beats and chords, asked and heard."""
+    """The clip's beats and chords, as asked and as heard."""
     lineage: tuple[tuple[str, str], ...]
     kinds: tuple[str, ...]
     """Words to filter by: `melody`, `clap`, `prompt`, `key`, `tempo`, `chords`, `drums` or `no-drums` as heard,
@@ -109,7 +109,7 @@ class ClipView:
 
 @dataclass(frozen=True)
 class Around:
-    """What lies around a catalog's clips: rows to look up, and files that were drawn and cut for the page."""
+    """The context of a catalog's clips: rows to look things up in, and files that were made for the page."""
 
     tracks: Mapping[str, Row]
     """Rows of `tracks` by id."""
@@ -120,11 +120,11 @@ class Around:
     excerpts: Mapping[str, Sound] = field(default_factory=dict)
     """Excerpts of recordings by the reference to them; their `role` is empty."""
     versions: str = ""
-    """The versions of the tables behind the clips, in words."""
+    """The versions of the tables that the clips come from, in words."""
 
 
 def relative_address(path: str) -> str:
-    """Return the address, from the page in `report/`, of a file of the store.
+    """Return the address of a file of the store, relative to the page in `report/`.
 
     Raises:
         ValueError: the path leads out of the store.
@@ -136,18 +136,18 @@ def relative_address(path: str) -> str:
 
 
 def minutes(seconds: float) -> str:
-    """Write a length as `0:08`, `12:05` or `1:02:03`."""
+    """Return a length in seconds as `0:08`, `12:05` or `1:02:03`."""
     whole = round(seconds)
     hours, rest = divmod(whole, 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
 def clip_view(clip: Row, request: Row, seed: int, score: Row | None, around: Around, twin: Twin | None) -> ClipView:
-    """Show a clip with all that belongs to it.
+    """Return the view of a clip with everything that belongs to it.
 
     Args:
         clip, request, score: rows of one (request_id, take); a clip may have no score.
-        twin: the same by another checkpoint, where there is one.
+        twin: the clip that another checkpoint made for the same request and seed; None if there is none.
 
     Raises:
         ValueError: the clip's path leads out of the store.
@@ -234,19 +234,20 @@ def _clip_facts(
 
 
 def _with_title(reference: str, tracks: Mapping[str, Row]) -> str:
-    """Write a reference as the title of the track that it names, where it names one."""
+    """Return the title of the track that a reference names; the reference itself if it names none."""
     named = Reference.from_row(reference)
     track = tracks.get(named.value) if named.kind == "track" else None
     return reference[:200] if track is None else track_title(track)
 
 
 def track_title(track: Row) -> str:
-    """Write a recording as `Title by Artist`."""
+    """Return the name of a recording as `Title by Artist`."""
     return " by ".join(filter(None, (track["title"] or "untitled", track["artist"])))
 
 
 def score_words(score: Row, tracks: Mapping[str, Row]) -> tuple[Score, ...]:
-    """Write the scores of a row of `scores` in words: what was asked for, then what stands out of the sound itself."""
+    """Return the scores of a row of `scores` as text: first what was asked for, then what is striking about the sound
+    itself."""
     words = []
     if score.get("chroma_similarity") is not None:
         marks = {name: score.get(f"chroma_similarity_{name}") for name in ("untrained", "chance", "ceiling")}
@@ -330,10 +331,10 @@ def clip_views(
     around: Around,
     twins: Mapping[tuple[str, int], Twin],
 ) -> list[ClipView]:
-    """Show all clips in the order of the requests file, then of takes.
+    """Return the views of all clips, in the order of the requests file and then of the takes.
 
     Args:
-        seeds: by request and take.
+        seeds: seeds by request and take.
         twins: what another checkpoint made, by request and take.
     """
     request_of = {row["request_id"]: row for row in requests}

@@ -1,5 +1,7 @@
-"""The codec that was trained here, as the page shows it: how good it is in words, beside what it must beat, and
-recordings before and after it."""
+"""The codec that was trained here, as the page shows it.
+
+The view says in words how good the codec is, compares it with what it must beat, and has recordings before and after
+it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from stages.report.contents import known_metrics
 from stages.report.findings import Finding, Verdict
 
 CODERS = (("", "This codec"), ("_untrained", "Untrained codec"), ("_scalar", "Scalar quantiser"))
-"""What is compared: the end of its metrics' names, and its name on the page."""
+"""What is compared: the suffix of its metrics' names, and its name on the page."""
 
 SPLITS = (("valid", "Validation"), ("test", "Test"), ("train", "Training"))
 
@@ -24,7 +26,7 @@ class CoderFigures:
     split: str
     coder: str
     values: tuple[str, ...]
-    """One for each of `MEASURES`."""
+    """One value for each of `MEASURES`."""
     ours: bool
 
 
@@ -34,13 +36,13 @@ class CodebookUse:
 
     number: int
     used: float
-    """Percent of its entries."""
+    """Percentage of its entries that are in use."""
     perplexity: str
 
 
 @dataclass(frozen=True)
 class PicturedSound:
-    """A sound with its picture; addresses relative to the page."""
+    """A sound with its picture; both addresses are relative to the page."""
 
     name: str
     audio: str
@@ -58,7 +60,7 @@ class ReconstructionView:
 
 @dataclass(frozen=True)
 class CodecView:
-    """Holds everything that the page says of the codec."""
+    """Holds everything that the page says about the codec."""
 
     checkpoint_id: str
     summary: str
@@ -69,7 +71,8 @@ class CodecView:
 
 
 def newest_codec(checkpoints: Sequence[Row]) -> Row | None:
-    """Return the codec of the store that was trained last, which is the one that the page shows."""
+    """Return the codec of the store that was trained last, which is the one that the page shows; None if there is
+    none."""
     codecs = [row for row in checkpoints if row["kind"] == "codec"]
     return max(codecs, key=lambda row: (row["created_at"], row["checkpoint_id"]), default=None)
 
@@ -77,13 +80,13 @@ def newest_codec(checkpoints: Sequence[Row]) -> Row | None:
 def codec_view(
     codec: Row, reconstructions: Sequence[Row], tracks: Mapping[str, Row], pictures: Mapping[str, str]
 ) -> CodecView:
-    """Show a codec with its figures and its reconstructions.
+    """Return the view of a codec with its figures and its reconstructions.
 
     Args:
-        codec: its row of `checkpoints`; one of an earlier release may lack any metric.
+        codec: its row of `checkpoints`. A codec of an earlier release may lack any metric.
         reconstructions: its rows of `reconstructions`.
         tracks: rows of `tracks` by id, for titles.
-        pictures: addresses of pictures relative to the page, by SHA-256 of the sound. A reconstruction that lacks one
+        pictures: addresses of pictures relative to the page, by SHA-256 of the sound. A reconstruction without pictures
             is not shown.
     """
     metrics = known_metrics(codec)
@@ -106,7 +109,7 @@ def codec_view(
 
 
 def _codec_summary(metrics: Mapping[str, float]) -> str:
-    """Say how good it is to somebody who knows no decibels."""
+    """Return how good the codec is, in words for readers who do not know decibels."""
     ratio, distance = metrics.get("valid_si_snr"), metrics.get("valid_log_mel_distance")
     if ratio is None or distance is None:
         return "This codec was not measured on held-out recordings."
@@ -182,5 +185,5 @@ def _reconstruction(row: Row, track: Row, pictures: Mapping[str, str]) -> Recons
 
 
 def _signed(value: float, places: int = 1) -> str:
-    """Write a number with a minus as wide as a digit, as a table of figures has it."""
+    """Return a number as text, with a minus sign as wide as a digit, as tables of figures use."""
     return f"{value:.{places}f}".replace("-", "−")

@@ -1,4 +1,4 @@
-"""The columns of a clip that the page shows, sorts and filters by: a measure has the name that it has on the score
+"""The columns of a clip that the page shows, sorts and filters by. Measures have the names that they have on the score
 card."""
 
 import math
@@ -11,7 +11,7 @@ from stages.report.score_card import FOLLOWED, SOUND
 Unit = Literal["share", "right", "cosine", "Hz", "s", "LUFS", "dBTP", "full scale"]
 
 LENGTH_TOLERANCE = 0.02
-"""Seconds by which a clip may differ from the length that was asked for."""
+"""How far a clip's length may differ from the length that was asked for, seconds."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Column:
     """A value that a clip may have."""
 
     name: str
-    """Of the column in its table."""
+    """The column's name in its table."""
     words: str
     about: str
     unit: Unit
@@ -32,7 +32,7 @@ _UNITS: dict[str, Unit] = {
     **dict.fromkeys(("head_silence", "tail_silence"), "s"),
     "dc": "full scale",
 }
-"""Units of measures of single clips that are no shares."""
+"""Units of measures of single clips that are not shares."""
 
 _OF_SETS = ("mel_fd", "fad_clap")
 """Measures that only sets of clips have."""
@@ -46,20 +46,21 @@ COLUMNS = (
     Column("true_peak", "True peak", "", "dBTP"),
     Column("seconds", "Playing time", "", "s"),
 )
-"""Every column, those of what was asked for first."""
+"""Every column; first those that measure what was asked for."""
 
 HEADLINES = (
     *("chroma_similarity", "key_correct", "bpm_correct", "beat_f_measure", "chord_accuracy"),
     *("clap_similarity", "drums_correct", "instrument_recall", "nearest_similarity"),
 )
-"""Columns that a row of the list shows, as far as it has room."""
+"""Columns that a row of the list shows, as far as there is room."""
 
 WORDS = {column.name: column.words for column in COLUMNS}
 """Column -> its name on the page."""
 
 
 def values(clip: Row, score: Row) -> dict[str, float]:
-    """Return the value of every column that a clip has one of; right is 1 and wrong 0."""
+    """Return a clip's values by column, without columns that have no value. In columns of right and wrong, right is 1
+    and wrong is 0."""
     row = {**score, **{name: clip[name] for name in ("loudness", "true_peak", "seconds")}}
     row["seconds_correct"] = has_its_length(score)
     known = {column.name: row.get(column.name) for column in COLUMNS}
@@ -68,6 +69,6 @@ def values(clip: Row, score: Row) -> dict[str, float]:
 
 
 def has_its_length(score: Row) -> bool | None:
-    """Return whether a clip is as long as asked; None where nobody measured it."""
+    """Return whether a clip is as long as asked; None if the length was not measured."""
     asked = score.get("seconds_asked")
     return None if asked is None else abs(score["seconds"] - asked) <= LENGTH_TOLERANCE

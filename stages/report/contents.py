@@ -20,22 +20,22 @@ class CheckpointView:
     charts: tuple[Chart, ...]
     made_clips: bool
     samples: tuple["SampleRow", ...] = ()
-    """What it made of fixed texts while it learned, a line a text."""
+    """What the model made of fixed texts during training, one row for each text."""
 
 
 @dataclass(frozen=True)
 class SampleRow:
-    """What a model made of one text while it learned."""
+    """What a model made of one text during training."""
 
     description: str
     sounds: tuple[tuple[str, str], ...]
-    """After which step, in words, and the address relative to the page."""
+    """For each sound: the training step in words, and the address relative to the page."""
 
 
 def checkpoint_views(
     checkpoints: Sequence[Row], training: Sequence[Row], used: Iterable[str], samples: Sequence[Row] = ()
 ) -> list[CheckpointView]:
-    """Show the models of the store: those that made the clips first, then of every kind the newest.
+    """Return views of the store's models: first those that made the clips, then the newest of every other kind.
 
     Args:
         checkpoints: rows of `checkpoints`.
@@ -63,10 +63,10 @@ def checkpoint_views(
 
 
 def sample_rows(samples: Sequence[Row], kept_step: int | None) -> tuple[SampleRow, ...]:
-    """Show the samples of one model, a line a text, in the order of the steps.
+    """Return the samples of one model, one row for each text, with the sounds in the order of the steps.
 
     Args:
-        kept_step: how many steps the weights that were kept have taken.
+        kept_step: how many training steps the saved weights have taken.
     """
     texts: dict[tuple[int, str], list[Row]] = {}
     for row in sorted(samples, key=lambda row: (row["number"], row["step"])):
@@ -101,7 +101,8 @@ def _checkpoint_view(row: Row, training: Sequence[Row], made_clips: bool, sample
 
 
 def steps_text(row: Row) -> str:
-    """Say how many steps the weights have taken, and the training, where those of its best validation are kept."""
+    """Return how many steps the weights have taken. If those of the best validation were saved, add how far the
+    training went."""
     metrics, steps = known_metrics(row), _count(row["steps"])
     last, loss = metrics.get("last_step"), metrics.get("valid_cross_entropy")
     if last is None or last == row["steps"]:
@@ -116,8 +117,8 @@ def known_metrics(row: Row) -> dict[str, float]:
 
 
 def training_charts(training: Sequence[Row]) -> list[Chart]:
-    """Draw the loss of training and validation; each codebook's cross-entropy, on validation data where there is any;
-    then every other metric that was logged at two steps or more."""
+    """Draw the loss of training and validation; each codebook's cross-entropy, on validation data if there is any; the
+    learning rate and gradient norm; then every other metric that was logged at two or more steps."""
     splits: dict[str, list[Row]] = {}
     for row in sorted(training, key=lambda row: row["step"]):
         splits.setdefault(row["split"], []).append(row)
@@ -155,7 +156,7 @@ def _count(value: int | None) -> str:
 
 @dataclass(frozen=True)
 class TableSize:
-    """A table of the store, all of its versions together."""
+    """A table of the store, with all of its versions counted together."""
 
     name: str
     about: str
@@ -166,7 +167,7 @@ class TableSize:
 
 
 def table_sizes(store: Store) -> list[TableSize]:
-    """Count the tables that have at least one shard, in the order of the flow of data. Footers alone are read."""
+    """Count the tables that have at least one shard, in the order of the flow of data. Only footers are read."""
     sizes = []
     for table in TABLES.values():
         versions = store.versions(table)
@@ -176,7 +177,7 @@ def table_sizes(store: Store) -> list[TableSize]:
             bytes_of = {entry["name"].rsplit("/", 1)[-1]: int(entry["size"] or 0) for entry in listed}
             names = store.shards(table, version)
             shards, size = shards + len(names), size + sum(bytes_of.get(f"shard={name}.parquet", 0) for name in names)
-            # A record of a run is one row; a store has thousands of them, and each footer is a request.
+            # Each shard of `runs` is one row. A store has thousands of them, and each footer would be a request.
             footers = store.footers(table, version).values() if table != RUNS else ()
             rows += sum(footer.rows for footer in footers) if table != RUNS else len(names)
         if shards:

@@ -1,5 +1,7 @@
-"""Excerpts of the recordings that clips refer to, or are nearest to: a few seconds each, so that the page can play them
-beside the clips wherever it lies. They carry no mark of generated sound, for nobody here made them."""
+"""Excerpts of the recordings that clips refer to or are nearest to.
+
+They are a few seconds long and lie beside the page, so that it can play them wherever it is. They carry no mark of
+generated sound, because nobody here made them."""
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
@@ -26,10 +28,10 @@ from stages.pipeline.workers import map_in_order
 from stages.report.clips import track_title
 
 FOLDER = "report/excerpts"
-"""Where they lie in the store."""
+"""The folder of the excerpts in the store."""
 
 SAMPLE_RATE = 32_000
-"""Hz; MP3 at this rate takes about 10 kB a second."""
+"""Sample rate of excerpts, Hz; MP3 at this rate takes about 10 kB a second."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,19 @@ class Excerpt:
 
     title: str
     path: str
-    """In the store."""
+    """The file's path in the store."""
     sha256: str
 
 
 def cut_excerpts(
     context: Context, references: Iterable[str], tracks: Mapping[str, Row], seconds: float
 ) -> dict[str, Excerpt]:
-    """Cut the beginnings of recordings, and return them by the reference; what is there is not cut again.
+    """Cut the beginnings of recordings and return them by reference. Excerpts that exist are not cut again.
 
-    One that cannot be reached or read is left out, with a remark: the page is no reason to fail a run.
+    A recording that cannot be reached or read is left out with a remark; the page is no reason to fail a run.
 
     Args:
-        references: as `requests` holds them; those to words are left out.
+        references: as in `requests`; references to words are left out.
         tracks: rows of `tracks` by id.
         seconds: length of an excerpt; 0 cuts none.
     """
@@ -81,7 +83,7 @@ def cut_excerpts(
 
 
 def _cut(store: Store, reference: str, uri: str, title: str, seconds: float, files: Collection[str]) -> Excerpt:
-    """Write an excerpt, unless its file is there."""
+    """Write an excerpt, unless its file exists."""
     name = f"{hashlib.sha256(f'{reference} {seconds:g}'.encode()).hexdigest()[:32]}.mp3"
     path = f"{FOLDER}/{name}"
     if name not in files:
@@ -93,7 +95,7 @@ def _excerpt(uri: str, seconds: float) -> bytes:
     recording = read_audio(uri)
     beginning = recording.samples[:2, : round(seconds * recording.sample_rate)]
     resampled = resample(beginning, recording.sample_rate, SAMPLE_RATE)
-    # A gain alone: a limiter would take longer than all the rest, for what a few peaks would gain in loudness.
+    # Only a gain is applied. A limiter would take longer than everything else, to make a few peaky excerpts louder.
     measures = measure_audio(resampled, SAMPLE_RATE)
     wanted = 0.0 if measures.loudness is None else LISTENING_LOUDNESS - measures.loudness
     most = 0.0 if measures.true_peak is None else LISTENING_PEAK - measures.true_peak

@@ -1,7 +1,7 @@
-"""Findings: each claim about the catalog with its evidence and whether it holds, plainly where it fails.
+"""Findings: claims about the catalog, each with its evidence and a plain verdict on whether it holds.
 
-Every number is a row: of `measures`, where what was asked is compared with chance and with what an untrained model
-makes of the same requests, or a metric of the checkpoint.
+Every number is stored: it is a row of `measures`, where what was asked is compared with chance and with an untrained
+model's sounds for the same requests, or a metric of the checkpoint.
 """
 
 import math
@@ -17,18 +17,18 @@ from stages.report.score_card import COLUMNS, cell_of
 Verdict = Literal["holds", "does not hold", "not clear", "not measured"]
 
 STANDARD_ERRORS = 2.0
-"""A difference counts when it is this many standard errors from zero: about 95 % confidence."""
+"""A difference counts if it is this many standard errors from zero, which gives about 95 % confidence."""
 
 INTERVAL_ERRORS = 3.92
-"""Standard errors from end to end of an interval of 95 %."""
+"""The width of a 95 % interval in standard errors."""
 
 LEAST = 3
-"""Sounds of a group below which nothing is claimed of it."""
+"""The smallest group of sounds about which a claim is made."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim, the verdict on it, and the sentence with the numbers behind that."""
+    """A claim, the verdict on it, and a sentence with the numbers behind the verdict."""
 
     claim: str
     verdict: Verdict
@@ -54,25 +54,25 @@ CLAIMS = {
     "drums_correct": "Clips have drums where they were asked for, and none where none were",
     "instrument_recall": "Clips have the instruments that were asked for",
 }
-"""Measure -> the claim: better than chance, and than an untrained model where there is one."""
+"""Measure -> the claim that clips are better than chance, and than an untrained model if there is one."""
 
 BARS = ("codec", "clips", "untrained", "chance")
-"""The groups whose melody following is drawn as bars."""
+"""The groups for which melody following is drawn as bars."""
 
 
 def melody_bars(measures: Sequence[Row]) -> list[Bar]:
-    """Return the mean chroma similarity of the groups that have one."""
+    """Return the mean chroma similarity of each group that has one."""
     rows = {row["sounds"]: row for row in measures if row["measure"] == "chroma_similarity"}
     return [Bar(*COLUMNS[name], rows[name]["value"], rows[name]["n"]) for name in BARS if name in rows]
 
 
 def findings(measures: Sequence[Row], metrics: dict[str, float], originality: Sequence[Row] = ()) -> list[Finding]:
-    """Judge everything that a catalog should show, in the order of importance.
+    """Judge each claim about a catalog, the most important first.
 
     Args:
         measures: rows of `measures` of one model.
-        metrics: those of that checkpoint.
-        originality: rows of that table.
+        metrics: metrics of that model's checkpoint.
+        originality: rows of `originality`.
     """
     by_name = {(row["measure"], row["sounds"]): row for row in measures}
     return [
@@ -95,7 +95,7 @@ def findings(measures: Sequence[Row], metrics: dict[str, float], originality: Se
 
 
 def _followed_finding(by_name: Mapping[tuple[str, str], Row], measure: str, claim: str) -> Finding:
-    """Judge whether clips do what was asked: better than chance, and than what an untrained model makes."""
+    """Judge whether clips do what was asked better than chance and better than an untrained model."""
     clips = by_name.get((measure, "clips"))
     if clips is None:
         return Finding(claim, "not measured", "No request asks for this, or nothing was scored.")
@@ -139,8 +139,8 @@ def _length_finding(row: Row | None) -> Finding:
 
 
 def _originality_finding(rows: Sequence[Row]) -> Finding:
-    """Judge whether clips are further from what was learned from than held-out music is; those that are not are kept
-    from the page."""
+    """Judge whether clips have no more in common with the training data than held-out music has. Clips that have more
+    are not shown on the page."""
     claim = "Clips have no more in common with the training data than held-out music has"
     if not rows:
         return Finding(claim, "not measured", "Nothing was compared, or the training data is not known.")
@@ -157,7 +157,7 @@ def _originality_finding(rows: Sequence[Row]) -> Finding:
 
 
 def gate_finding(verdicts: Sequence[Row]) -> Finding:
-    """Say what the catalog cost in retakes, and how many takes never passed, with what spoke against them.
+    """Judge how many takes passed the gate, with the number of retakes and the reasons against takes that failed.
 
     Args:
         verdicts: rows of `verdicts`.
@@ -180,5 +180,5 @@ def gate_finding(verdicts: Sequence[Row]) -> Finding:
 
 
 def _kinds(reasons: Iterable[Sequence[str]]) -> Counter[str]:
-    """Count reasons by the measure that they begin with."""
+    """Count reasons by the measure at their beginning."""
     return Counter(reason.partition(":")[0].replace("_", " ") for each in reasons for reason in each)

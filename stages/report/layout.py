@@ -1,4 +1,4 @@
-"""The layout of the page: what it says, part by part, of the rows of a catalog and what lies beside it."""
+"""The layout of the page: what each part says, from the rows of a catalog and the files beside the page."""
 
 import statistics
 from collections.abc import Collection, Mapping, Sequence
@@ -27,10 +27,10 @@ def lay_out(
     earlier: EarlierClips,
     attachments: Attachments,
 ) -> Page:
-    """Return the page.
+    """Return the whole page as data for the template.
 
     Args:
-        tables: by name, those that are shown as they are: `measures`, `training`, `samples`.
+        tables: by name; `measures`, `training` and `samples` are shown as they are.
         earlier: another checkpoint's clips of the same requests.
     """
     addresses = attachments.addresses
@@ -69,7 +69,7 @@ def lay_out(
 
 
 def _around(rows: CatalogRows, attachments: Attachments) -> Around:
-    """Return what lies around the clips: only sounds that have a picture are heard."""
+    """Return the context of the clips, with only those sounds that have a picture."""
     addresses = attachments.addresses
     return Around(
         tracks=rows.tracks,
@@ -84,7 +84,7 @@ def _around(rows: CatalogRows, attachments: Attachments) -> Around:
 
 
 def _catalog_summary(clips: Sequence[Row], tracks: Collection[Row], models: int) -> list[tuple[str, str]]:
-    """Return the figures at the head of the page, each under its name."""
+    """Return the figures at the top of the page, each with its name."""
     loudness = [row["loudness"] for row in clips if row["loudness"] is not None]
     artists = {row["artist"] for row in tracks if row["artist"]}
     figures = [
@@ -101,8 +101,8 @@ def _catalog_summary(clips: Sequence[Row], tracks: Collection[Row], models: int)
 
 
 def _control_notes(untrained: Collection[tuple[str, int]], clips: Sequence[Row]) -> list[str]:
-    """Say how many of an untrained model's sounds are of requests that the catalog no longer has: another order of the
-    same model does not make them again."""
+    """Return a note on how many of an untrained model's sounds belong to requests that the catalog no longer has. With
+    the same model, another order does not make these sounds again."""
     here = {(row["request_id"], row["take"]) for row in clips}
     if others := len([key for key in untrained if key not in here]):
         return [
@@ -114,7 +114,7 @@ def _control_notes(untrained: Collection[tuple[str, int]], clips: Sequence[Row])
 
 
 def _notes(refused: int, codec_refused: int, with_codec: bool) -> list[str]:
-    """Return what a reader must know of the figures, and of what is left out."""
+    """Return what a reader must know about the figures and about what is left out."""
     notes = [
         "Intervals are 95 % intervals: Wilson’s for shares of right answers, a bootstrap’s for means and distances. n "
         "counts sounds. Every number of the score card is a row of the table measures.",

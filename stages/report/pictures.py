@@ -1,5 +1,6 @@
-"""Pictures of sounds: mel spectrograms as PNGs of a few kilobytes that are transparent where nothing sounds, so that
-the same file suits a light page and a dark one."""
+"""Pictures of sounds: mel spectrograms as PNGs of a few kilobytes.
+
+They are transparent where the sound is silent, so the same file suits a light page and a dark one."""
 
 import io
 from dataclasses import dataclass
@@ -15,30 +16,30 @@ from stages.audio.spectrogram import log_spectrogram
 from stages.pipeline.contract import Context, Reject
 
 FOLDER = "report/pictures"
-"""Where pictures lie in the store, each named by its sound's content."""
+"""The folder of pictures in the store. Each file is named by the SHA-256 of its sound."""
 
 WIDTH, HEIGHT = 320, 72
-"""Pixels of a clip's picture: moments and mel bands."""
+"""Size of a clip's picture in pixels: frames and mel bands."""
 
 TALL_WIDTH, TALL_HEIGHT = 640, 128
-"""Pixels of a picture that another is to be compared with."""
+"""Size in pixels of a picture that is compared with another one."""
 
 SHADES = 16
-"""Colours of the palette: a pixel takes half a byte."""
+"""Colours of the palette; a pixel takes half a byte."""
 
 RANGE = 60.0
-"""Decibels below the loudest point that are drawn; what is quieter stays transparent."""
+"""How far below the loudest point the picture reaches, dB; quieter points are transparent."""
 
 RAMP = ((88, 86, 180, 0), (112, 84, 178, 150), (190, 80, 140, 225), (240, 132, 72, 255))
-"""Red, green, blue and opacity from quiet to loud: tones that stand out from white and from black."""
+"""Red, green, blue and opacity from quiet to loud. The tones stand out from both white and black."""
 
 
 @dataclass(frozen=True)
 class SoundFile:
-    """A sound file of the store that is to have a picture."""
+    """A sound file of the store that should get a picture."""
 
     key: str
-    """Names its reject, where it cannot be drawn."""
+    """The key of its reject, if it cannot be drawn."""
     path: str
     sha256: str
     width: int = WIDTH
@@ -46,10 +47,10 @@ class SoundFile:
 
 
 def draw_pictures(context: Context, sounds: list[SoundFile], unit: str) -> tuple[dict[str, str], list[Reject]]:
-    """Draw the pictures of sounds, and return their file names by the sound's SHA-256.
+    """Draw the pictures of sounds and return their file names by the sound's SHA-256.
 
-    A picture that is there is not drawn again; a sound whose file is gone or damaged is refused, and the page goes on
-    without it.
+    Pictures that exist are not drawn again. A sound whose file is gone or damaged is returned as a reject, and the page
+    is made without it.
     """
     drawn = set(context.store.files(FOLDER))
     folders = {sound.path.rpartition("/")[0] for sound in sounds}
@@ -78,7 +79,7 @@ def draw_pictures(context: Context, sounds: list[SoundFile], unit: str) -> tuple
 def spectrogram_png(
     samples: Float[npt.NDArray[np.float32], "C N"], sample_rate: int, width: int = WIDTH, height: int = HEIGHT
 ) -> bytes:
-    """Draw a sound as a PNG with a palette, time from left to right and pitch upwards.
+    """Return a sound as a PNG with a palette; time runs from left to right and pitch upwards.
 
     Args:
         samples: float32.

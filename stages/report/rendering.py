@@ -1,7 +1,7 @@
-"""The page: an HTML file with its style and scripts inside, that asks no network for anything.
+"""The page: an HTML file with its style and scripts inside. It loads nothing from the network.
 
-Text from metadata is data. The template escapes all of it, and the page's Content-Security-Policy allows one style and
-its own scripts by their hashes, and pictures and sound from beside the page: a tag that slipped through would do
+Text from metadata is data. The template escapes all of it. The page's Content-Security-Policy allows its one style and
+its own scripts by their hashes, and pictures and sound from beside the page. So a tag that slipped through would do
 nothing.
 """
 
@@ -28,14 +28,14 @@ SCRIPTS = (
     *("views", "sounds", "catalog", "picks", "player"),
     *("choosing", "drawing", "list", "details", "workbench"),
 )
-"""The page's scripts in the order in which they stand in it; the first runs in the head, the first two are all that a
-page without clips needs."""
+"""The page's scripts in the order in which they stand in it. The first runs in the head; a page without clips needs
+only the first two."""
 
 STYLES = ("page", "workbench")
 """The page's style sheets."""
 
 PLAIN_CLIPS = 24
-"""Clips that stand in the page itself, for who has scripts off."""
+"""How many clips the page shows without scripts, for readers who have them switched off."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Page:
     cards: Sequence[Card]
     clips: Sequence[ClipView]
     facts: Mapping[str, Any]
-    """What the scripts must know of the catalog."""
+    """What the scripts must know about the catalog."""
     blocks: Sequence[str]
-    """The clips as JSON, some hundreds in each."""
+    """The clips as blocks of JSON, each with a few hundred clips."""
     codec: CodecView | None
-    """None where the store trained none."""
+    """None if no codec was trained in the store."""
     checkpoints: Sequence[CheckpointView]
     tables: Sequence[TableSize]
     notes: Sequence[str]
@@ -85,7 +85,7 @@ def render_page(page: Page) -> bytes:
         blocks=[Markup(block) for block in page.blocks],
         at_first=PLAIN_CLIPS,
     )
-    # A lone surrogate, which broken file names bring, has no UTF-8 form.
+    # Broken file names contain lone surrogates, which have no UTF-8 form.
     return text.encode("utf-8", "replace")
 
 

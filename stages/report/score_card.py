@@ -1,5 +1,6 @@
-"""The score card: the rows of `measures` as a table, a line a measure, a column a group of sounds, each with n and its
-interval. Nothing is worked out here but the share of the ceiling that clips reach."""
+"""The score card: the rows of `measures` as a table with a line for each measure and a column for each group of sounds.
+
+Each value has its n and its interval. Nothing is computed here except the share of the ceiling that clips reach."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ COLUMNS = {
     "codec": ("Codec ceiling", "held-out recordings, through the codec"),
     "raw": ("Recordings", "held-out recordings as they are: how far the detector is to be believed"),
 }
-"""Group of sounds -> its heading, and what it is."""
+"""Group of sounds -> its heading and a description."""
 
 FOLLOWED = {
     "chroma_similarity": ("Melody", "frames whose strongest pitch class is the asked one"),
@@ -29,7 +30,7 @@ FOLLOWED = {
     "seconds_correct": ("Length", "within 0.02 s"),
     "clap_similarity": ("Text", "CLAP cosine of clip and description"),
 }
-"""Measures of what was asked -> their names and what they are."""
+"""Measures of what was asked for -> their names and descriptions."""
 
 SOUND = {
     "pulse_clarity": ("Pulse clarity", "highest autocorrelation of the onsets at a tempo"),
@@ -44,17 +45,17 @@ SOUND = {
     "mel_fd": ("mel-FD", "Fréchet distance of mel statistics from held-out recordings; not FAD"),
     "fad_clap": ("FAD, CLAP", "Fréchet distance of CLAP embeddings from held-out recordings"),
 }
-"""Measures of the sound itself -> their names and what they are."""
+"""Measures of the sound itself -> their names and descriptions."""
 
 
 SMALL_SHARE = 0.1
-"""Shares below it are written with a decimal."""
+"""Shares below this are written with one decimal."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A value in words, with its interval and n; `value` is empty where there is none, `interval` where it was refused
-    says why."""
+    """A value with its interval and n, as text. `value` is empty if there is no row; if the row has no value,
+    `interval` says why."""
 
     value: str = ""
     interval: str = ""
@@ -62,7 +63,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A measure, a cell for each heading."""
+    """A measure with one cell for each heading."""
 
     name: str
     about: str
@@ -75,12 +76,12 @@ class Card:
 
     title: str
     headings: tuple[tuple[str, str], ...]
-    """Each with what it is."""
+    """Each heading with its description."""
     lines: tuple[Line, ...]
 
 
 def score_cards(measures: Sequence[Row]) -> list[Card]:
-    """Lay out the measures of one model: what was asked, the sound itself, and the experiments that were made."""
+    """Lay out the measures of one model: what was asked for, the sound itself, and the experiments that were made."""
     by_name = {(row["measure"], row["sounds"]): row for row in measures}
     cards = [
         _card("What was asked", FOLLOWED, COLUMNS, by_name, ceiling=True),
@@ -116,10 +117,10 @@ def _card(
     by_name: Mapping[tuple[str, str], Row],
     ceiling: bool = False,
 ) -> Card | None:
-    """Lay out a table of those measures and groups that there are; None where there are none.
+    """Lay out a table of the measures and groups that have rows; None if none has.
 
     Args:
-        ceiling: a last column says which share of the codec's ceiling the clips reach.
+        ceiling: whether a last column says which share of the codec's ceiling the clips reach.
     """
     shown = {sounds: words for sounds, words in columns.items() if any((name, sounds) in by_name for name in names)}
     lines = []
@@ -143,7 +144,7 @@ def _share_of_ceiling(clips: Row | None, codec: Row | None) -> str:
 
 
 def cell_of(row: Row | None) -> Cell:
-    """Return a row of `measures` in words; a refused one says why."""
+    """Return a row of `measures` as text. If it has no value, the cell says why."""
     if row is None:
         return Cell()
     if row["value"] is None:

@@ -1,5 +1,7 @@
-"""Twins: the clips that another checkpoint made of the same requests with the same seeds, which an earlier version of
-the tables still holds. They are set beside the clips, with the differences of their scores."""
+"""Twins: the clips that another checkpoint made for the same requests with the same seeds.
+
+An earlier version of the tables still holds them. The page shows them beside the clips, with the differences of their
+scores."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +16,12 @@ from stages.report.clips import Twin, relative_address, score_words
 from stages.report.columns import values
 
 Key = tuple[str, int]
-"""A request and a take."""
+"""A request and the number of a take."""
 
 
 @dataclass(frozen=True)
 class EarlierClips:
-    """Rows of the clips of another checkpoint, by request and take."""
+    """Rows of another checkpoint's clips and scores, by request and take."""
 
     clips: Mapping[Key, Row]
     scores: Mapping[Key, Row]
@@ -28,13 +30,14 @@ class EarlierClips:
 def earlier_clips(
     context: Context, clips: Sequence[Row], seeds: Mapping[Key, int], newest: Sequence[str]
 ) -> EarlierClips:
-    """Find the version of `clips` that another checkpoint made of the same requests and seeds; of several, that of the
-    newest checkpoint, then the one that shares the most clips. Nothing where there is none.
+    """Return the clips that another checkpoint made for the same requests and seeds, from an earlier version of
+    `clips`. If there are several such versions, take that of the newest checkpoint, then the one that shares the most
+    clips. If there is none, the result is empty.
 
     Args:
         clips: rows of the version that the page shows.
-        seeds: of these.
-        newest: ids of checkpoints, the newest first.
+        seeds: the seeds of these clips.
+        newest: ids of checkpoints, newest first.
     """
     shown = {_key(row): row["checkpoint_id"] for row in clips}
     best: tuple[tuple[int, int], EarlierClips] | None = None
@@ -63,7 +66,8 @@ def earlier_clips(
 
 
 def _newest_of(context: Context, versions: Mapping[str, object], table: Table, clips: str) -> list[Row]:
-    """Return the rows of the newest version of a table that was made from a version of `clips`; none if none was."""
+    """Return the rows of the newest version of a table that was made from a version of `clips`; empty if there is
+    none."""
     made = [name for name in context.store.versions(table) if _is_made_from(versions, name, clips)]
     return _rows(context, table, made[-1]) if made else []
 
@@ -74,7 +78,7 @@ def _is_made_from(versions: Mapping[str, object], name: str, clips: str) -> bool
 
 
 def _rows(context: Context, table: Table, version: str) -> list[Row]:
-    """Read a version's rows, but for those that are hidden and what is large."""
+    """Return a version's rows without hidden rows and without large columns."""
     large = ("codes", "chroma", "embeddings", "mel_statistics")
     columns = [name for name in table.schema.names if name not in large]
     rows = TakeDowns(context.store).hidden.shown(table, context.store.read(table, version, columns=columns))
@@ -87,7 +91,7 @@ def _key(row: Row) -> Key:
 
 
 def twin_views(earlier: EarlierClips, pictures: Mapping[str, str], refused: Collection[str] = ()) -> dict[Key, Twin]:
-    """Show the clips of another checkpoint, those that have a picture.
+    """Return views of another checkpoint's clips, for those that have a picture.
 
     Args:
         pictures: addresses relative to the page, by the clip's SHA-256.
