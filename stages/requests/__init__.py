@@ -1,14 +1,14 @@
 """Requests: the clips that the catalog should hold, read from a requests file.
 
-A request's id is the hash of what reaches the model, defaults filled in and references by what they resolve to: the
-same line gives the same id wherever it stands, and a default that is changed makes those requests others that leave it
-to the default. Its title and its number of takes are not part of it: a new title is written into the files, one more
-take is one more clip. Two lines that differ in their name alone are two clips. Without a seed of its own a request's
-seed follows from all of that.
+A request's id is the hash of what reaches the model, with defaults filled in and references resolved. So the same line
+gives the same id wherever it stands, and changing a default changes the ids of the requests that rely on it. The title
+and the number of takes are not part of the id: a new title is written into the files, and one more take is one more
+clip. Two lines that differ only in their names are two clips. A request without a seed gets one that is derived from
+what makes its id, except for the columns in `NOT_SEED`.
 
-A file is read whole and checked, and takes the place of the last order only if it passes (`orders` says what must
-hold). A line with a mistake is a reject that names the line; where such lines are accepted, what they asked for before
-stays, marked stale. A line that is gone takes its clips with it, which needs a word.
+A file is read whole and checked. It replaces the last order only if it passes (`stages.requests.orders` says what is
+checked). A line with a mistake becomes a reject that names the line. If such lines are accepted, the requests that they
+were before stay, marked stale. A line that is removed takes its clips with it, which the user must allow.
 """
 
 import os
@@ -52,30 +52,32 @@ SOUNDS = ("track", "title", "file")
 """Kinds of references that a melody or a prompt may be."""
 
 NOT_SOUND = ("title", "takes")
-"""Columns that say nothing to the model."""
+"""Columns that do not reach the model."""
 
 NOT_SEED = (*NOT_SOUND, "seed", "guidance_asked", "adapters")
-"""Columns that a request's own seed does not follow from: what adapters change is heard best by the same chance."""
+"""Columns from which a request's seed is not derived. Adapters are among them because their effect is best compared
+with the same seed."""
 
 NOTHING: Row = {"guidance_text": 1.0, "fields": [], "meter": None, "chords": None, "guidance_asked": False}
 NOTHING |= {"adapters": []}
-"""Columns that came later, with the value that asks for nothing."""
+"""Columns that were added later, with the value that asks for nothing."""
 
 
 REFERENCES = ("unknown melody", "unknown clap", "unknown prompt")
-"""Kinds of rejects for references to what is not there: to a recording that is still to be taken in, perhaps."""
+"""Kinds of rejects for references to something that does not exist, such as a recording that is still to be
+ingested."""
 
 EQUAL_TAKES = "takes that will be equal: at temperature 0, or top_k 1 without top_p, nothing is left to chance"
-"""What is noticed of requests for several clips that are one."""
+"""The remark about requests for several takes that would be equal."""
 
 NOT_THERE = "takes that were refused by ear and are none of this order"
-"""What is noticed of picks that were made of another order."""
+"""The remark about picks that were made in another order."""
 
 
 class Config(schemas.Config):
-    """What a line means where it says nothing, and what no line may ask for.
+    """The defaults of a line, and the limits for all lines.
 
-    None of it enters the version of the table: a row holds what was resolved, so only rows that it changes are others.
+    None of them is part of the table's version: a row holds resolved values, so only rows whose values change differ.
     """
 
     NOT_IDENTITY: ClassVar[tuple[str, ...]] = (
@@ -95,57 +97,58 @@ class Config(schemas.Config):
     )
 
     default_set: Literal["demo", "text"] = "text"
-    """The requests of a run that names no file: `text`, descriptions alone, or `demo`, which refers to tracks of the
-    demo corpus too, where the store has it."""
+    """The requests of a run that names no file. `text` has only descriptions; `demo` also refers to tracks of the demo
+    corpus, if the store has it."""
     seconds: float = Field(default=8.0, gt=0)
     """Length of a clip, seconds (AudioCraft's `set_generation_params` takes 15, or 30 in its demos; 8 keeps a first
     catalog cheap)."""
     prompt_seconds: float = Field(default=2.0, gt=0)
     """How much of a prompt a clip begins with, seconds (AudioCraft's continuation demo)."""
     takes: int = Field(default=1, ge=1)
-    """Clips a request."""
+    """Clips for each request."""
     picks: str | None = None
-    """File of picks, as the page saves it: a request has one more clip for each of its takes that was refused. It
-    belongs to the order: without it those clips would be dropped again."""
+    """File of picks, as the page saves it. A request gets one more clip for each of its takes that was refused. The
+    file belongs to the order: without it, those clips would be dropped again."""
     guidance: float = Field(default=3.0, ge=0)
-    """Classifier-free guidance coefficient (MusicGen, arXiv:2306.05284, 3). A model that has learned guidance by
-    distillation takes 1 where a line asks for none."""
+    """Classifier-free guidance coefficient (MusicGen, arXiv:2306.05284, 3). A model that learned guidance by
+    distillation takes 1 if a line sets none."""
     guidance_text: float = Field(default=1.0, ge=0)
-    """How far the description is followed beside other conditions; 1 is like them (MusicGen-Style's double guidance,
-    arXiv:2407.12563)."""
+    """How strongly the description is followed compared with other conditions; 1 means equally (MusicGen-Style's double
+    guidance, arXiv:2407.12563)."""
     temperature: float = Field(default=1.0, ge=0)
     """The logits are divided by it before the softmax (MusicGen, 3)."""
     top_k: int = Field(default=250, ge=0)
-    """Codes that may be drawn (MusicGen, 3)."""
+    """How many of the likeliest codes may be drawn (MusicGen, 3)."""
     top_p: float = Field(default=0.0, ge=0, le=1)
     """Probability mass that may be drawn; 0 leaves it to `top_k` (AudioCraft's default)."""
     adapters: Mapping[str, WeightsRef] = {}
-    """Adapters that lines may name besides those of the store, each a folder of peft's, a hub id or a checkpoint with
-    one inside."""
+    """Adapters that lines may name, besides those of the store. Each is a folder of peft's, a hub id or a checkpoint
+    with an adapter inside."""
     held_out: int = Field(default=0, ge=0)
-    """Requests besides the preset's own, in a run that names no file: so many held-out tracks are asked for as what
-    they are, so that the clips can be measured against music that the model never heard."""
+    """How many held-out tracks are requested in a run that names no file, besides the preset's own requests. Each such
+    request asks for what its track is, so that the clip can be measured against music that the model never heard."""
     held_out_seconds: float = Field(default=6.0, gt=0)
     """Length of those clips, seconds; shorter tracks are left out."""
     min_seconds: float = Field(default=0.4, gt=0)
-    """Shortest clip that a line may ask for, seconds: loudness is measured in blocks of 0.4 s (ITU-R BS.1770-5), so a
-    shorter clip has none and cannot be brought to the catalog's."""
+    """Shortest clip that a line may ask for, seconds. Loudness is measured in blocks of 0.4 s (ITU-R BS.1770-5), so a
+    shorter clip has none and cannot be brought to the catalog's loudness."""
     max_seconds: float = Field(default=300.0, gt=0)
-    """Longest clip that a line may ask for, seconds: longer is taken for a mistake."""
+    """Longest clip that a line may ask for, seconds; a longer one is taken for a mistake."""
     max_takes: int = Field(default=100, ge=1)
     """Most takes that a line may ask for."""
     shard_size: int = Field(default=64, ge=1)
-    """Requests that a shard takes at most: the unit of work of the stages that make clips."""
+    """The most requests of a shard, which is the unit of work of the stages that make clips."""
     shard_seconds: float = Field(default=1920.0, gt=0)
-    """Sound that a shard takes at most, seconds, all takes counted; a request that asks for more has one of its own.
-    64 clips of 30 s are a quarter of an hour of two cores to MusicGen-small, and fill a GPU's 128 slots half."""
+    """The most sound that the requests of a shard ask for, seconds, with all takes; a request for more gets a shard of
+    its own. With 64 clips of 30 s, MusicGen-small keeps two cores busy for a quarter of an hour and fills half of a
+    GPU's 128 slots."""
 
 
 def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> SourcePlan:
-    """Count what `read_source` would do, and say what the order refuses and drops.
+    """Count what `read_source` would do, and report what the order rejects and drops.
 
     Raises:
-        ValueError: the file is not there, cannot be parsed, or asks for nothing.
+        ValueError: the file does not exist, cannot be parsed, or asks for nothing.
     """
     order, lines = _read_order(config, context, known)
     same = [row for row in order.rows if order.is_same(row)]
@@ -166,7 +169,7 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     """Yield the shards that the requests file changes.
 
     Raises:
-        ValueError: the file is not there, cannot be parsed, or asks for nothing.
+        ValueError: the file does not exist, cannot be parsed, or asks for nothing.
     """
     order, _ = _read_order(config, context, known)
     for remark in order.remarks:
@@ -175,7 +178,7 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     numbers = sorted(number for number in before.keys() | after.keys() if before.get(number) != after.get(number))
     standing = set(zip(refused.column("key").to_pylist(), refused.column("stamp").to_pylist(), strict=True))
     if not numbers and standing != {(reject.key, reject.stamp) for reject in order.rejects}:
-        numbers = [min(after, default=0)]  # no row changed, and what was refused did
+        numbers = [min(after, default=0)]  # no row changed, but rejects did
     for number in numbers:
         context.check_stopped()
         rows = list(after.get(number, {}).values())
@@ -184,7 +187,7 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
 
 
 def _by_shard(rows: Iterable[Row]) -> dict[int, dict[str, Row]]:
-    """Group rows by shard, and in each by id."""
+    """Return rows by shard and id."""
     shards: dict[int, dict[str, Row]] = {}
     for row in rows:
         shards.setdefault(row["shard"], {})[row["request_id"]] = row
@@ -192,7 +195,7 @@ def _by_shard(rows: Iterable[Row]) -> dict[int, dict[str, Row]]:
 
 
 def _read_order(config: Config, context: Context, known: pa.Table) -> tuple[Order, int]:
-    """Return what the requests file asks for beside the last order, and how many lines it has."""
+    """Return the order that the requests file makes, with the last order, and the number of lines of the file."""
     url = context.settings.requests
     # The demo set refers to pieces that only a store with the demo corpus has.
     default_set = config.default_set if context.store.versions(PIECES) else "text"
@@ -204,7 +207,7 @@ def _read_order(config: Config, context: Context, known: pa.Table) -> tuple[Orde
     refusals, names = [], dict[str, int]()
     before = {row["request_id"]: row for row in known.to_pylist()}
     names_before = [row["name"] for row in before.values() if row["name"]]
-    # An order of one's own is what it is.
+    # A user's own file is the whole order.
     count = 0 if url else config.held_out
     asked = held_out_lines(context, count, config.held_out_seconds, names_before)
     last = max(line.number for line in file.lines)
@@ -245,7 +248,8 @@ def _folder(url: str) -> str:
 
 
 def _assign_shards(rows: Mapping[str, Row], before: Mapping[str, Row], config: Config) -> None:
-    """Give a known request its old shard, a new one the last shard, and begin another when it would be too full."""
+    """Give known requests their old shards, and new ones the last shard. Begin another shard when it would be too
+    full."""
     last = max((row["shard"] for row in before.values()), default=0)
     held = [row for name, row in rows.items() if name in before and before[name]["shard"] == last]
     filled, sound = len(held), sum(map(_sound, held))
@@ -259,7 +263,7 @@ def _assign_shards(rows: Mapping[str, Row], before: Mapping[str, Row], config: C
 
 
 def _sound(row: Row) -> float:
-    """Return the seconds of sound that a request asks for."""
+    """Return how many seconds of sound a request asks for, with all takes."""
     return float(row["seconds"] * row["takes"])
 
 
@@ -280,11 +284,11 @@ class RowReader:
         return AdapterNames(self.config.adapters, self.context)
 
     def row(self, numbered: Line) -> Row:
-        """Return the row of a line, its shard not yet given.
+        """Return the row of a line, without its shard.
 
         Raises:
-            RequestRefused: the line cannot be understood, asks for what no clip can have, or refers to what is not
-                there.
+            RequestRefused: the line cannot be understood, asks for what no clip can have, or refers to something that
+                does not exist.
         """
         line = numbered.asked
         if isinstance(line, RequestRefused):
@@ -301,7 +305,7 @@ class RowReader:
         identity = row | {column: self._resolve(row, column) for column in ("melody", "clap", "prompt")}
         row["adapters"] = self._find_adapters(line)
         identity["adapters"] = [f"{each['digest']}:{each['strength']:g}" for each in row["adapters"]]
-        # A column that came later and says nothing leaves a request's id and seed as they were without it.
+        # A column that was added later and asks for nothing does not change a request's id and seed.
         identity = {name: value for name, value in identity.items() if name not in NOTHING or value != NOTHING[name]}
         if row["seed"] is None:
             sound = {name: value for name, value in identity.items() if name not in NOT_SEED}
@@ -310,7 +314,7 @@ class RowReader:
         return row | {"request_id": fingerprint(identity), "line": numbered.number, "reading": reading, "stale": None}
 
     def _find_adapters(self, line: RequestLine) -> list[Row]:
-        """Return the adapters that a line names, as `requests` has them."""
+        """Return the adapters that a line names, in the form of a row of `requests`."""
         rows = []
         for choice in parse_adapters(line.adapters or ""):
             try:
@@ -321,7 +325,8 @@ class RowReader:
         return rows
 
     def _read_chart(self, row: Row) -> str | None:
-        """Spell the chords of a row in one way, and return how its tempo, metre and chords are read."""
+        """Write the chords of the row in their standard spelling, and return how its tempo, metre and chords are read.
+        None if the row has no tempo."""
         for column in ("meter", "chords"):
             if row[column] is not None and row["bpm"] is None:
                 raise RequestRefused("bad value", f"{column}: expected bpm beside {column}, got none")
@@ -355,7 +360,8 @@ class RowReader:
             raise RequestRefused("bad value", problem)
 
     def _resolve(self, row: Row, column: str) -> str | None:
-        """Put the resolved reference into the row; return its identity, which is of the content, not of the place."""
+        """Put the resolved reference of a column into the row and return its identity; None if there is none. For a
+        file the identity is that of its content, not its path."""
         if row[column] is None:
             return None
         try:

@@ -1,7 +1,7 @@
-"""Columns of a requests file as people name them: other spellings, other tools' words, and the nearest known name.
+"""Columns of a requests file under the names that people use: other spellings and the words of other tools.
 
-A name that is written in another way is read as the column that it means, and a note says so; what is close to no
-column is left as it stands and refused line by line.
+A heading with another name is read as the column that it means, and a note says so. A heading that is close to no
+column is left as it is, and lines that use it are rejected.
 """
 
 import difflib
@@ -39,7 +39,7 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
 """Column -> its names in spreadsheets and in other generators (AudioCraft, transformers, diffusers)."""
 
 REFERENCE = re.compile(r"\s*(track|title|file)\s*:", re.IGNORECASE)
-"""How a cell begins that names a recording to go on from, and not what a clip should sound like."""
+"""The beginning of a cell that names a recording to continue, rather than describes what a clip should sound like."""
 
 _COLUMN_OF = {other: column for column, others in OTHER_NAMES.items() for other in others} | {
     column: column for column in COLUMNS
@@ -47,31 +47,31 @@ _COLUMN_OF = {other: column for column, others in OTHER_NAMES.items() for other 
 
 
 def plain_name(name: str) -> str:
-    """Return a heading without its unit in brackets, in lower case, its words joined as columns' are."""
+    """Return a heading in lower case, without a unit in brackets, with its words joined by underscores."""
     without_unit = re.sub(r"[(\[][^)\]]*[)\]]\s*$", "", name)
     return re.sub(r"[\s\-]+", "_", without_unit.strip().lower())
 
 
 def known_column(name: str) -> str | None:
-    """Return the column that a heading means; None where it means none."""
+    """Return the column that a heading means; None if it means none."""
     return _COLUMN_OF.get(plain_name(name))
 
 
 def nearest_column(name: str) -> str | None:
-    """Return the column whose name, or one of whose names, is spelled most like a heading; None where none is near."""
+    """Return the column with a name that is spelled most like a heading; None if none is similar."""
     nearest = difflib.get_close_matches(plain_name(name), _COLUMN_OF, n=1, cutoff=0.7)
     return _COLUMN_OF[nearest[0]] if nearest else None
 
 
 def columns_of(names: Iterable[str], prompts: Sequence[Any]) -> dict[str, str]:
-    """Return the column that each heading of a file means; one that means none stands for itself.
+    """Return the column that each heading of a file means; a heading that means none stands for itself.
 
-    A column `prompt` is a recording to go on from where a cell of it names one (`track:`, `title:`, `file:`), or where
-    something else is the description; in other files it is what other generators call a prompt, the description.
+    A column `prompt` is a recording to continue if one of its cells names one (`track:`, `title:`, `file:`), or if
+    another column is the description. Otherwise it is what other generators call a prompt: the description.
 
     Args:
         names: the headings.
-        prompts: what stands in the column `prompt`, where there is one.
+        prompts: the cells of the column `prompt`; empty if there is none.
     """
     columns = {name: known_column(name) or name for name in names}
     refers = any(isinstance(cell, str) and REFERENCE.match(cell) for cell in prompts)

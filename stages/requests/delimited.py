@@ -1,8 +1,8 @@
-"""Tables as text: cells between commas, semicolons, tabs or bars, as spreadsheets, databases and people write them.
+"""Tables as text, with cells separated by commas, semicolons, tabs or bars, as programs and people write them.
 
-Which sign parts the cells is told by the heading, whose columns are known: of the signs, that which shows most of them
-(a guess by statistics, as `csv.Sniffer`'s or DuckDB's, finds commas in the prose of descriptions). Quotes are strict:
-one that is not closed spoils its own line and not those after it.
+The separator is found from the heading, since the column names are known: it is the one that gives most of them. (A
+statistical guess, as by `csv.Sniffer` or DuckDB, finds commas in the prose of descriptions.) Quotes are strict: a quote
+that is not closed spoils its own line and not the following ones.
 """
 
 import csv
@@ -16,7 +16,7 @@ from stages.requests.columns import known_column, nearest_column, plain_name
 from stages.requests.lines import COLUMNS, DECIMALS, NUMBERS, Cells
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-"""What may part cells, in the order in which they are tried, and what it is called."""
+"""The separators in the order in which they are tried, each with its name."""
 
 EMPTY = frozenset(
     {
@@ -24,35 +24,35 @@ EMPTY = frozenset(
         *("NULL", "NaN", "NaT", "None", "n/a", "nan", "null"),
     }
 )
-"""Words for an empty cell: those that `pandas.read_csv` takes for one, since pandas writes them."""
+"""Texts that mean an empty cell. They are those that `pandas.read_csv` reads as empty, since pandas writes them."""
 
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 WHOLE_COMMA = re.compile(r"\s*[+-]?\d+,00?\s*")
 DECIMAL_POINT = re.compile(r"\s*[+-]?\d*\.\d+\s*")
 THOUSANDS = re.compile(r"\s*[+-]?\d{1,3}(,\d{3})+\s*")
-"""Numbers in texts. A whole number may end in `,0`, as pandas writes those beside empty cells. Where commas part the
-cells, `1,000` is rather a thousand than one."""
+"""Numbers in text. A whole number may end in `,0`, because pandas writes it so in a column with empty cells. If commas
+separate the cells, `1,000` more likely means a thousand than one."""
 
 
 UNNAMED = re.compile(r"unnamed: ?\d+", re.IGNORECASE)
-"""What a column without a name is called here, and by pandas."""
+"""Names that this module and pandas give to a column without a name."""
 
 
 @dataclass
 class RawTable:
-    """What stands in a file before columns are understood: lines by their numbers, and what had to be guessed."""
+    """The content of a file before its columns are understood: cells by line number, and notes on what was guessed."""
 
     lines: list[tuple[int, Cells]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def decode_text(data: bytes) -> tuple[str, str | None]:
-    """Return a file's text, and the name of its encoding where that is not UTF-8 without a byte-order mark.
+    """Return a file's text, and the name of its encoding; None for UTF-8.
 
-    A byte that is not UTF-8 becomes a surrogate, so that it spoils its own line only.
+    A byte that is not UTF-8 becomes a surrogate, so that it spoils only its own line.
 
     Raises:
-        UnicodeDecodeError: it claims to be UTF-16 or UTF-32 and is not.
+        UnicodeDecodeError: it has the mark or the zero bytes of UTF-16 or UTF-32 but is not valid.
     """
     for mark, encoding, name in (
         *((b"\xef\xbb\xbf", "utf-8", None), (b"\xff\xfe\0\0", "utf-32-le", "UTF-32")),
@@ -63,7 +63,7 @@ def decode_text(data: bytes) -> tuple[str, str | None]:
             errors = "surrogateescape" if encoding == "utf-8" else "strict"
             return data.removeprefix(mark).decode(encoding, errors), name
     for offset, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
-        # Letters of Western words have an empty half in UTF-16; no text in UTF-8 has a byte of zero.
+        # In UTF-16, Western letters have one byte of zero each; no text in UTF-8 has a byte of zero.
         halves = data[:1000][offset::2]
         if len(data) % 2 == 0 and len(halves) >= 4 and halves.count(0) * 2 > len(halves):
             return data.decode(encoding), "UTF-16"
@@ -71,20 +71,21 @@ def decode_text(data: bytes) -> tuple[str, str | None]:
 
 
 def read_delimited(data: bytes, first_separator: str = ",") -> RawTable:
-    """Read a table whose first line names its columns; a file of plain lines without a heading is descriptions.
+    """Read a table whose first line names its columns. In a file of plain lines without a heading, each line is a
+    description.
 
     Args:
-        first_separator: what is taken where several signs show as many columns.
+        first_separator: the separator to prefer if several give equally many known columns.
 
     Raises:
-        ValueError: no line says what the columns are.
+        ValueError: no line names the columns.
     """
     text, encoding = decode_text(data)
     lines = list(io.StringIO(text, newline=""))
     table = RawTable(notes=[f"read as {encoding}"] if encoding else [])
     skipped = next((number for number, line in enumerate(lines) if line.strip()), 0)
     stated = re.fullmatch(r"sep=(.)\s*", lines[skipped]) if lines else None
-    if stated:  # a line by which Excel is told how to read a file
+    if stated:  # a line that tells Excel how to read the file
         skipped += 1
     heading = _find_heading(lines, skipped, stated[1] if stated else None, first_separator)
     header, separator = heading.names, heading.separator
@@ -109,18 +110,18 @@ class _Heading:
     """The line that names the columns."""
 
     end: int
-    """How many lines of the file end with it."""
+    """How many lines of the file there are up to the end of the heading."""
     separator: str
     names: Sequence[str]
 
 
 def _find_heading(lines: Sequence[str], start: int, stated: str | None, first_separator: str) -> _Heading:
-    """Return the heading, read with the separator by which most of its names are known columns.
+    """Return the heading, read with the separator that gives the most known columns.
 
     Args:
-        start: lines of the file before it.
-        stated: the separator, where the file says it.
-        first_separator: what is taken where several signs show as many columns.
+        start: how many lines of the file come before the heading.
+        stated: the separator that the file itself states; None if it states none.
+        first_separator: the separator to prefer if several give equally many known columns.
     """
     ranked = [stated] if stated else [first_separator, *(sign for sign in SEPARATORS if sign != first_separator)]
     best, most = _Heading(start, ranked[0], ()), -1
@@ -137,10 +138,10 @@ def _find_heading(lines: Sequence[str], start: int, stated: str | None, first_se
 
 
 def _descriptions(table: RawTable, lines: Sequence[str], header: Sequence[str]) -> RawTable:
-    """Read plain lines, each a description.
+    """Return the table of a file of plain lines, each a description.
 
     Raises:
-        ValueError: the first line has several cells, so that it may be a heading that is not understood, or is a name.
+        ValueError: the first line has several cells or a single word, so it may be a heading with unknown names.
     """
     first = next((line for line in lines if line.strip()), "")
     parted = len(header) > 1 or any(sign in first for sign in SEPARATORS)
@@ -154,8 +155,8 @@ def _descriptions(table: RawTable, lines: Sequence[str], header: Sequence[str]) 
 
 
 def _records(lines: Sequence[str], start: int, separator: str) -> Iterator[tuple[int, list[str] | RequestRefused]]:
-    """Yield the records after the heading with the numbers of the lines in which they begin; after one that cannot be
-    parsed it goes on with the next line."""
+    """Yield the records after the heading, each with the number of the line in which it begins. After a record that
+    cannot be parsed, continue with the next line."""
     while start < len(lines):
         reader = csv.reader((lines[at] for at in range(start, len(lines))), delimiter=separator, strict=True)
         begun = start
@@ -170,7 +171,7 @@ def _records(lines: Sequence[str], start: int, separator: str) -> Iterator[tuple
 
 
 def _say(error: csv.Error, first: int, last: int, separator: str) -> str:
-    """Say what is wrong with the record that begins in line `first`, in the words of whoever wrote the file."""
+    """Return what is wrong with the record that begins in line `first`, in the words of whoever wrote the file."""
     problem = str(error)
     if "end of data" in problem:
         return f"expected a closing double quote, got none to the end of the file: one opens in line {first}"
@@ -185,7 +186,7 @@ def _say(error: csv.Error, first: int, last: int, separator: str) -> str:
 
 
 def _cells(header: Sequence[str], record: Sequence[str], separator: str) -> Cells:
-    """Return the cells of a record that say something, by heading."""
+    """Return the non-empty cells of a record by heading."""
     if any(cell.strip() for cell in record[len(header) :]):
         parted = SEPARATORS.get(separator, separator)
         message = f"expected {len(header)} cells, got {len(record)}: put cells with {parted} in double quotes"
@@ -196,10 +197,10 @@ def _cells(header: Sequence[str], record: Sequence[str], separator: str) -> Cell
 
 
 def check_once(header: Sequence[str], where: str) -> None:
-    """See that no column is named twice.
+    """Check that no column is named twice.
 
     Raises:
-        ValueError: one is.
+        ValueError: a column is.
     """
     plain = [plain_name(name) for name in header]
     for name in plain:
@@ -208,7 +209,7 @@ def check_once(header: Sequence[str], where: str) -> None:
 
 
 def drop_index(table: RawTable) -> None:
-    """Leave out a column without a name that only numbers the lines: pandas writes its index so."""
+    """Leave out a column without a name that only numbers the lines; pandas writes its index as such a column."""
     rows = [cells for _, cells in table.lines if isinstance(cells, dict)]
     for name in {name for cells in rows for name in cells if UNNAMED.fullmatch(name)}:
         numbers = [str(cells.get(name, "")).strip() for cells in rows]
@@ -220,7 +221,7 @@ def drop_index(table: RawTable) -> None:
 
 
 def _read_decimal_commas(table: RawTable, separator: str) -> None:
-    """Put points for the decimal commas of numbers, unless other numbers of the file have points."""
+    """Replace decimal commas in numbers by points, unless other numbers of the file have decimal points."""
     numbers = [
         (cells, name)
         for _, cells in table.lines
@@ -246,7 +247,7 @@ def _read_decimal_commas(table: RawTable, separator: str) -> None:
 def _note_long_records(
     table: RawTable, records: Sequence[tuple[int, list[str] | RequestRefused]], line_count: int
 ) -> None:
-    """Say where a cell goes over several lines: a quote too many may have joined what was meant apart."""
+    """Add a note for each cell that spans several lines: a superfluous quote may have joined separate lines."""
     ends = [*(number for number, _ in records), line_count + 1][1:]
     for (number, record), after in zip(records, ends, strict=True):
         if isinstance(record, list) and after - number > 1:

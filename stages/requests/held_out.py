@@ -1,8 +1,7 @@
-"""Requests made of the store's held-out tracks: what a model never heard is asked of it, so that what comes back can be
-compared with the music itself.
+"""Requests made from the store's held-out tracks, so that clips can be compared with music that a model never heard.
 
-Each asks for what its track is: its description, key, tempo, metre and chords, and its melody where the bars of the
-track begin with it, as those of a clip do.
+Each request asks for what its track is: its description, key, tempo, metre, chords and melody. The melody is left out
+if the track's first bar begins late, because the bars of a clip begin at once.
 """
 
 import math
@@ -18,21 +17,21 @@ from stages.pipeline.contract import Context
 from stages.requests.lines import RequestLine
 
 PREFIX = "held-out"
-"""What the names of these requests begin with; the digits of the track's id follow."""
+"""The prefix of the names of these requests; the first digits of the track's id follow."""
 
 DIGITS = 12
 
 ON_TIME = 0.1
-"""Seconds that a track's first downbeat may be late for its melody to be asked for beside its bars."""
+"""How late the first downbeat of a track may be, in seconds, if its melody is asked for as well as its bars."""
 
 
 def held_out_lines(context: Context, count: int, seconds: float, before: Sequence[str]) -> list[RequestLine]:
-    """Return what is asked of up to `count` held-out tracks that last as long as a clip.
+    """Return requests for up to `count` held-out tracks that are at least as long as a clip.
 
     Args:
-        seconds: of a clip.
-        before: names of the requests of earlier runs. A track that was asked of stays, so that new recordings do not
-            change the set once it is full; the others come by the hash of their ids.
+        seconds: length of a clip.
+        before: names of the requests of earlier runs. The tracks of these requests stay, so that new recordings do not
+            change the set once it is full; other tracks are taken in the order of the hash of their ids.
     """
     if not count or TRACKS.name not in context.versions:
         return []
@@ -64,7 +63,7 @@ def _line(track: Row, rhythm: Row | None, harmony: Row | None, seconds: float) -
     asked |= {"bpm": round(rhythm["bpm"], 2), "meter": f"{beats}/4"}
     if harmony is not None and harmony["chords"]:
         bar = 60 * beats / rhythm["bpm"]
-        # Chords change with the bar, or in the middle of one that has a middle.
+        # Chords change at the beginning of a bar, or also in its middle if the number of beats is even.
         asked["chords"] = str(_chart(harmony["chords"], first, bar, 1 if beats % 2 else 2, seconds))
     if first <= ON_TIME:
         asked["melody"] = f"track:{track['track_id']}"
@@ -72,7 +71,8 @@ def _line(track: Row, rhythm: Row | None, harmony: Row | None, seconds: float) -
 
 
 def _chart(chords: Sequence[Mapping[str, Any]], first: float, bar: float, parts: int, seconds: float) -> Chart:
-    """Write down what sounds longest in each part of every bar that a clip has, from the second `first` of a track."""
+    """Return the chart of a clip's bars, from the second `first` of a track: in each part of a bar, the chord that
+    sounds longest."""
     bars = []
     for start in (first + number * bar for number in range(math.ceil(seconds / bar))):
         edges = [start + number * bar / parts for number in range(parts + 1)]

@@ -1,4 +1,4 @@
-"""Lines of a requests file: what each asks for, or why it cannot be understood."""
+"""Lines of a requests file: what each line asks for, or why it cannot be understood."""
 
 import re
 import unicodedata
@@ -13,18 +13,19 @@ from stages.audio.references import RequestRefused
 from stages.checkpoints.adapter_files import parse_adapters
 
 LONGEST_TEXT, LONGEST_NAME = 2_000, 200
-"""Characters of a description or reference, and of a name or title; longer ones are a mistake, not a wish."""
+"""The most characters of a description or reference, and of a name or title; longer ones are taken for a mistake."""
 
 OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e")
-"""Signs that turn the direction of the text after them, by which a name can look like another (CVE-2021-42574)."""
+"""Characters that change the direction of the text after them, so that one name can look like another
+(CVE-2021-42574)."""
 
 UNITS = {"seconds": "seconds", "prompt_seconds": "seconds", "bpm": "beats a minute"}
-"""Column -> what its number counts, where that is not plain from its name."""
+"""Column -> the unit of its number, if the column's name does not say it."""
 
 
 def _one_line(value: str) -> str:
-    """Put words on one line: runs of white space become one space. Control characters, bytes that are not UTF-8 and
-    signs that turn the text's direction are refused; what joins letters and emoji is a part of words."""
+    """Return text on one line: runs of white space become one space. Control characters, bytes that are not UTF-8 and
+    characters that change the text's direction are refused. Characters that join letters or emoji are allowed."""
     value = " ".join(value.split())
     for sign in value:
         if not sign.isprintable() and (unicodedata.category(sign) != "Cf" or sign in OVERRIDES):
@@ -33,7 +34,7 @@ def _one_line(value: str) -> str:
 
 
 def _at_most(limit: int) -> AfterValidator:
-    """Return the check of a text's length."""
+    """Return a validator that refuses texts of more than `limit` characters."""
 
     def check(value: str) -> str:
         if len(value) > limit:
@@ -44,7 +45,7 @@ def _at_most(limit: int) -> AfterValidator:
 
 
 def _number_as_text(value: Any) -> Any:
-    """Write a whole number as text: a table's column of names may hold nothing else."""
+    """Return a whole number as text, since a table's column of names may hold nothing but numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     return str(int(value)) if value == int(value) else value
@@ -57,14 +58,14 @@ def _not_a_bool(value: Any) -> Any:
 
 
 def _join_list(value: Any) -> Any:
-    """Join a list of texts, which JSONL and Parquet may hold, as training joins them."""
+    """Join a list of texts, which JSONL and Parquet may hold, in the way in which training joins them."""
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ", ".join(item.strip() for item in value if item.strip())
     return value
 
 
 def _join_items(value: Any) -> Any:
-    """Join a list of texts, or the items of a text that commas and semicolons part."""
+    """Join a list of texts, or the items of a text that are separated by commas or semicolons."""
     return _join_list(re.split("[,;]", value) if isinstance(value, str) else value)
 
 
@@ -75,17 +76,17 @@ def _not_empty(value: str) -> str:
 
 
 def _plain(annotation: Any) -> Any:
-    """Return a type without what is annotated of it."""
+    """Return a type without its annotations."""
     return get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
 
 
 def _spell_meter(value: str) -> str:
-    """Spell a metre as `4/4`."""
+    """Return the standard spelling of a metre, such as `4/4`."""
     return str(parse_meter(value))
 
 
 def _spell_key(value: str) -> str:
-    """Spell a key as `A minor` or `F# major`."""
+    """Return the standard spelling of a key, such as `A minor` or `F# major`."""
     key = parse_key(value)
     if key is None:
         raise ValueError("expected a key such as 'A minor', 'F# major', 'Bbm' or '8A'")
@@ -93,14 +94,14 @@ def _spell_key(value: str) -> str:
 
 
 def _strengths_as_text(value: Any) -> Any:
-    """Write strengths by name, which JSON and Parquet may hold, as one text."""
+    """Return strengths by name, which JSON and Parquet may hold, as one text."""
     if isinstance(value, dict) and all(isinstance(item, int | float) for item in value.values()):
         return ", ".join(f"{name}:{strength:g}" for name, strength in value.items())
     return value
 
 
 def _spell_adapters(value: str) -> str:
-    """Spell adapters in one order, each with its strength."""
+    """Return adapters in their standard spelling and order, each with its strength."""
     return ", ".join(map(str, parse_adapters(value)))
 
 
@@ -115,7 +116,7 @@ Integer = Annotated[int, BeforeValidator(_not_a_bool)]
 
 
 class RequestLine(BaseModel):
-    """What one line asks for; None where it does not say. Unknown columns, wrong types and numbers that no clip can
+    """What one line asks for; None for what it does not say. Unknown columns, wrong types and numbers that no clip can
     have are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -177,7 +178,7 @@ class RequestLine(BaseModel):
 COLUMNS = tuple(RequestLine.model_fields)
 
 FIELDS = ("genre", "moods", "keywords", "instrument", "artist", "album")
-"""The columns that stand together in the column `fields` of `requests`: what only some models read."""
+"""The columns that are stored together in the column `fields` of `requests`, since only some models read them."""
 
 
 DECIMALS, WHOLES = (
@@ -187,14 +188,14 @@ DECIMALS, WHOLES = (
     for kind in (float, int)
 )
 NUMBERS = DECIMALS | WHOLES
-"""The columns of numbers: those that may have decimals, and whole ones."""
+"""The columns with numbers: those that may have decimals and those with whole numbers."""
 
 Cells = dict[str, Any] | RequestRefused
-"""What stands on a line, by column, or why it cannot be parsed."""
+"""The content of a line by column, or why it cannot be parsed."""
 
 
 def parse_line(cells: Cells) -> RequestLine | RequestRefused:
-    """Return what a line asks for, or why it is refused: every fault of it, whole."""
+    """Return what a line asks for, or the reason why it is refused, with all of its faults."""
     if isinstance(cells, RequestRefused):
         return cells
     try:
@@ -205,7 +206,7 @@ def parse_line(cells: Cells) -> RequestLine | RequestRefused:
 
 
 def _say(problem: ErrorDetails) -> str:
-    """Put one of Pydantic's findings in this project's words, with the unit of what was expected."""
+    """Return one of Pydantic's errors in this project's words, with the unit of the expected number."""
     column = str(problem["loc"][0]) if problem["loc"] else "line"
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
     message = message.replace("less than or equal to", "at most").replace("greater than or equal to", "at least")

@@ -1,7 +1,7 @@
-"""An order: what a requests file asks for beside what the last one asked for, and whether it may take its place.
+"""An order: what a requests file asks for, compared with the last order, and whether it may replace that.
 
-What the last order has and the new one has not is dropped, which needs a word. A line that cannot be understood drops
-nothing: the request that it was before stays as it is, marked stale, with its clips.
+Requests of the last order that the new one does not have are dropped, which the user must allow. A line that cannot be
+understood drops nothing: the request that it was before stays as it is, marked stale, with its clips.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,12 +15,12 @@ from stages.pipeline.remarks import Remark
 from stages.requests.reading import Line
 
 LISTED = 20
-"""Requests that are listed by their names where they are dropped."""
+"""How many dropped requests a message names."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A line that is refused, and what it becomes in `rejects`."""
+    """A line that is refused, and its row of `rejects`."""
 
     line: Line
     reject: Reject
@@ -28,28 +28,28 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Order:
-    """The requests of a file beside those of the last one."""
+    """The requests of a file together with those of the last order."""
 
     before: Mapping[str, Row]
     """The requests of the last order, by id."""
     rows: Sequence[Row]
-    """Those of this one in the order of their lines, and then those that stay though their lines are refused."""
+    """The requests of this order in the order of their lines, then those that stay although their lines are refused."""
     refusals: Sequence[Refusal]
     remarks: Sequence[Remark]
-    """What was guessed of the file, and what is odd about what it asks for."""
+    """What was guessed about the file, and what is odd about what it asks for."""
 
     @property
     def rejects(self) -> list[Reject]:
         return [refusal.reject for refusal in self.refusals]
 
     def is_same(self, row: Row) -> bool:
-        """Return whether a request is as it was, wherever its line stands now and whatever is the matter with it."""
+        """Return whether a request is unchanged, apart from its line number and whether it is stale."""
         before = self.before.get(row["request_id"])
         return before is not None and before | {"line": row["line"], "stale": row["stale"]} == row
 
     @cached_property
     def dropped(self) -> list[Row]:
-        """The requests of the last order of whose clips some or all would go, in the order of their lines."""
+        """The requests of the last order that would lose some or all of their clips, in the order of their lines."""
         takes = {row["request_id"]: row["takes"] for row in self.rows}
         fewer = [row for name, row in self.before.items() if takes.get(name, 0) < row["takes"]]
         return sorted(fewer, key=lambda row: int(row["line"]))
@@ -61,14 +61,14 @@ class Order:
 
 
 def keep_refused(rows: Mapping[str, Row], refusals: Sequence[Refusal], before: Mapping[str, Row]) -> list[Row]:
-    """Return the requests of the last order whose lines are refused now, as they were, marked stale with the reason.
+    """Return the requests of the last order whose lines are refused now: unchanged, but marked stale with the reason.
 
-    A line is the request of its name; without a name that of the same place, counted from the nearest line above it
-    that asks for what it asked for before.
+    A refused line belongs to the old request with its name. Without a name, it belongs to the old request at its place,
+    counted from the nearest line above it whose request is unchanged.
 
     Args:
         rows: the requests of the lines that are not refused, by id.
-        before: those of the last order, by id.
+        before: the requests of the last order, by id.
     """
     names = {row["name"] for row in rows.values()} - {None}
     gone = [row for name, row in before.items() if name not in rows and row["name"] not in names]
@@ -86,20 +86,20 @@ def keep_refused(rows: Mapping[str, Row], refusals: Sequence[Refusal], before: M
 
 
 def _line_before(number: int, rows: Mapping[str, Row], before: Mapping[str, Row]) -> int:
-    """Return the line in which the last order had what stands in a line now."""
+    """Return the line number that a line of this file had in the last order."""
     above = [row for row in rows.values() if row["line"] < number and row["request_id"] in before]
     nearest = max(above, key=lambda row: int(row["line"]), default=None)
     return number if nearest is None else number - nearest["line"] + before[nearest["request_id"]]["line"]
 
 
 def order_checks(order: Order, settings: Settings, lines: int) -> Iterator[CheckResult]:
-    """Yield what must hold before an order takes the place of the last one.
+    """Yield the checks that an order must pass before it replaces the last one.
 
     Args:
         lines: how many lines the file has.
     """
     refused, of_file = len(order.refusals), settings.requests is not None
-    # A preset's own requests may refer to recordings that a smaller corpus has not.
+    # A preset's own requests may refer to recordings that a smaller corpus does not have.
     accepted = accepted_lines(settings.accept_refused, lines) if of_file else int(settings.max_refused * lines)
     limit = f"settings.accept_refused = {settings.accept_refused:g} accepts {accepted}"
     stands = "the last order stays" if order.before else "nothing is taken in"
@@ -126,12 +126,14 @@ def order_checks(order: Order, settings: Settings, lines: int) -> Iterator[Check
 
 
 def accepted_lines(accept: float, lines: int) -> int:
-    """Return how many refused lines are accepted: a number of them, or, below 1, a share of the file."""
+    """Return how many refused lines are accepted. `accept` is that number, or, if it is below 1, a share of the
+    file."""
     return int(accept) if accept >= 1 else int(accept * lines)
 
 
 def losses(order: Order) -> Iterator[str]:
-    """Yield what a person is to know before an order is taken in: what stays though it is broken, and what goes."""
+    """Yield what a person should know before an order is taken in: what stays although its line is broken, and what is
+    dropped."""
     stale = [row for row in order.rows if row["stale"]]
     if stale:
         yield f"{_clips(sum(row['takes'] for row in stale))} of {_requests(stale)} would stay as they are, marked stale"
@@ -140,7 +142,7 @@ def losses(order: Order) -> Iterator[str]:
 
 
 def dropped_text(order: Order) -> str:
-    """Say which clips of the last order go."""
+    """Return a text on which clips of the last order are dropped."""
     rest = len(order.dropped) - LISTED
     named = ", ".join(_name(row) for row in order.dropped[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
     return f"would drop {_clips(order.dropped_clips)} of {_requests(order.dropped)} of the last order ({named})"

@@ -1,6 +1,6 @@
 """Requests files: text tables, JSON, spreadsheets and Parquet, read whole into lines that ask for clips.
 
-One bad line never costs the others their reading; a file that is no requests file at all is one `ValueError`.
+A bad line never keeps the other lines from being read. A file that is no requests file at all is one `ValueError`.
 """
 
 import csv
@@ -26,7 +26,7 @@ LISTS = ("requests", "data", "items", "rows")
 """Names under which a JSON object may hold the list of requests."""
 
 PANDAS_INDEX = re.compile(r"__index_level_\d+__")
-"""The column in which pandas keeps a table's index in Parquet."""
+"""The column in which pandas stores a table's index in Parquet."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class Line:
     """One line of a requests file."""
 
     number: int
-    """Its line in a text, its row in Parquet (from 1) and on a sheet, its place in a JSON list (from 1)."""
+    """The line number in a text, or the row on a sheet, or the position in Parquet or a JSON list (from 1)."""
     name: str | None
-    """What it says is its name, also where something else of it is wrong."""
+    """The name that the line states, even if the rest of it is wrong."""
     asked: RequestLine | RequestRefused
-    """What it asks for, or why it is refused."""
+    """What the line asks for, or why it is refused."""
 
 
 @dataclass(frozen=True)
 class RequestsFile:
-    """The lines of a requests file that have something on them, and what was guessed about it, a sentence each."""
+    """The non-empty lines of a requests file, and notes on what was guessed about it, each a sentence."""
 
     lines: list[Line]
     notes: list[str]
@@ -53,10 +53,10 @@ def read_requests_file(url: str) -> RequestsFile:
     """Read a requests file.
 
     Args:
-        url: path or fsspec URL of a file whose ending is one of `READERS`; `.gz` and the like are unpacked.
+        url: path or fsspec URL of a file with one of the extensions in `READERS`; `.gz` and the like are unpacked.
 
     Raises:
-        ValueError: the file is not there, cannot be parsed, or asks for nothing.
+        ValueError: the file does not exist, cannot be parsed, or asks for nothing.
     """
     unpacked = re.sub(r"\.(gz|bz2|xz|zst)$", "", url.lower())
     suffix = next((suffix for suffix in READERS if unpacked.endswith(suffix)), None)
@@ -79,7 +79,7 @@ def read_requests_file(url: str) -> RequestsFile:
 
 
 def _understand(table: RawTable) -> RequestsFile:
-    """Read the columns of a table as those that they mean, and then each line."""
+    """Return the lines of a table, with its columns read as those that their headings mean."""
     rows = [cells for _, cells in table.lines if isinstance(cells, dict)]
     names = list(dict.fromkeys(name for cells in rows for name in cells))
     prompts = [cells[name] for cells in rows for name in cells if plain_name(name) == "prompt"]
@@ -98,7 +98,8 @@ def _understand(table: RawTable) -> RequestsFile:
 
 
 def _rename(cells: Cells, columns: Mapping[str, str]) -> Cells:
-    """Put the cells of a line under the columns that their headings mean, or say which heading means none."""
+    """Return the cells of a line by the columns that their headings mean, or a refusal that names an unknown
+    heading."""
     if isinstance(cells, RequestRefused):
         return cells
     unknown = [name for name in cells if columns[name] not in COLUMNS]
@@ -116,7 +117,7 @@ def _rename(cells: Cells, columns: Mapping[str, str]) -> Cells:
 
 
 def _read_json(data: bytes) -> RawTable:
-    """Read a list of objects, an object that holds one, or one object a line."""
+    """Read a list of objects, an object that contains such a list, or one object a line."""
     text, encoding = decode_text(data)
     table = RawTable(notes=[f"read as {encoding}"] if encoding else [])
     values = _parse_whole(text)
@@ -130,11 +131,11 @@ def _read_json(data: bytes) -> RawTable:
 
 
 def _parse_whole(text: str) -> list[Any] | None:
-    """Return the requests of a text that is one JSON value; None where it is one value a line, or cannot be parsed as
-    one whole.
+    """Return the requests of a text that is one JSON value; None if it has one value a line, or cannot be parsed as one
+    value.
 
     Raises:
-        ValueError: it is a list that goes over several lines, and broken.
+        ValueError: the text is a broken list that spans several lines.
     """
     begin = text.lstrip()[:1]
     try:
@@ -168,7 +169,7 @@ def _read_parquet(data: bytes) -> RawTable:
 
 
 def _without_empty(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out null, NaN, the empty text and the empty list, which say nothing."""
+    """Return the values without null, NaN, empty texts and empty lists, which ask for nothing."""
     return {name: value for name, value in values.items() if value not in (None, "", []) and not _is_nan(value)}
 
 
@@ -186,4 +187,4 @@ READERS: Mapping[str, Callable[[bytes], RawTable]] = {
     ".parquet": _read_parquet,
     ".xlsx": read_spreadsheet,
 }
-"""Ending of a file's name -> what reads it."""
+"""Extension of a file's name -> the function that reads it."""

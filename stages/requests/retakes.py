@@ -1,4 +1,4 @@
-"""Takes that are made for those that a person refused by ear."""
+"""Retakes: takes that replace those that a person refused after listening."""
 
 from collections.abc import Iterable
 
@@ -8,11 +8,11 @@ from stages.audio.references import RequestRefused
 
 
 class RefusedTakes:
-    """Takes that a person refused, for each of which a request is to have one more.
+    """Takes that a person refused; a request gets one more take for each of them.
 
     Args:
-        refused: those takes.
-        most: how many takes a request may have.
+        refused: the refused takes.
+        most: the most takes that a request may have.
     """
 
     def __init__(self, refused: Iterable[Clip], most: int) -> None:
@@ -23,15 +23,15 @@ class RefusedTakes:
 
     @property
     def not_asked_for(self) -> list[Clip]:
-        """Those that none of the requests has that retakes were counted for."""
+        """The refused takes that belong to none of the requests that `retakes_of` was called for."""
         return sorted((request, take) for request, takes in self._refused.items() for take in takes)
 
     def retakes_of(self, row: Row) -> int:
-        """Return how many takes a request is to have beside those that its line asks for: what is made for a refused
-        one may be refused too.
+        """Return how many takes a request gets in addition to those that its line asks for. A take that was made for a
+        refused one may be refused too.
 
         Raises:
-            RequestRefused: that would be too many.
+            RequestRefused: the request would have too many takes.
         """
         takes, refused = row["takes"], self._refused.get(row["request_id"], set())
         for take in sorted(refused):

@@ -1,4 +1,4 @@
-"""Spreadsheets (`.xlsx`): the sheet that names columns, its values as they were when it was last saved."""
+"""Spreadsheets (`.xlsx`): the sheet that names columns, with its values as they were last saved."""
 
 import io
 import zipfile
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from openpyxl.workbook import Workbook
 
 ROWS_BEFORE_HEADING = 20
-"""Rows of a sheet in which its heading is looked for: people put a title and a date above it."""
+"""How many rows of a sheet are searched for its heading; people put a title and a date above it."""
 
 
 def read_spreadsheet(data: bytes) -> RawTable:
-    """Read the first sheet with a row that names columns; the number of a line is that of its row.
+    """Read the first sheet with a row that names columns. The number of a line is the number of its row.
 
     Raises:
-        ValueError: it is no spreadsheet, or names no columns.
+        ValueError: the file is not a spreadsheet, or names no columns.
     """
     from openpyxl import load_workbook
     from openpyxl.utils.exceptions import InvalidFileException
@@ -45,7 +45,7 @@ def read_spreadsheet(data: bytes) -> RawTable:
 
 
 def _sheets(book: "Workbook") -> list[str]:
-    """Return the names of the sheets with cells, the one that was open last at first."""
+    """Return the names of the sheets with cells; the sheet that was open last comes first."""
     active = book.active.title if book.active is not None else None
     sheets = [sheet.title for sheet in book.worksheets]
     return sorted(sheets, key=lambda name: name != active)
@@ -53,7 +53,7 @@ def _sheets(book: "Workbook") -> list[str]:
 
 def _rows(book: "Workbook", name: str) -> list[Sequence[Any]]:
     sheet = book[name]
-    sheet.reset_dimensions()  # programs write wrong ones, and then only a part is read
+    sheet.reset_dimensions()  # some programs write wrong dimensions, and then only a part would be read
     return list(sheet.iter_rows(values_only=True))
 
 
@@ -77,10 +77,10 @@ def _read_sheet(rows: Sequence[Sequence[Any]], written: Sequence[Sequence[Any]],
 
 
 def _cells(header: Sequence[str], row: Sequence[Any], written: Sequence[Any]) -> Cells:
-    """Return the cells of a row that say something, by heading; or why the row cannot be read.
+    """Return the non-empty cells of a row by heading, or why the row cannot be read.
 
     Args:
-        row: the values as they were when the file was saved.
+        row: the values as they were when the file was last saved.
         written: the same cells with their formulas.
     """
     from openpyxl.utils import get_column_letter
