@@ -2,5 +2,5 @@
 
 import os
 
-# Pydantic would read the entry points of every installed package to find its plugins, which nothing here uses.
+# Keep Pydantic from reading the entry points of every installed package to find its plugins; nothing here uses them.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")

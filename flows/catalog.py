@@ -1,9 +1,9 @@
 """The whole pipeline as one Prefect flow: from recordings to a catalog of generated clips.
 
-Stages are plain functions whose stale shards are tasks, not flows of their own: a flow costs a second, and a night on
-which nothing changed should cost none. A task is a shard or some (1 to 30 minutes of work), never a track. Prefect's
-database is never the record of what is done: that is in the store. So results are neither cached nor persisted by
-Prefect, and a job may run twice, even at the same time.
+Stages are plain functions. Their stale shards are Prefect tasks, and stages are not flows of their own: a flow costs a
+second, and a night on which nothing changed should cost none. A task is one shard or several (1 to 30 minutes of work),
+never a single track. The record of what is done is in the store, never in Prefect's database. So Prefect neither caches
+nor persists results, and a job may run twice, even at the same time.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import RunJobs, run_one_by_one
 
 RETRY_DELAYS = [2.0, 10.0, 30.0]
-"""Seconds before each new try of a shard that failed for a passing reason."""
+"""Seconds before each retry of a shard that failed for a passing reason."""
 
 
 @flow(
@@ -59,21 +59,21 @@ def catalog(*, stages: list[StageName] | None = None, settings: SettingsParamete
 
 
 def run_recipe(recipe: RecipeParameter, settings: SettingsParameter, requested: Sequence[str] | None) -> None:
-    """Run stages of a recipe inside a flow; how far it is and what came of it are artifacts of the run.
+    """Run stages of a recipe inside a flow. The run's progress and its summary are artifacts of the flow run.
 
     Args:
-        recipe, settings: parameters of the flow run as it was given them.
-        requested: names of the stages to run; none means all.
+        recipe, settings: parameters of the flow run as they were given.
+        requested: names of the stages to run; None or empty means all.
 
     Raises:
-        StageFailed: a stage did not do all that it had to do; what it did is kept.
-        UpgradeWaits: a release changed a stage, and nobody has said what is to become of what it made.
+        StageFailed: a stage did not do all of its work; what it did is kept.
+        UpgradeWaits: a release changed a stage, and nobody has decided what happens to the stage's earlier results.
         ValueError: weights or settings that the stages need are missing, or the store cannot be written.
     """
     asked = asked_for(recipe, settings)
     recipe, settings = asked.recipe, asked.settings
     if settings.on_failure:
-        sender(settings.on_failure)  # raises now, not in the night in which it is wanted
+        sender(settings.on_failure)  # raises now, if the address is wrong, and not when it is needed
     log = get_run_logger()
     run = current_run.get()
     if run is None:
@@ -97,12 +97,12 @@ def run_recipe(recipe: RecipeParameter, settings: SettingsParameter, requested: 
             log.warning(line)
         try:
             leave_summary(run, problem)
-        except Exception:  # such as of a server that is away, which is not what the run ended for
+        except Exception:  # such as an unreachable server; the run's own error matters more
             log.warning("expected Prefect's server to keep the run's summary, got none of it kept", exc_info=True)
 
 
 def run_in_flow(run: Run) -> None:
-    """Run stages with their jobs as tasks of the flow run that this is called in."""
+    """Run stages in the current flow run, with their jobs as tasks."""
     settings = run.plan.settings
     with (
         task_runner(settings) as runner,
@@ -112,14 +112,14 @@ def run_in_flow(run: Run) -> None:
         try:
             run_stages(run, _as_tasks(runner, channel))
         except BaseException:
-            # Whoever waits is interrupted, not the threads in work: they look at this between batches.
+            # Only the waiting thread is interrupted. The threads in work check this event between batches.
             run.stop.set()
             raise
 
 
 class Job:
-    """Some shards of a stage, or another job of it, with all that it needs. Not a dataclass: Prefect searches those for
-    futures, deep down."""
+    """One or several shards of a stage, or another job of it, with all that it needs. It is not a dataclass, because
+    Prefect searches dataclasses for futures, at any depth."""
 
     def __init__(
         self, stage: ConfiguredStage, context: Context, names: Sequence[str], channel: Channel | None = None
@@ -132,7 +132,7 @@ class Job:
 
 
 class ShardsFailed(Exception):
-    """Some shards of a job failed; what came of each is in it."""
+    """Some shards of a job failed; `results` has the result of each shard."""
 
     def __init__(self, results: Sequence[JobResult]) -> None:
         super().__init__(results)
@@ -162,10 +162,10 @@ def _retry_condition(task: Task[..., Any], run: TaskRun, state: State[Any]) -> b
     persist_result=False,
 )
 def do_job(job: Job) -> Sequence[JobResult]:
-    """Do some shards, or all of a stage that is not made shard by shard.
+    """Do some shards, or a whole stage that is not made shard by shard.
 
     Raises:
-        ShardsFailed: some failed; the others are done.
+        ShardsFailed: some shards failed; the others are done.
     """
     with (
         nullcontext(job.context) if job.channel is None else telling_run(job.channel, str(job), job.context) as context
@@ -177,7 +177,7 @@ def do_job(job: Job) -> Sequence[JobResult]:
 
 
 def _as_tasks(runner: TaskRunner[Any], channel: Channel | None) -> RunJobs:
-    """Return what does jobs as Prefect tasks on a running task runner."""
+    """Return a function that does jobs as Prefect tasks on a running task runner."""
 
     def run_jobs(stage: ConfiguredStage, context: Context, jobs: Sequence[str]) -> Sequence[JobResult]:
         wants_gpu = stage.name in GPU_STAGES
@@ -192,8 +192,8 @@ def _as_tasks(runner: TaskRunner[Any], channel: Channel | None) -> RunJobs:
 def _results(names: Sequence[str], future: Any) -> Sequence[JobResult]:
     try:
         results: Sequence[JobResult] = future.result()
-    except ShardsFailed as failed:  # every failure is collected, and the stage fails for it in the end
+    except ShardsFailed as failed:  # failures are collected, and the stage fails at its end
         results = failed.results
-    except Exception as error:  # such as of a worker that is gone
+    except Exception as error:  # such as a lost worker
         results = [JobResult(name, error=error) for name in names]
     return results

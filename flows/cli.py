@@ -1,8 +1,8 @@
 """The command line: `segue run`, `plan` and `presets`, and the commands of `flows/commands/`.
 
-What a person got wrong is one line and exit code 2; a run that did not do all that it had to do ends with 1, one that
-waits for a word on what a release changed with 3, a stopped one with 130. A run says its first line before it imports
-what takes long; Prefect, which takes seconds, is imported only once there is something to do.
+A user's mistake is reported in one line with exit code 2. A run that did not do all of its work ends with 1. A run that
+waits for a decision about what a release changed ends with 3, and a stopped run with 130. A run prints its first line
+before it imports slow modules. Prefect, which takes seconds, is imported only once there is work.
 """
 
 import gc
@@ -43,12 +43,13 @@ from flows.runs.stopping import INTERRUPTED, STOPPED
 PLANNING = "segue: planning …"
 
 GARBAGE = 20_000
-"""New objects between two searches for cycles among them. By Python's 700 a command searches all that its imports have
-made again and again: without any search `segue sql` took 14 % and a plan 3 % less processor time (least of 8 by turns).
-With this many a plan, which ends with 446,000 objects, searches 105 times, and never through all."""
+"""New objects between two searches of the garbage collector for cycles. With Python's default of 700, a command
+searches everything that its imports made again and again. Without any search, `segue sql` took 14 % and a plan 3 % less
+processor time (least of 8 runs each, taken alternately). With this value, a plan, which ends with 446,000 objects,
+searches 105 times and never through all of them."""
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"
-"""What torchrun, or another of torch's elastic agents, tells those that it starts."""
+"""An environment variable that torchrun, or another of torch's elastic agents, sets for the processes it starts."""
 
 app = typer.Typer(
     cls=CommandList,
@@ -77,7 +78,7 @@ app.add_typer(page.app)
 
 
 def _say_release(asked: bool) -> None:
-    """Say which code this is, and end."""
+    """Print the version and the commit, and exit, if `asked`."""
     if asked:
         from stages.pipeline.release import release_text
 
@@ -185,10 +186,10 @@ def _tell_estimate(
     clip_seconds: float | None,
     workers: int,
 ) -> int:
-    """Print what a catalog of another size would take by the rates of the store.
+    """Print what a catalog of another size would take, from the rates of the store, and return the exit code.
 
     Raises:
-        UsageError: the store has nothing to tell how long a recording or a clip is, and nor do the options.
+        UsageError: neither the store nor the options say how long a recording or a clip is.
     """
     from flows.runs.output import open_console, print_table
     from flows.runs.scaling import Size, measure_rates, stage_rows, table_rows, total_lines
@@ -224,23 +225,23 @@ def presets() -> int:
 
 
 def main() -> None:
-    """Be the `segue` command."""
+    """Run the `segue` command."""
     gc.set_threshold(GARBAGE)
     sys.exit(run_command(sys.argv[1:]))
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Run a command line and return its exit code; whatever went wrong is told on standard error."""
+    """Run a command line and return its exit code; errors are reported on standard error."""
     try:
         code = app(list(arguments), standalone_mode=False)
         sys.stdout.flush()
-        if code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+        if code == INTERRUPTED:  # typer's code for a KeyboardInterrupt
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except TyperException as error:
         message = getattr(error, "format_message", error.__str__)()
         is_help = message.startswith("Usage:")
-        message = message.replace("Value error, ", "")  # which pydantic, of whom typer asks, says before every reason
+        message = message.replace("Value error, ", "")  # a prefix that pydantic adds to every message
         message = with_place(message, arguments)
         tell(message if is_help else f"segue: {' '.join(message.split())}")
         return 2
@@ -251,14 +252,14 @@ def run_command(arguments: Sequence[str]) -> int:
         tell(STOPPED)
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has gone; nothing more to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone, so output goes nowhere
         return 1
     except Exception as error:
         return _report(error)
 
 
 def _report(error: Exception) -> int:
-    """Tell what ended a command, and return its exit code."""
+    """Report the error that ended a command, and return the exit code."""
     from flows.runs.failures import format_error, is_fault
     from flows.runs.upgrading import WAITS, UpgradeWaits
     from stages.pipeline.contract import Stopped
@@ -273,7 +274,7 @@ def _report(error: Exception) -> int:
 
 
 def _override_lines(difference: Any, path: str = "") -> Iterator[str]:
-    """Yield a difference as `stage.field=value` lines, as `--set` takes them."""
+    """Yield a difference as lines of `stage.field=value`, in the form that `--set` takes."""
     if isinstance(difference, dict):
         for name, value in difference.items():
             yield from _override_lines(value, f"{path}.{name}" if path else str(name))

@@ -1,9 +1,8 @@
 """Lines for people: wrapped at words on a terminal, unbroken in a file or a pipe.
 
-A terminal by itself breaks a long line wherever its last column is, in the middle of a word. What may be copied off it
-stays in one piece: paths and ids, as they hold no spaces, and what stands in quotes or backticks, such as a command. A
-piece that is wider than the terminal begins a line of its own, and is left to the terminal, off which it is copied
-whole.
+By itself, a terminal breaks a long line at its last column, in the middle of a word. Here, text that may be copied
+stays in one piece: paths and ids, since they contain no spaces, and text in quotes or backticks, such as a command. A
+piece that is wider than the terminal begins a line of its own. The terminal breaks it, so it can be copied whole.
 """
 
 import os
@@ -15,38 +14,39 @@ from pathlib import Path
 from typing import TextIO
 
 HANG = 4
-"""Columns that what goes on of a line is indented by."""
+"""Columns by which the continuation of a line is indented."""
 
 NARROWEST = 40
-"""Columns of a terminal below which lines are left to it."""
+"""On a terminal with fewer columns, lines are not wrapped here."""
 
 PIECE = re.compile(r"""(?:`[^`]*`|(?<![\w"'])"[^"]*"(?!\w)|(?<![\w"'])'[^']*'(?!\w)|\S)+""")
-"""What is not broken: letters without a space between them, and spans in backticks or quotes, with the brackets and
-stops around them. An apostrophe within a word opens no span."""
+"""A piece that is not broken: characters without a space between them, and spans in backticks or quotes, with adjoining
+brackets and punctuation. An apostrophe within a word opens no span."""
 
 
 def say(line: str, hang: int = HANG) -> None:
-    """Print a line of an answer to standard output."""
+    """Print a line of a command's result to standard output."""
     _write(line, sys.stdout, hang)
 
 
 def tell(line: str, hang: int = HANG) -> None:
-    """Print a line on what goes on, or on what went wrong, to standard error."""
+    """Print a line about progress or an error to standard error."""
     _write(line, sys.stderr, hang)
 
 
 def wrap(line: str, width: int, hang: int = HANG) -> str:
-    """Return a line broken at words, so that no part is wider than a terminal but for single pieces that are.
+    """Return a line broken at words, so that no part is wider than the terminal, except single pieces that are.
 
     Args:
-        width: columns of the terminal; below `NARROWEST` lines are left as they are.
-        hang: columns that what goes on is indented by, beyond the line's own indent.
+        width: columns of the terminal; below `NARROWEST`, lines are returned as they are.
+        hang: columns by which continuations are indented, beyond the line's own indent.
     """
     return "\n".join(part for each in line.split("\n") for part in _parts(each, width, hang))
 
 
 def _parts(line: str, width: int, hang: int) -> Iterator[str]:
-    """Yield one line in parts. A quoted text that is too wide for a line of its own and is no path is broken too."""
+    """Yield the parts of one line. Quoted text that is too wide for a line of its own is broken too, unless it is a
+    path."""
     if width < NARROWEST or _cells(line) <= width:
         yield line
         return
@@ -65,7 +65,7 @@ def _parts(line: str, width: int, hang: int) -> Iterator[str]:
 
 
 def _pieces(line: str, room: int) -> Iterator[tuple[int, int]]:
-    """Yield where each piece of a line begins and ends."""
+    """Yield where each piece of a line begins and ends. `room` is the width of a continuation line, in columns."""
     for match in PIECE.finditer(line):
         begin, end = match.span()
         quoted = match[0].strip("([{").startswith(("'", '"'))
@@ -76,8 +76,8 @@ def _pieces(line: str, room: int) -> Iterator[tuple[int, int]]:
 
 
 def typed_place(place: str) -> str:
-    """Return a path or URL as a person would type it in a shell: on a terminal by its path from the current folder,
-    where it lies in that; elsewhere, where the line may be read on another day, whole."""
+    """Return a path or URL, quoted for a shell, as a person would type it. On a terminal, a path inside the current
+    folder is relative to it. Elsewhere the path is whole, because the line may be read another day."""
     path, here = Path(place), Path.cwd()
     if terminal_columns(sys.stderr) is not None and path.is_relative_to(here) and path != here:
         place = str(path.relative_to(here))
@@ -85,22 +85,23 @@ def typed_place(place: str) -> str:
 
 
 def _write(line: str, stream: TextIO, hang: int) -> None:
+    """Print a line to a stream, wrapped if the stream is a terminal."""
     columns = terminal_columns(stream)
     print(line if columns is None else wrap(line, columns, hang), file=stream, flush=True)
 
 
 def _cells(text: str) -> int:
-    """Return the columns that a text takes."""
+    """Return how many terminal columns a text takes."""
     if text.isascii():
         return len(text)
-    from rich.cells import cell_len  # a first line does not wait for its tables
+    from rich.cells import cell_len  # imported late, so that a run's first line does not wait for it
 
     return cell_len(text)
 
 
 def terminal_columns(stream: TextIO) -> int | None:
-    """Return how wide the terminal is that a stream goes to; None where it goes to none. `COLUMNS` has the last word,
-    as it has with other programs."""
+    """Return the width of the terminal that a stream goes to, in columns; None if it goes to none. The environment
+    variable `COLUMNS` takes precedence, as in other programs."""
     if not stream.isatty():
         return None
     asked = os.environ.get("COLUMNS", "")
@@ -108,5 +109,5 @@ def terminal_columns(stream: TextIO) -> int | None:
         return int(asked)
     try:
         return os.get_terminal_size(stream.fileno()).columns or None
-    except (OSError, ValueError):  # it says that it is a terminal, and has no size
+    except (OSError, ValueError):  # a terminal without a size
         return None

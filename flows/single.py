@@ -1,8 +1,7 @@
-"""A Prefect flow for each stage, `flows.single.<stage>`, so that a stage can be rerun by itself as it runs in the whole
-pipeline.
+"""A Prefect flow for each stage, `flows.single.<stage>`, to run a stage alone as it runs in the whole pipeline.
 
-A flow is made when it is asked for: Prefect describes the parameters of each flow in a schema that takes a third of a
-second to make, and the run of a stage by itself needs one flow of some twenty.
+A flow is made when it is asked for. Prefect describes the parameters of each flow in a schema that takes a third of a
+second to make, and running one stage needs only one of some twenty flows.
 """
 
 from typing import Annotated, Any
@@ -32,7 +31,7 @@ def _flow_of(stage: str) -> Flow[Any, None]:
 
 
 def __getattr__(name: str) -> Flow[Any, None]:
-    """Return the flow of a stage, and keep it for whoever asks again.
+    """Return the flow of a stage, and keep it for the next access.
 
     Raises:
         AttributeError: no stage has that name.

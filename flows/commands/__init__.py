@@ -1,1 +1,1 @@
-"""The commands of `segue`, a file for each family, and what they share."""
+"""The commands of `segue`: one file for each family of commands, and what they share."""

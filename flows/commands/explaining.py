@@ -1,4 +1,4 @@
-"""What `segue explain` tells: a clip's models and recordings, or what came of a recording, as rows under headings."""
+"""What `segue explain` prints: a clip's models and recordings, or what came of a recording, as rows under headings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,20 +14,20 @@ from schemas.storage.versions import Versions
 from schemas.tables import CHECKPOINTS, WEIGHTS, Row
 
 SHORTEST_ID = 4
-"""Digits of a request's id that must be given at least."""
+"""The fewest digits of a request's id that must be given."""
 
 Section = tuple[str, list[dict[str, Any]]]
-"""Rows under a heading."""
+"""A heading and the rows under it."""
 
 
 def explain_clip(store: Store, name: str) -> list[Section]:
-    """Return the takes of a request, the models that had a hand in them, and the recordings that those learned from.
+    """Return the takes of a request, the models that contributed to them, and the recordings that those learned from.
 
     Args:
         name: a request's id or its beginning, or its name; with `/TAKE` for one of its takes.
 
     Raises:
-        ValueError: there is no such clip, or several requests have such an id.
+        ValueError: there is no such clip, or several requests match.
     """
     clips = _clips(store, name)
     among = f"request_id = {literal(clips[0]['request'])}"
@@ -59,7 +59,7 @@ def explain_clip(store: Store, name: str) -> list[Section]:
 
 
 def _clips(store: Store, name: str) -> list[Row]:
-    """Return the clips that a name means, which are takes of one request."""
+    """Return the clips that a name means, all of which are takes of one request."""
     wanted, _, take = name.partition("/")
     condition = f"r.name = {literal(wanted)}"
     if len(wanted) >= SHORTEST_ID:
@@ -89,13 +89,13 @@ def _clips(store: Store, name: str) -> list[Row]:
 
 
 def _names(store: Store) -> list[str]:
-    """Return the names that people gave to requests."""
+    """Return the names of all requests that have one."""
     rows = query(store, "SELECT DISTINCT name FROM requests WHERE name IS NOT NULL ORDER BY name").to_pylist()
     return [row["name"] for row in rows]
 
 
 def _quarantined(store: Store, condition: str) -> str:
-    """Say which takes that a condition means are quarantined, and why; empty where none is."""
+    """Return which takes that meet a condition are quarantined, and why; empty if none is."""
     rows = query(
         store,
         "SELECT c.take, c.stage, c.reasons FROM quarantine c LEFT JOIN requests r USING (request_id) "
@@ -107,7 +107,7 @@ def _quarantined(store: Store, condition: str) -> str:
 
 
 def _tries(store: Store, among: str) -> list[Row]:
-    """Return the tries of takes that were made again."""
+    """Return the tries of takes that were tried more than once."""
     rows: list[Row] = query(
         store,
         "SELECT take, retake + 1 AS try, seed, chosen, array_to_string(reasons, '; ') AS \"what spoke "
@@ -118,13 +118,13 @@ def _tries(store: Store, among: str) -> list[Row]:
 
 
 def explain_track(store: Store, name: str) -> list[Section]:
-    """Return what is known of a recording, the models that come of it, and their clips.
+    """Return what is known about a recording, the models that come from it, and their clips.
 
     Args:
-        name: its id, or the beginning of one.
+        name: the recording's id or its beginning.
 
     Raises:
-        ValueError: there is no such recording, or several have such an id.
+        ValueError: there is no such recording, or several match.
     """
     (recording,) = find_recordings(store, [name])
     among = f"track_id = {literal(recording['track_id'])}"
@@ -150,7 +150,7 @@ def explain_track(store: Store, name: str) -> list[Section]:
 
 
 def _state(store: Store, recording: Row) -> str:
-    """Return where a recording stands now."""
+    """Return the state of a recording as text: a track, withheld, removed, taken down or unknown."""
     reason = TakeDowns(store).reasons.get(recording["track_id"])
     if reason is not None:
         return f"taken down: {reason}"
@@ -159,7 +159,7 @@ def _state(store: Store, recording: Row) -> str:
 
 
 def _fields(store: Store) -> Mapping[str, str]:
-    """Return which field of a recipe named weights from elsewhere, by their digest."""
+    """Return, by digest of weights from elsewhere, the recipe's field that named them."""
     own = set(store.read_all(CHECKPOINTS, ["digest"]).column("digest").to_pylist())
     elsewhere = set(store.read_all(WEIGHTS, ["digest"]).column("digest").to_pylist()) - own
     fields: dict[str, str] = {}

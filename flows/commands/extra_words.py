@@ -1,17 +1,17 @@
-"""What is told of words on a command line that the command has no place for: what to type instead."""
+"""Hints for words on a command line that the command does not take: what to type instead."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 EXTRA = "Got unexpected extra argument(s) ("
-"""How typer begins to tell of them; they follow, with spaces between, and `)`."""
+"""How typer's message begins; the words follow, separated by spaces, and then `)`."""
 
 
 def with_place(message: str, arguments: Sequence[str]) -> str:
-    """Return what typer tells of words that have no place, with the place that was meant; any other message as it is.
+    """Return typer's message about unexpected words with a hint at where they belong; any other message as it is.
 
     Args:
-        arguments: the words of the command line, of which the first is the command.
+        arguments: the words of the command line; the first is the command.
     """
     if not message.startswith(EXTRA):
         return message
@@ -31,7 +31,7 @@ def with_place(message: str, arguments: Sequence[str]) -> str:
 
 
 def _is_order(name: str) -> bool:
-    """Return whether a file is called as those of requests are."""
+    """Return whether a file has an extension of requests files."""
     from stages.requests.reading import READERS
 
     return Path(name).suffix.lower() in READERS

@@ -1,4 +1,4 @@
-"""A run in the foreground: bars while it works, the table of what was made, and the commonest reasons of refusals.
+"""A run in the foreground: progress while it works, then a table of results and the reasons for rejects.
 
 Prefect, which takes seconds, is imported only once there is something to do.
 """
@@ -23,7 +23,7 @@ STARTING = "segue: starting Prefect's server …"
 
 
 def run_and_tell(options: RunOptions) -> int:
-    """Do what a command line asks for, tell what was made and what to do next, and return the exit code."""
+    """Run what a command line asks for, print what was made and what to do next, and return the exit code."""
     from schemas import Store
 
     stages = run_and_show(options)
@@ -33,10 +33,10 @@ def run_and_tell(options: RunOptions) -> int:
 
 
 def run_and_show(options: RunOptions, told: Collection[str] = ()) -> list[str]:
-    """Do what a command line asks for, tell what was made, and return the stages that ran, in order.
+    """Run what a command line asks for, print what was made, and return the stages that ran, in order.
 
     Args:
-        told: lines that were on the screen just before, and are not told again.
+        told: lines that were printed just before and are not printed again.
     """
     from rich.console import Console
 
@@ -61,10 +61,10 @@ def run_and_show(options: RunOptions, told: Collection[str] = ()) -> list[str]:
 
 
 def next_lines(store: "Store", configured: Sequence["ConfiguredStage"], stages: Sequence[str]) -> Iterator[str]:
-    """Yield where to find what a run has made, and what to do with it.
+    """Yield where to find what a run has made, and what to do with it. Nothing if no stage ran.
 
     Args:
-        stages: those that ran, in order.
+        stages: the stages that ran, in order.
     """
     from stages.report import PAGE
 
@@ -80,7 +80,7 @@ def next_lines(store: "Store", configured: Sequence["ConfiguredStage"], stages: 
 
 
 def _run(options: RunOptions, current: "Run", progress: "RunProgress") -> None:
-    """Run what is asked for, as a flow of Prefect where there is work, and without one where there is none."""
+    """Run what is asked for: as a Prefect flow if there is work, and without Prefect if there is none."""
     from flows.recipes.recipe import GPU_STAGES
     from flows.runs.estimates import estimate, total_line
     from flows.runs.orders import advice_lines, told_lines
@@ -95,7 +95,7 @@ def _run(options: RunOptions, current: "Run", progress: "RunProgress") -> None:
     settings = current.plan.settings
     for line in settled.lines:
         tell(f"segue: {line}")
-    for line in told_lines(current.stage_plans):  # what goes is said before it goes
+    for line in told_lines(current.stage_plans):  # what will be dropped is printed first
         tell(line)
     for line in advice_lines(options.recipe):
         tell(f"segue: {line}")
@@ -106,7 +106,7 @@ def _run(options: RunOptions, current: "Run", progress: "RunProgress") -> None:
     Store(settings.store).check_writable()  # before Prefect's start, which takes seconds
     working = {plan.stage for plan in current.stage_plans if plan.jobs}
     if settings.device == "cuda" and settings.task_runner == "threads" and working & GPU_STAGES:
-        device_of(settings)  # raises at once, not after hours of taking recordings in, where the device is not there
+        device_of(settings)  # raises now if there is no GPU, not after hours of ingest
     if not working:
         run_stages(current)
         return
@@ -130,13 +130,13 @@ def _run(options: RunOptions, current: "Run", progress: "RunProgress") -> None:
 
 
 def _import_networks() -> None:
-    """Import what stages with networks wait seconds for, while the server starts, for which a run waits as long."""
+    """Import the slow modules of stages with networks while the run waits for Prefect's server to start."""
     import torch  # noqa: F401
     import transformers.modeling_utils  # noqa: F401
 
 
 def _ask(lines: Sequence[str]) -> str:
-    """Show a person what a release changed, and return what they say."""
+    """Show a person what a release changed, and return the answer."""
     for line in ("a release changed:", *lines):
         tell(f"segue: {line}")
     print("segue: remake, keep, or stop? ", file=sys.stderr, end="", flush=True)

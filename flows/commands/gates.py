@@ -1,4 +1,4 @@
-"""`segue gates`: recordings held against the gate's limits, before a catalog is, to set limits by them."""
+"""`segue gates`: measure recordings against the gate's limits, to set the limits before a catalog is made."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 TOLD = 12
-"""Stretches of sound that fail and are named."""
+"""How many failing excerpts are listed."""
 
 
 @app.command()
@@ -63,10 +63,10 @@ def gates(
 
 
 def _limits(overrides: Sequence[str]) -> "Limits":
-    """Return the gate's limits, with those given by `--set gate.limits.NAME=VALUE` in their place.
+    """Return the gate's limits, changed by the options `--set gate.limits.NAME=VALUE`.
 
     Raises:
-        ValueError: something else is given, or a value that the limit cannot have.
+        ValueError: another knob is given, or a value that the limit cannot have.
     """
     from pydantic import ValidationError
 
@@ -81,10 +81,10 @@ def _limits(overrides: Sequence[str]) -> "Limits":
 
 
 def _codec(reference: str | None, store: str | None) -> "AnyCodec | None":
-    """Load the codec that is named, from the store where it is one of its own.
+    """Load the codec with a name, from the store if it is one of the store's own; None if no name is given.
 
     Raises:
-        ValueError: it is none, or cannot be had.
+        ValueError: the weights are not a codec, or cannot be had.
     """
     if reference is None:
         return None
@@ -102,10 +102,10 @@ def _codec(reference: str | None, store: str | None) -> "AnyCodec | None":
 def _measured(
     sources: Sequence[str], limits: "Limits", seconds: float, step: float, codec: "AnyCodec | None"
 ) -> "list[Excerpt]":
-    """Measure every recording that can be read, one after the other, and tell of those that cannot.
+    """Measure every readable recording, one after the other, and report those that cannot be read.
 
     Raises:
-        ValueError: there is nothing at a source.
+        ValueError: a source does not exist or is empty.
         OSError: the network failed.
     """
     from stages.audio import AudioError
@@ -127,7 +127,7 @@ def _measured(
 
 
 def _row(summary: "LimitSummary") -> "Row":
-    """Return a limit as a row for a person."""
+    """Return the row of a limit in the printed table."""
     return {
         "limit": summary.limit,
         "passes": "off" if summary.value is None else f"{'≥' if summary.is_floor else '≤'} {summary.value:g}",
@@ -150,7 +150,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _failing_lines(excerpts: "Sequence[Excerpt]") -> Iterator[str]:
-    """Say how many pass, and which do not and why."""
+    """Yield how many recordings and excerpts pass, then the first failing ones with their reasons."""
     whole = [each for each in excerpts if each.is_whole]
     yield (
         f"{_passing(whole)} of {len(whole)} recordings pass whole, "
@@ -168,7 +168,7 @@ def _passing(excerpts: "Sequence[Excerpt]") -> int:
 
 
 def _suggestion_lines(summaries: "Sequence[LimitSummary]") -> Iterator[str]:
-    """Yield the options that would set the suggested limits, where they are others."""
+    """Yield the options that set the suggested limits, if these differ from the limits."""
     options = [f"--set gate.limits.{each.limit}={_value(each.suggested)}" for each in summaries if each.is_other]
     if options:
         yield f"segue: for these recordings: {' '.join(options)}"

@@ -1,4 +1,4 @@
-"""Beginning: `segue init`, which writes a recipe file to start from."""
+"""`segue init`: write a recipe file to start from."""
 
 from typing import Annotated
 

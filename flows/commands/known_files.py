@@ -1,4 +1,4 @@
-"""What a store knows of a sound file: the row that it is of, or the clip that it is a delivery of in another form."""
+"""Finding a sound file in a store: the row that it belongs to, or the clip that it is a delivery of in another form."""
 
 import hashlib
 import io
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     from schemas.tables import Row
 
 CLAIMED = ("request", "take", "checkpoint", "seed", "watermark")
-"""What of a signed claim a file's tags say too."""
+"""Facts of a signed claim that a file's tags state too."""
 
 
 @dataclass(frozen=True)
 class KnownFile:
-    """What a store knows of a file."""
+    """What a store knows about a file."""
 
     findings: list[Finding]
     clip: "Row | None" = None
-    """The row of `clips` that it is of, or calls itself."""
+    """The row of `clips` that the file belongs to or claims to be; None if there is none."""
     sound: bytes = b""
-    """The file whose samples are to be the clip's: the store's own where this one is a delivery of it."""
+    """The file whose samples should be the clip's. It is the store's own file if the given one is a delivery of it."""
 
 
 def find_file(store: "Store", data: bytes, claimed: Mapping[str, str]) -> KnownFile:
-    """Find a file among the store's sounds: by its bytes, or as a clip by what it is said to be.
+    """Look a file up among the store's sounds: by its bytes, or as the clip that it claims to be.
 
     Args:
-        claimed: by its tags, and by its signature where that holds.
+        claimed: what the file's tags state, and its signature if that is valid.
     """
     from schemas.queries.database import query
 
@@ -69,8 +69,8 @@ def _called(clip: "Row") -> str:
 
 
 def _delivery(store: "Store", clip: "Row", data: bytes, claimed: Mapping[str, str]) -> KnownFile:
-    """Tell whether a file that calls itself a clip, and has other bytes, is a delivery of it in another form: whether
-    its tags say the same, and its sound is the clip's."""
+    """Check whether a file that claims to be a clip but has other bytes is a delivery of it in another form: whether
+    its tags state the same, and its sound is the clip's."""
     import soundfile
 
     from stages.audio.marks import read_own_tags

@@ -1,8 +1,8 @@
-"""`segue page`: the page of any store and its sounds, served on the loopback, or written with signed links.
+"""`segue page`: serve the page and sounds of any store on the loopback interface, or write it with signed links.
 
-A page in a bucket that is not public cannot be opened by its address: what lies beside it would need an address of its
-own. So either this program fetches the files for a browser on this machine, or it writes a copy of the page in which
-every link is signed for some hours.
+A page in a private bucket cannot be opened by its address, because each file beside it would need a signed address of
+its own. So either this program fetches the files for a browser on this machine, or it writes a copy of the page in
+which every link is signed for some hours.
 """
 
 import re
@@ -25,10 +25,10 @@ app = typer.Typer()
 LINK = re.compile(
     r'(?P<before>(?:src|href)="|"(?:audio|picture)":")(?P<address>(?:\.\./|pictures/|excerpts/)[^"]+)(?=")'
 )
-"""Links of a page to files of its store, in its tags and in its data."""
+"""Links from a page to files of its store, in its tags and in its data."""
 
 LONGEST_HOURS = 7 * 24
-"""Signatures of S3 (version 4) hold for seven days at most."""
+"""The longest validity of a signature in hours: S3's signatures (version 4) are valid for at most seven days."""
 
 
 @app.command()
@@ -73,11 +73,11 @@ def page(
 
 
 def signed_page(store: "Store", seconds: int, expires: str) -> str:
-    """Return the page of a store in a bucket as HTML in which every link is signed.
+    """Return the page of a store in a bucket, as HTML in which every link is signed.
 
     Args:
-        seconds: how long links hold.
-        expires: when they end, as the page says it.
+        seconds: how long the links are valid.
+        expires: when they expire, as text for the page.
 
     Raises:
         UsageError: the store's filesystem cannot sign links.
@@ -104,8 +104,8 @@ def signed_page(store: "Store", seconds: int, expires: str) -> str:
 
 
 def _signed(store: "Store", address: Callable[[str], str], link: "re.Match[str]") -> str:
-    """Return a link of a page with a signed address in its place."""
-    import html  # whose table of names no other command needs
+    """Return a matched link with a signed address."""
+    import html  # its table of names is slow to import, and no other command needs it
 
     in_tag = not link["before"].startswith('"')
     relative = link["address"].removeprefix("../") if link["address"].startswith("../") else f"report/{link['address']}"

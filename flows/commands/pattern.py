@@ -1,4 +1,4 @@
-"""`segue pattern`: the order in which a codebook pattern has codes predicted, drawn as text or as an image."""
+"""`segue pattern`: the order in which a codebook pattern predicts codes, drawn as text or as an image."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,10 +41,10 @@ def pattern(
 
 
 def _draw_pattern(knobs: dict[str, Any], frames: int, title: str | None) -> str:
-    """Draw a codebook pattern as text, or under a title as an SVG image.
+    """Draw a codebook pattern as text, or, with a title, as an SVG image.
 
     Args:
-        knobs: fields of the language model's configuration, `pattern`, `codebooks`, `delays` …
+        knobs: fields of the language model's configuration: `pattern`, `codebooks`, `delays` …
 
     Raises:
         ValueError: there is no such pattern.
@@ -53,7 +53,7 @@ def _draw_pattern(knobs: dict[str, Any], frames: int, title: str | None) -> str:
 
     from flows.recipes.overrides import explain
     from model.lm.config import LanguageModelConfig
-    from model.lm.language_model import pattern_of  # with torch, which a help does without
+    from model.lm.language_model import pattern_of  # imports torch, which a help does not need
     from model.lm.pattern_figure import pattern_svg, pattern_text
 
     try:

@@ -1,5 +1,4 @@
-"""Words as a question to a store: embedded by the CLAP that the store's sounds were embedded by, so that what is
-nearest to them is one query."""
+"""Words in queries: embedded by the CLAP that embedded the store's sounds, so one query finds the nearest sounds."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -9,17 +8,17 @@ if TYPE_CHECKING:
     from schemas.storage.store import Store
 
 CLAP_FIELDS = {"scores": "clap", "clap": "model", "descriptions": "model"}
-"""Tables with embeddings -> the knob of their stage that names the CLAP that made them."""
+"""Tables with embeddings -> the knob of their stage that names the CLAP."""
 
 
 def embed_words(store: "Store", words: Sequence[str], offline: bool = False) -> dict[str, list[float]]:
-    """Embed words by the CLAP that made the embeddings in a store.
+    """Embed words with the CLAP that made the embeddings in a store.
 
     Returns:
-        The embedding of each, of unit length.
+        The embedding of each text, of unit length.
 
     Raises:
-        ValueError: nothing in the store was embedded, or nobody knows by what; or the CLAP has no vocabulary.
+        ValueError: the store has no embeddings, or it is unknown which CLAP made them; or the CLAP has no vocabulary.
         MissingWeights: the CLAP cannot be had.
     """
     from schemas.weights import WeightsLibrary
@@ -35,7 +34,7 @@ def embed_words(store: "Store", words: Sequence[str], offline: bool = False) -> 
 
 
 def _clap_of(store: "Store") -> "WeightsRef":
-    """Return the name of the CLAP that made the embeddings of a store, those of clips before those of tracks."""
+    """Return the name of the CLAP that made the embeddings of a store; clips are looked at before tracks."""
     from schemas.storage.versions import Versions
     from schemas.tables import TABLES
 
