@@ -10,9 +10,9 @@
     same = model.codec.decode(codes)
 
 A `Sound` shows itself as a player in a notebook, and `IPython.display.Audio(sound.samples, rate=sound.sample_rate)`
-takes it as it is. Everything here calls what the stages call, on the same rows: a clip has the codes that `segue
-generate` gives the same request, in the first try of a take. What is heard is the codec's own sound: a catalog's takes
-are listened to and tried again where they fall short (`stages.gate`), and their files are levelled and marked besides.
+accepts it as it is. Everything here calls what the stages call, on the same rows: a clip has the codes that `segue
+generate` gives the same request in the first try of a take. A clip here is the codec's own sound; a catalog's takes are
+also checked, tried again if they fall short (`stages.gate`), levelled and marked.
 """
 
 import base64
@@ -69,14 +69,14 @@ class Sound:
 
     @property
     def seconds(self) -> float:
-        """Its length."""
+        """Its length in seconds."""
         return self.samples.shape[1] / self.sample_rate
 
     def __repr__(self) -> str:
         return f"{self._words()})"
 
     def _words(self) -> str:
-        """Return what it is, its numbers left out: a bracket that is still to be closed."""
+        """Return a description of the sound without its samples, with the bracket still open."""
         channels = self.samples.shape[0]
         return f"segue.{type(self).__name__}({self.seconds:.2f} s, {channels} x {self.sample_rate} Hz"
 
@@ -91,15 +91,15 @@ class Sound:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Clip(Sound):
-    """A generated sound, with what it was made of and from."""
+    """A generated sound, with its codes and the request that it was made for."""
 
     codes: Codes
     request: Row
-    """The row of `requests`: what was asked for, its defaults filled in."""
+    """The row of `requests`: what was asked for, with defaults filled in."""
     take: int
     """Its number among the takes of the request, counted from 1."""
     seed: int
-    """What its chance started from."""
+    """The seed of its random numbers."""
 
     def __repr__(self) -> str:
         asked = {name: self.request[name] for name in ("description", "melody", "prompt") if self.request[name]}
@@ -109,7 +109,7 @@ class Clip(Sound):
 
 
 def read_sound(path: str | os.PathLike[str]) -> Sound:
-    """Read a recording, of any format that ingest reads, from a path or URL.
+    """Read a recording, in any format that ingest reads, from a path or URL.
 
     Raises:
         stages.audio.AudioError: it cannot be found or decoded.
@@ -121,13 +121,13 @@ def read_sound(path: str | os.PathLike[str]) -> Sound:
 
 
 class Store:
-    """A store that is there, to be read.
+    """An existing store, to be read.
 
     Args:
         url: a folder or any fsspec URL.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no store.
     """
 
     def __init__(self, url: str | os.PathLike[str] = Settings().store) -> None:
@@ -141,7 +141,7 @@ class Store:
 
     @property
     def tables(self) -> Sequence[str]:
-        """The names of its tables and views; `segue show NAME` tells what they hold."""
+        """The names of its tables and views; `segue show NAME` describes them."""
         return tuple(dict.fromkeys((*TABLES, *VIEWS)))
 
     @overload
@@ -155,10 +155,10 @@ class Store:
         """Return the answer to one SELECT over the tables.
 
         Args:
-            form: `arrow`, `pandas`, or `polars` where that package is installed.
+            form: `arrow`, `pandas`, or `polars` if that package is installed.
 
         Raises:
-            schemas.queries.errors.QueryError: it is no SELECT, or cannot be answered.
+            schemas.queries.errors.QueryError: it is not a SELECT, or fails.
         """
         answer = query(self.store, sql)
         if form == "arrow":
@@ -181,11 +181,11 @@ class Store:
     def table(self, name: str, form: Literal["polars"], where: str = ...) -> "pl.DataFrame": ...
 
     def table(self, name: str, form: Any = "arrow", where: str = "true") -> Any:
-        """Return a table or view as it is shown.
+        """Return a table or view as the views show it now.
 
         Args:
             form: as for `query`.
-            where: which rows, in SQL over its columns, such as `bpm > 120`.
+            where: a condition on its rows, in SQL over its columns, such as `bpm > 120`.
 
         Raises:
             ValueError: there is no such table.
@@ -201,23 +201,23 @@ class Store:
 
 
 class Codec:
-    """A codec, which turns sound into codes and back: as `tokenize` and `decode` do."""
+    """A codec, which turns sound into codes and back, as the stages `tokenize` and `decode` do."""
 
     def __init__(self, codec: "AnyCodec") -> None:
         self.codec = codec
 
     @property
     def sample_rate(self) -> int:
-        """Of its sound, Hz."""
+        """The sample rate of its sound, Hz."""
         return self.codec.sample_rate
 
     @property
     def frame_rate(self) -> float:
-        """Frames of codes a second, Hz."""
+        """How many frames of codes a second of sound has, Hz."""
         return self.codec.frame_rate
 
     def encode(self, sound: Sound | str | os.PathLike[str]) -> Codes:
-        """Return the codes of a sound, or of a recording by its path, at any rate and of any number of channels."""
+        """Return the codes of a sound or of a recording (by its path), of any sample rate and number of channels."""
         import torch
 
         from stages.audio import convert_audio
@@ -239,12 +239,12 @@ class Codec:
 def load_codec(
     name: str, store: str | os.PathLike[str] | None = None, device: Device = "auto", offline: bool = False
 ) -> Codec:
-    """Load a codec: a folder, a hub id, or `checkpoint:codec` of a store; of a language model's checkpoint, the one
-    inside.
+    """Load a codec: a folder, a hub id, or `checkpoint:codec` of a store. For a language model's checkpoint, load the
+    codec inside.
 
     Raises:
         schemas.weights.MissingWeights: it cannot be had.
-        ValueError: there is no codec in it.
+        ValueError: it contains no codec.
     """
     from stages.checkpoints.codecs import load_codec as load
     from stages.pipeline.contract import device_of
@@ -259,7 +259,7 @@ class Model:
     """A language model in memory, with its codec; `load_model` makes one."""
 
     def __init__(self, options: "RunOptions", nowhere: "tempfile.TemporaryDirectory[str] | None" = None) -> None:
-        self._recipe, self._nowhere = options.recipe, nowhere  # whose folder goes when the model does
+        self._recipe, self._nowhere = options.recipe, nowhere  # its folder is removed with the model
         self._context: Context = options.plan.pipeline().context("generate", "python")
         from stages.generate import load_generator
 
@@ -270,12 +270,12 @@ class Model:
 
     @property
     def conditions(self) -> Sequence[str]:
-        """What it reads, such as `description` and `chroma`."""
+        """The conditions that it reads, such as `description` and `chroma`."""
         return self._generator.trained.facts.model.conditions
 
     @cached_property
     def codec(self) -> Codec:
-        """The codec of its codes."""
+        """The codec that decodes its codes."""
         from stages.checkpoints.codecs import CodesFormat, load_matching_codec
 
         reference, codes = self._recipe.decode.codec, CodesFormat.from_facts(self._generator.trained.facts)
@@ -294,8 +294,8 @@ class Model:
 
         Args:
             request: a description, or columns of a requests file: `{"description": …, "melody": "file:song.wav"}`.
-            seconds: its length; None takes what the request or the recipe says.
-            seed: what chance starts from; None has it follow from the request, so that it gives the same clip again.
+            seconds: length of the clip; None takes that of the request or the recipe.
+            seed: seed of the random numbers; None derives it from the request, so the same request gives the same clip.
 
         Raises:
             ValueError: the request cannot be understood, or asks for what the model does not read.
@@ -306,7 +306,7 @@ class Model:
         return next(self.generate_all([asked]))
 
     def generate_all(self, requests: Iterable[Request]) -> Iterator[Clip]:
-        """Generate the clips of several requests side by side, and yield each once it is whole, the shortest first.
+        """Generate the clips of several requests side by side; yield each once it is whole, the shortest first.
 
         Raises:
             ValueError: a request cannot be understood, or asks for what the model does not read.
@@ -326,7 +326,7 @@ class Model:
                 yield Clip(samples, self.codec.sample_rate, codes, request, made["take"], made["seed"])
 
     def _row(self, number: int, request: Request) -> Row:
-        """Return the row of `requests` that a line of a requests file would be."""
+        """Return the row of `requests` that a request would be as a line of a requests file."""
         from stages.requests.lines import RequestLine, parse_line
         from stages.requests.reading import Line
 
@@ -353,11 +353,11 @@ def load_model(
     Args:
         store: where `checkpoint:…` and the tracks that requests refer to are.
         text_encoder: the T5 of an AudioCraft folder, which only names it.
-        knobs: any of a run, such as `generate.precision=int8`, as `--set` takes them.
+        knobs: knobs of a run, such as `generate.precision=int8`, in the form that `--set` takes.
 
     Raises:
-        schemas.weights.MissingWeights: the model, or what it names, cannot be had.
-        ValueError: there is no model in it that can be read.
+        schemas.weights.MissingWeights: the model, or something that it names, cannot be had.
+        ValueError: it contains no model that can be read.
     """
     from flows.commands.generate import PRESET, recipe_of_checkpoint
     from flows.commands.options import parse_run_options
@@ -379,17 +379,17 @@ def run(
     requests: str | os.PathLike[str] | None = None,
     knobs: Sequence[str] = (),
 ) -> Store:
-    """Run a catalog, or some stages of it, as `segue run` does, in this process and without Prefect; return its store.
+    """Run a catalog, or some of its stages, as `segue run` does, in this process and without Prefect; return its store.
 
     Args:
-        source: the recordings; None where the preset makes its own.
-        stages: those to run; none means all.
-        requests: what to generate: a file; None takes the preset's own.
-        knobs: such as `train.optimization.steps=500`, as `--set` takes them.
+        source: the recordings; None if the preset makes its own.
+        stages: the stages to run; empty means all.
+        requests: a requests file; None takes the preset's own requests.
+        knobs: knobs such as `train.optimization.steps=500`, in the form that `--set` takes.
 
     Raises:
-        ValueError: a name or value is none of those allowed.
-        stages.pipeline.runner.StageFailed: a stage did not do all that it had to do.
+        ValueError: a name or value is not allowed.
+        stages.pipeline.runner.StageFailed: a stage did not do all of its work.
     """
     from flows.commands.options import parse_run_options
     from flows.runs.running import Run, run_stages

@@ -1,4 +1,4 @@
-"""What the pages say of speed, written from the results that the benchmarks left (`tests/benchmarks/results`)."""
+"""What the documentation says about speed, from the results of the benchmarks (`tests/benchmarks/results`)."""
 
 from collections.abc import Sequence
 
@@ -40,13 +40,13 @@ LOOPS: dict[str, tuple[str, str]] = {
     "starting `segue plan`, a small store": ("Starting", "segue plan"),
     "`segue run` with nothing to do, a small store": ("Starting", "segue run, nothing to do"),
 }
-"""The loops of the tables, each by its benchmark's subject and its figure's name."""
+"""The loops of the tables, each with its benchmark's subject and its figure's name."""
 
 SHORT = (
     *("decoding one clip, float32", "decoding eight clips, bfloat16", "a training step, bfloat16"),
     *("EnCodec at 32 kHz, encoding", "ingest, against a bare loop", "clips from requests.csv to FLAC"),
 )
-"""Those of the README."""
+"""The loops in the README's table."""
 
 RESULTS_HEAD = """# Results of the benchmarks
 
@@ -56,7 +56,7 @@ the figures mean and what the goals were, [docs/speed-trials.md](../../docs/spee
 
 
 def loops_table(loops: Sequence[str] = tuple(LOOPS)) -> str:
-    """Return the table of some loops, a column a machine; loops that were measured nowhere are left out."""
+    """Return the table of some loops, with a column for each machine. Loops that were measured nowhere are left out."""
     machines = read_machines()
     rows = [[loop, *(_cell(machine, *LOOPS[loop]) for machine in machines)] for loop in loops]
     header = ["loop", *(f"{machine.name}, {_days(machine)}" for machine in machines)]
@@ -69,20 +69,20 @@ def short_table() -> str:
 
 
 def goals_list() -> str:
-    """Return how many goals each machine reaches, and which it misses."""
+    """Return how many goals each machine reaches, and which goals it misses."""
     return "\n".join(
         f"- {machine.name}: {goals([kept.report for kept in machine.reports])}" for machine in read_machines()
     )
 
 
 def _days(machine: KeptMachine) -> str:
-    """Return when a machine's figures were measured."""
+    """Return the days on which a machine's figures were measured."""
     dates = sorted({kept.date for kept in machine.reports})
     return dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
 
 
 def results_page() -> str:
-    """Return the whole of RESULTS.md."""
+    """Return the content of RESULTS.md."""
     parts = [RESULTS_HEAD]
     for machine in read_machines():
         parts.append(f"## {machine.name}\n\n{goals([kept.report for kept in machine.reports])}")
@@ -96,8 +96,8 @@ def _cell(machine: KeptMachine, subject: str, what: str) -> str:
 
 
 def _parts(figure: Figure) -> list[str]:
-    """Return a figure, its ratio to the peer's and its share of the machine's limit, as far as they are known; a ratio
-    below 1, which says that the peer is faster, is in bold."""
+    """Return a figure, its ratio to the peer's figure and its share of the machine's limit, as far as they are known. A
+    ratio below 1, which means that the peer is faster, is bold."""
     parts = [f"{number(figure.ours)} {figure.unit}"]
     if figure.ratio is not None:
         ratio = f"{figure.ratio:.2f} ×"

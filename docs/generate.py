@@ -1,8 +1,8 @@
 """Writes what the documentation takes from the code: `make docs`, or `python -m docs.generate [STORE]`.
 
-`docs/reference.md` and `tests/benchmarks/RESULTS.md` are written whole; sections between marks in other pages are
-replaced. With a store, README's table of the demo and the answers to the queries of `docs/queries.md` are those of that
-store.
+`docs/reference.md` and `tests/benchmarks/RESULTS.md` are written whole. In other pages, sections between marks are
+replaced. If a store is given, README's table of the demo and the answers to the queries of `docs/queries.md` are
+written from that store.
 """
 
 import ast
@@ -42,7 +42,7 @@ FIGURES = {
         "delay --codebooks 8 --delays 0,0,1,1,2,2,3,3",
     ),
 }
-"""The figures of `docs/model.md`: a title, and what `segue pattern` is asked for."""
+"""The figures of `docs/model.md`, each with a title and the arguments for `segue pattern`."""
 
 QUERIES = {
     "What did the last run do, and what did it cost?": """
@@ -72,13 +72,13 @@ FOLLOWED = {
     "chord_accuracy": "chords by bar",
     "instrument_recall": "instruments, of those named",
 }
-"""The measures of README's table of the demo, and what they are called there."""
+"""The measures in README's table of the demo, and their names there."""
 
 GOAL = 0.8
-"""Of the codec's ceiling: what clips of the demo are to reach."""
+"""The share of the codec's ceiling that clips of the demo should reach."""
 
 WORDS = ("calm ambient music with bells", "fast drum and bass")
-"""The words that the queries by likeness are asked with."""
+"""The words for the queries by likeness."""
 
 LIKENESS = {
     "Which recordings are nearest to these words?": """
@@ -121,7 +121,7 @@ SELECT t.title, t.genre,
        round(max(list_cosine_similarity(s.embeddings[1], c.embeddings[1]))::DOUBLE, 2) AS nearest_clip
 FROM scores s, clap c JOIN tracks t USING (track_id) GROUP BY ALL ORDER BY nearest_clip, title LIMIT 3""",
 }
-"""Questions by likeness: of words (`segue sql --words`), clips and recordings."""
+"""Queries by likeness to words (`segue sql --words`), clips and recordings."""
 
 
 def write_reference() -> str:
@@ -149,18 +149,18 @@ def write_reference() -> str:
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """Return a table, its cells' bars escaped."""
+    """Return a table in Markdown, with bars in cells escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def knobs(model: type[BaseModel], path: str, values: BaseModel | None = None) -> Iterator[list[str]]:
-    """Yield a row a knob of a configuration, those of the configurations within it included.
+    """Yield a row for each knob of a configuration, including the configurations inside it.
 
     Args:
         model: the configuration.
-        path: what stands before a knob's name.
-        values: the configuration that holds by default, where it is not `model()`.
+        path: the path before a knob's name.
+        values: the default configuration; None means `model()`.
     """
     docstrings = field_docstrings(model)
     for name, field in model.model_fields.items():
@@ -175,14 +175,14 @@ def knobs(model: type[BaseModel], path: str, values: BaseModel | None = None) ->
 
 
 def inner_models(annotation: Any) -> list[type[BaseModel]]:
-    """Return the configurations that a field may hold: as they are, in a union or in a mapping."""
+    """Return the configurations that a field may hold: directly, in a union or in a mapping."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in inner_models(part)]
 
 
 def is_mapping(annotation: Any) -> bool:
-    """Tell whether a field holds a mapping, or may."""
+    """Return whether a field is or may be a mapping."""
     origin = get_origin(annotation)
     return origin in (Mapping, dict) or any(is_mapping(part) for part in get_args(annotation))
 
@@ -191,7 +191,7 @@ LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
 def values_of(field: FieldInfo) -> str:
-    """Return the values that a field takes."""
+    """Return the values that a field accepts, as text."""
     limits = [
         f"{sign} {getattr(limit, name):g}"
         for limit in field.metadata
@@ -202,7 +202,7 @@ def values_of(field: FieldInfo) -> str:
 
 
 def annotation_name(annotation: Any) -> str:
-    """Return a type as a person would say it."""
+    """Return the name of a type for readers."""
     origin, inside = get_origin(annotation), get_args(annotation)
     if annotation in (None, type(None)):
         return "null"
@@ -222,7 +222,7 @@ def annotation_name(annotation: Any) -> str:
 
 
 def shown_default(value: Any) -> str:
-    """Return a default as `--set` would take it; nothing for what holds knobs of its own, or is empty."""
+    """Return a default in the form that `--set` takes; empty for a configuration with knobs of its own, or if empty."""
     if value is None:
         return "null"
     if isinstance(value, BaseModel) or value in ({}, (), []):
@@ -235,7 +235,7 @@ def shown_default(value: Any) -> str:
 
 
 def stages_table() -> str:
-    """Return the table of stages, a line each."""
+    """Return the table of stages, with a row for each stage."""
     rows = []
     for name, module in STAGES.items():
         reads = ", ".join(f"`{table.name}`" for table in module.READS) or "—"
@@ -250,7 +250,7 @@ def first_sentence(module: Path) -> str:
 
 
 def source_tree() -> str:
-    """Return the source tree, a line a module or package, with the first sentence of its docstring."""
+    """Return the source tree, with a line for each module or package and the first sentence of its docstring."""
     lines = [f"{'segue.py':<22} {first_sentence(ROOT / 'segue.py')}"]
     for layer in ("flows", "stages", "model", "schemas"):
         lines.append(f"{layer}/")
@@ -263,8 +263,8 @@ def source_tree() -> str:
 
 
 def followed_table(measures: Sequence[Mapping[str, Any]]) -> str:
-    """Return what clips do of what was asked of them, of rows of the table `measures`; in bold what falls short of
-    `GOAL`."""
+    """Return a table of how well clips do what was asked of them, from rows of the table `measures`; values below
+    `GOAL` are bold."""
     measured = {(row["measure"], row["sounds"]): row for row in measures}
     lines = []
     for measure, name in FOLLOWED.items():
@@ -278,7 +278,7 @@ def followed_table(measures: Sequence[Mapping[str, Any]]) -> str:
 
 
 def answered_queries(store: Store, queries: Mapping[str, str], words: Mapping[str, Sequence[float]]) -> str:
-    """Return queries with a store's answers."""
+    """Return queries with their answers from a store."""
     parts = []
     for title, sql in queries.items():
         answer = query(store, sql, words=words)
@@ -288,20 +288,20 @@ def answered_queries(store: Store, queries: Mapping[str, str], words: Mapping[st
 
 
 def draw_figure(name: str, path: Path) -> None:
-    """Draw one of the figures of patterns into a file."""
+    """Draw one of the figures of patterns to a file."""
     title, words = FIGURES[name]
     assert run_command(["pattern", *words.split(), "--title", title, "--svg", str(path)]) == 0
 
 
 def read_section(name: str, text: str) -> str:
-    """Return what stands between the marks of a section."""
+    """Return the text between the marks of a section."""
     section = re.search(rf"<!-- {name}: begin[^>]*-->\n(.*?)<!-- {name}: end -->", text, re.DOTALL)
     assert section, name
     return section.group(1).strip()
 
 
 def replace_section(page: Path, name: str, new: str) -> None:
-    """Write a section of a page anew."""
+    """Replace a section of a page."""
     pattern = rf"(<!-- {name}: begin[^>]*-->\n).*?(<!-- {name}: end -->)"
     text = re.sub(pattern, lambda marks: f"{marks[1]}{new}\n{marks[2]}", page.read_text(), flags=re.DOTALL)
     page.write_text(text)
@@ -315,8 +315,8 @@ SECTIONS = {
     "goals": (DOCS / "performance.md", goals_list),
     **{f"scaling-{name}": (DOCS / "scaling.md", make) for name, make in scaling.PARTS.items()},
 }
-"""The sections that the code, the kept results of benchmarks and the kept rates of a store alone decide: where they
-stand, and what makes them."""
+"""The sections that depend only on the code, the stored results of benchmarks and the stored rates of a store: the page
+of each, and the function that makes it."""
 
 RESULTS = ROOT / "tests" / "benchmarks" / "RESULTS.md"
 

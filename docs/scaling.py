@@ -1,10 +1,11 @@
-"""What docs/scaling.md says in numbers, from rates that are kept: `python -m docs.scaling STORE` takes them anew from
-the runs and files of a store, on the machine that the runs ran on; with `--check` it only says whether the store has
-the rates that are kept. `--copies` looks for near-duplicates as well, which takes half an hour of a core; without it,
-what that took last stays.
+"""The numbers of docs/scaling.md, computed from stored rates.
 
-`docs/scaling.json` has the rates of one store, with that machine's processor. All tables of the page follow
-from it, from the benchmarks' figures and from the goals of the GPU script; `python -m docs.generate` writes them.
+`python -m docs.scaling STORE` measures the rates again from the runs and files of a store, on the machine that the runs
+ran on. With `--check` it only says whether the store has the rates that are stored. With `--copies` it also searches
+for near-duplicates, which takes half an hour of a core; without it, the last time for that stays.
+
+`docs/scaling.json` has the rates of one store, with that machine's processor. All tables of the page follow from it,
+from the benchmarks' figures and from the goals of the GPU script; `python -m docs.generate` writes them.
 """
 
 import json
@@ -33,26 +34,27 @@ HUNDRED_MILLION = MILLION.model_copy(update={"tracks": 100_000_000})
 WORKERS = (1, 8, 64)
 
 TASK_BYTES = 27e3
-"""Of a task in Prefect's SQLite file: Prefect 3.8.8, by the growth of the file over runs of many tasks."""
+"""Bytes of a task in Prefect's SQLite file: Prefect 3.8.8, measured by the growth of the file over runs of many
+tasks."""
 SUBJECT_BYTES = 160.0
-"""Of memory for a second of a clip: 12 peaks of 5 bytes each, and 50 codes of two."""
+"""Bytes of memory for a second of a clip: 12 peaks of 5 bytes each, and 50 codes of two bytes."""
 COPIES_RECORDINGS, COPIES_SECONDS = 16_000, 240.0
-"""Recordings among which near-duplicates are looked for, and how long they are."""
+"""The number of recordings among which near-duplicates are searched for, and their length in seconds."""
 PLAN_SECONDS, PLAN_MEGABYTES = "time by the wall", "memory at its highest"
 
 
 class CopiesRate(BaseModel):
-    """What looking for near-duplicates took (`tests.benchmarks.copies`)."""
+    """What searching for near-duplicates took (`tests.benchmarks.copies`)."""
 
     recordings: int
-    """Compared as a first ingest compares them."""
+    """How many recordings were compared, in the way of a first ingest."""
     recording_seconds: float
     seconds: float
-    """Of one core."""
+    """Seconds of one core."""
 
 
 class KeptRates(BaseModel):
-    """What `docs/scaling.json` holds."""
+    """The content of `docs/scaling.json`."""
 
     processor: str
     circumstances: str
@@ -61,12 +63,12 @@ class KeptRates(BaseModel):
 
 
 def read_kept() -> KeptRates:
-    """Return the rates that are kept."""
+    """Return the stored rates."""
     return KeptRates.model_validate_json(KEPT.read_text())
 
 
 def rates_table() -> str:
-    """Return what the store's runs took, by the unit that it is carried on with."""
+    """Return the table of what the store's runs took, for each unit by which it is extrapolated."""
     kept = read_kept().rates
     rows = [
         [f"`{rate.stage}`", _unit(rate), f"{rate.seconds:.3g}", rate.spreads_words]
@@ -91,12 +93,12 @@ def _unit(rate: StageRate) -> str:
 
 
 def million_table() -> str:
-    """Return the stages of a million recordings by the store's rates, on several numbers of its machine."""
+    """Return the table of the stages for a million recordings, at the store's rates on several such machines."""
     return _stages(read_kept().rates.stages)
 
 
 def published_table() -> str:
-    """Return the same for networks of published sizes, by the benchmarks."""
+    """Return the same table for networks of published sizes, at the rates of the benchmarks."""
     return _stages(_benchmarked())
 
 
@@ -141,7 +143,7 @@ def _number(value: float) -> str:
 
 
 def sizes_table() -> str:
-    """Return the tables of a million recordings and of a hundred thousand clips."""
+    """Return the sizes of tables for a million recordings and a hundred thousand clips."""
     tables = read_kept().rates.tables
     rows = [
         [f"`{rate.table}`", f"{rate.rows_of(MILLION):,}", f"{rate.files_of(MILLION):,}", amount(rate.bytes_of(MILLION))]
@@ -159,7 +161,8 @@ def sizes_table() -> str:
 
 
 def gpu_table() -> str:
-    """Return what the goals of the GPU script would mean, were they reached: nobody has measured one."""
+    """Return the table of what the goals of the GPU script would mean if they were reached; nobody has measured
+    them."""
     from tests.benchmarks.gpu import AUDIO_GOALS, DATA_SHEET, TOKENIZING_GOAL, UTILISATION_GOAL
 
     sound, clips = MILLION.units("tracks", True), MILLION.units("clips", True)
@@ -186,7 +189,7 @@ def gpu_table() -> str:
 
 
 def _training_products() -> float:
-    """Return the floating-point operations of the training that the preset `musicgen-small` asks for."""
+    """Return the floating-point operations of the training in the preset `musicgen-small`."""
     from model.optim.mfu import training_flops
 
     train = Recipe(preset="musicgen-small").train
@@ -196,7 +199,7 @@ def _training_products() -> float:
 
 
 def monday_table() -> str:
-    """Return the stages of a hundred thousand clips on eight workers, with the recordings that the store has."""
+    """Return the table of the stages for a hundred thousand clips on eight workers, with the store's recordings."""
     from tests.benchmarks.gpu import AUDIO_GOALS
 
     kept = read_kept().rates
@@ -222,7 +225,7 @@ def monday_table() -> str:
 
 
 def breaks_table() -> str:
-    """Return what breaks first, for a million and for a hundred million recordings, each by a line of arithmetic."""
+    """Return the table of what breaks first, for a million and a hundred million recordings, with the arithmetic."""
     copies = read_kept().copies
     lines: list[tuple[str, str, Callable[[Size], str]]] = [
         (
@@ -309,7 +312,7 @@ def _plan(figure: str, size: Size) -> float:
 
 
 def provenance() -> str:
-    """Return where the rates come from."""
+    """Return where the rates come from, as text."""
     kept = read_kept()
     size = kept.rates.size
     return (
@@ -328,12 +331,13 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "monday": monday_table,
     "breaks": breaks_table,
 }
-"""The parts of the page that are written, by the names of their marks."""
+"""The generated parts of the page, by the names of their marks."""
 
 
 def measure(url: str, with_copies: bool) -> KeptRates:
     """Return the rates of a store of the preset `miniature`, and how long finding near-duplicates takes among many
-    recordings: measured of ones that are put together from its own, or what is kept."""
+    recordings. The latter is measured on recordings that are assembled from the store's own; without `with_copies`, the
+    stored time is kept."""
     from tests.benchmarks.machine import describe
 
     return KeptRates(

@@ -1,7 +1,7 @@
-"""Answers to questions as people and programs read them: tables, records, Markdown, CSV, JSON, Parquet.
+"""Answers to queries, for people and programs: tables, records, Markdown, CSV, JSON and Parquet.
 
-On a terminal an answer that is too wide for it is printed as records, a line for each column, and ids are as short as
-they may be and still be told apart; anywhere else, and with `--full`, everything is whole.
+On a terminal, an answer that is too wide is printed as records with a line for each column, and ids are shortened as
+far as they stay distinct. Elsewhere, and with `--full`, everything is printed whole.
 """
 
 import csv
@@ -24,29 +24,29 @@ from rich.text import Text
 from flows.runs.output import print_table
 
 Format = Literal["table", "markdown", "csv", "json", "parquet"]
-"""The forms of an answer."""
+"""The formats of an answer."""
 
 LONGEST_LIST = 60
-"""Characters of a list in a cell, such as codes or a vector, where answers are shortened."""
+"""The most characters of a list in a cell, such as codes or a vector, if answers are shortened."""
 
 SHORTEST_ID = 12
-"""Digits of an id that are shown at least: those that commands take, and that are one id's among millions."""
+"""The fewest digits of an id that are shown. Commands accept them, and they are unique among millions of ids."""
 
 NARROWEST = 24
-"""Columns that a column of words may be narrowed to before an answer becomes records."""
+"""The narrowest width of a text column, in terminal columns. If a table needs less, it is printed as records."""
 
 ID = re.compile(r"(\w+:)?([0-9a-f]{16,64})")
-"""An id, or a reference to one, such as `track:…`."""
+"""An id, or a reference with an id, such as `track:…`."""
 
 Shown = Mapping[str, Any]
-"""A row as JSON knows it, by column."""
+"""A row by column, with values that JSON can hold."""
 
 
 def print_answer(answer: pa.Table, format: Format, console: Console, full: bool = True) -> None:
     """Print the answer to a query to standard output.
 
     Args:
-        full: whether ids, lists and numbers are printed whole in a table; the other forms always are.
+        full: whether a table has whole ids, lists and numbers; the other formats always do.
 
     Raises:
         ValueError: Parquet is asked for on a terminal.
@@ -70,7 +70,7 @@ def print_answer(answer: pa.Table, format: Format, console: Console, full: bool 
 
 
 def print_rows(console: Console, rows: Sequence[Shown], full: bool = True) -> None:
-    """Print rows as a table, or as records where that is wider than the console."""
+    """Print rows as a table, or as records if the table is wider than the console."""
     length = None if full else _id_length(rows)
     cells = [{name: _table_cell(value, length) for name, value in row.items()} for row in rows]
     if _fits(cells, console.width):
@@ -80,7 +80,7 @@ def print_rows(console: Console, rows: Sequence[Shown], full: bool = True) -> No
 
 
 def print_record(console: Console, row: Shown) -> None:
-    """Print a row whole, a line for each column; on a terminal its numbers have the digits that people read."""
+    """Print a whole row with a line for each column; on a terminal, numbers are rounded for reading."""
     values = {name: _json_value(value) for name, value in row.items()}
     if console.is_terminal:
         values = {name: _with_short_numbers(value) for name, value in values.items()}
@@ -91,7 +91,7 @@ def print_record(console: Console, row: Shown) -> None:
 
 
 def _lines(values: Shown) -> str:
-    """Return what a map holds, such as a checkpoint's metrics, a line for each name."""
+    """Return the entries of a map, such as a checkpoint's metrics, one on each line."""
     return "\n".join(f"{name}: {_table_cell(value, None)}" for name, value in values.items())
 
 
@@ -116,7 +116,7 @@ def _markdown_cell(value: Any) -> str:
 
 
 def _fits(rows: Sequence[Shown], width: int) -> bool:
-    """Tell whether rows fit a width as a table, columns of words wrapped between them."""
+    """Return whether rows fit a width as a table in which texts are wrapped between words."""
     if not rows:
         return True
     widths = []
@@ -145,8 +145,8 @@ def _print_record(console: Console, row: Shown) -> None:
 
 
 def _answer_rows(answer: pa.Table) -> list[dict[str, Any]]:
-    """Return rows by column name; a name that stands twice gets a number. A number of single precision is the one that
-    its shortest digits say: .91, and not the .9100000262… that it is in double precision."""
+    """Return rows by column name; a repeated name gets a number. A number of single precision becomes the double with
+    the same shortest digits: 0.91, not 0.9100000262…."""
     names: list[str] = []
     for name in answer.column_names:
         names.append(name if name not in names else f"{name}_{len(names)}")
@@ -159,7 +159,7 @@ def _answer_rows(answer: pa.Table) -> list[dict[str, Any]]:
 
 
 def _json_value(value: Any) -> Any:
-    """Return a value as JSON knows it."""
+    """Return a value in a form that JSON can hold; NaN and infinities become None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, datetime | date | time_of_day):
@@ -171,7 +171,7 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(name): _json_value(item) for name, item in value.items()}
     if isinstance(value, list):
-        if value and all(isinstance(item, tuple) and len(item) == 2 for item in value):  # a map
+        if value and all(isinstance(item, tuple) and len(item) == 2 for item in value):  # Arrow's form of a map
             return {str(name): _json_value(item) for name, item in value}
         return [_json_value(item) for item in value]
     return value if value is None or isinstance(value, bool | int | str) else str(value)
@@ -182,10 +182,10 @@ def _csv_cell(value: Any) -> Any:
 
 
 def _table_cell(value: Any, id_length: int | None) -> Any:
-    """Return what a cell of a table holds.
+    """Return the content of a table's cell.
 
     Args:
-        id_length: digits that ids are shortened to, and lists and numbers with them; None leaves everything whole.
+        id_length: how many digits ids are shortened to; lists and numbers are shortened too. None shortens nothing.
     """
     if value is None:
         return ""
@@ -197,7 +197,7 @@ def _table_cell(value: Any, id_length: int | None) -> Any:
 
 
 def _short_number(value: float) -> str:
-    """Return a number with six digits, or all of those before its point."""
+    """Return a number with six significant digits, or with all digits before its point if it has more."""
     return f"{value:.0f}" if 1e6 <= abs(value) < 1e15 else f"{value:.6g}"
 
 
@@ -217,7 +217,7 @@ def _with_short_ids(value: Any, length: int) -> Any:
 
 
 def _id_length(rows: Sequence[Shown]) -> int:
-    """Return how many digits tell all ids of some rows apart."""
+    """Return how many digits distinguish all ids of some rows, at least `SHORTEST_ID`."""
     ids = {match[2] for row in rows for match in map(ID.fullmatch, _texts(list(row.values()))) if match}
     length = SHORTEST_ID
     while len({identity[:length] for identity in ids}) < len(ids):

@@ -1,25 +1,25 @@
-"""What a shell completes after `segue --install-completion`: presets, stages, tables and knobs, with what they are.
+"""Shell completion after `segue --install-completion`: presets, stages, tables and knobs, with their descriptions.
 
-A shell asks with every press of a key, so that each function imports what it tells of, and no more.
+A shell calls it with every press of a key, so each function imports only what it needs.
 """
 
 from collections.abc import Iterator
 
 Completion = tuple[str, str]
-"""A word, and what it is."""
+"""A word and its description."""
 
 
 def complete_preset(incomplete: str) -> Iterator[Completion]:
-    """Yield the presets that begin so."""
+    """Yield the presets that begin with a text."""
     from flows.recipes.presets import PRESET_NAMES, PRESETS, describe_preset
 
-    # What can be laid over a preset comes once its name is there.
+    # Overlays are offered once the name of a preset is complete.
     names = [name for name in (PRESET_NAMES if "+" in incomplete else PRESETS) if name.startswith(incomplete)]
     yield from ((name, describe_preset(name.rpartition("+")[2])) for name in names)
 
 
 def complete_stage(incomplete: str) -> Iterator[Completion]:
-    """Yield the stages that begin so."""
+    """Yield the stages that begin with a text."""
     from flows.recipes.recipe import STAGES
 
     for name, module in STAGES.items():
@@ -28,7 +28,7 @@ def complete_stage(incomplete: str) -> Iterator[Completion]:
 
 
 def complete_table(incomplete: str) -> Iterator[Completion]:
-    """Yield the tables and views that begin so."""
+    """Yield the tables and views that begin with a text."""
     from schemas.queries.views import VIEWS
     from schemas.tables import TABLES
 
@@ -37,14 +37,14 @@ def complete_table(incomplete: str) -> Iterator[Completion]:
 
 
 def complete_published_table(incomplete: str) -> Iterator[Completion]:
-    """Yield the tables that stages publish and that begin so."""
+    """Yield the published tables that begin with a text."""
     from schemas.tables import PUBLISHED
 
     yield from ((name, table.about) for name, table in PUBLISHED.items() if name.startswith(incomplete))
 
 
 def complete_knob(incomplete: str) -> Iterator[Completion]:
-    """Yield the knobs whose paths begin so, each as far as its value."""
+    """Yield the knobs whose paths begin with a text, each up to its value."""
     from flows.recipes.knobs import knobs
     from flows.recipes.recipe import stage_models
 

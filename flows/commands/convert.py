@@ -1,4 +1,4 @@
-"""`segue convert`: a checkpoint of one project written as another reads it."""
+"""`segue convert`: write a checkpoint in the form of another project."""
 
 import logging
 import tempfile
@@ -14,7 +14,7 @@ from flows.console import say
 app = typer.Typer()
 
 CheckpointForm = Literal["hf", "audiocraft", "segue", "peft"]
-"""The forms of checkpoints, as `segue convert --to` names them; peft's has the updates alone."""
+"""The forms of checkpoints, as `segue convert --to` names them; `peft` has only the low-rank updates."""
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -53,31 +53,32 @@ def convert(
 def _convert(
     source: str, destination: Path, form: CheckpointForm, codec: str | None, dtype: Dtype | None, store: str | None
 ) -> str:
-    """Convert a checkpoint, and say what was written in one line.
+    """Convert a checkpoint and return a line about what was written.
 
     Args:
-        source: a local folder, or any other name of weights.
-        codec: the name of a codec; None takes the one that the checkpoint has or names.
-        dtype: what weights are rounded to; None keeps those of the source.
-        store: where `checkpoint:…` is and first uses of names are held to; None takes the default store if it is there.
+        source: a local folder, or any other reference to weights.
+        codec: a reference to the codec; None takes the one that the checkpoint contains or names.
+        dtype: the type that weights are rounded to; None keeps that of the source.
+        store: where `checkpoint:…` is, and where the first use of names is recorded; None takes the default store if it
+            exists.
 
     Raises:
-        ValueError: the source cannot be had or is no checkpoint that can be converted, or `destination` is taken.
+        ValueError: the source cannot be had or converted, or `destination` exists and is not empty.
     """
     from schemas import Settings, Store, WeightsRef
     from schemas.weights import WeightsLibrary
-    from stages.checkpoints.converting import convert_checkpoint  # with torch, which a help does without
+    from stages.checkpoints.converting import convert_checkpoint  # imports torch, which a help does not need
 
     settings = Settings()
     opened = open_store(store or settings.store)
     absence = opened.absence()
     if (store is not None or WeightsRef(source).checkpoint is not None) and absence:
         raise ValueError(f"expected a store at {opened.url}, got {absence}: give --store")
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what it tried in vain is told in one line
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its failed attempts are reported in one line below
     with tempfile.TemporaryDirectory(prefix="segue-convert-") as nowhere:
         library = WeightsLibrary(Store(nowhere) if absence else opened, offline=settings.offline)
         local = Path(source).expanduser()
-        # A folder of one's own may change between two conversions; names are held to what they first meant.
+        # A user's own folder may change between two conversions; names must keep their first meaning.
         folder = local if local.exists() else library.get(WeightsRef(source)).path
         if form == "peft":
             if codec or dtype:

@@ -1,4 +1,4 @@
-"""What the checksums of a delivery say of its files, for `segue verify`: they cover files without a signature too."""
+"""Checksums of deliveries, for `segue verify`; they also cover files without a signature."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,16 +8,16 @@ from flows.commands.watermarks import Finding
 
 
 class DeliveredFiles:
-    """Looks files up in the checksums of the deliveries that they lie in; each delivery's are read once."""
+    """Looks files up in the checksums of the deliveries that they are in. The checksums of a delivery are read once."""
 
     def __init__(self) -> None:
         self._digests = dict[Path, Mapping[str, str]]()
 
     def files(self, folder: Path) -> list[Path]:
-        """Return the files that a delivery's checksums list, and sounds that lie in it besides.
+        """Return the files that a delivery's checksums list, and any other sound files in its folder.
 
         Raises:
-            ValueError: the folder has no checksums, or they are none.
+            ValueError: the folder has no checksums, or they cannot be parsed.
         """
         from stages.delivery.checksums import CHECKSUMS
 
@@ -32,8 +32,8 @@ class DeliveredFiles:
         return [folder / name for name in sorted({*listed, *besides})]
 
     def findings(self, path: Path) -> list[Finding]:
-        """Say whether a file is as the checksums in its folder, or in the one above, say; nothing where none are there.
-        Ones that cannot be read may be of something else that lies in the folder."""
+        """Return whether a file matches the checksums in its folder or in the parent folder; empty if there are none.
+        Checksums that cannot be parsed give only a note, since they may belong to something else in the folder."""
         from stages.delivery.checksums import CHECKSUMS, file_digest
 
         path = path.absolute()
@@ -65,7 +65,7 @@ class DeliveredFiles:
 
 
 def is_sound(path: Path) -> bool:
-    """Return whether a file is called as clips are."""
+    """Return whether a file has the extension of a sound file."""
     from stages.audio import AudioFormat
 
     return path.suffix.lower().removeprefix(".") in get_args(AudioFormat)

@@ -1,6 +1,6 @@
-"""`segue doctor`: in one screen what this machine has, what of the service runs, what will hurt, and what to type.
+"""`segue doctor`: what this machine has, what of the service runs, what will cause trouble, and what to type.
 
-It needs no server; where one answers, it tells of its pools, workers and runs too.
+It needs no server. If one answers, its pools, workers and runs are reported too.
 """
 
 import os
@@ -25,16 +25,17 @@ app = typer.Typer()
 
 GOOD, ABSENT, BAD = "ok", "--", "!!"
 LEAST_FREE = 10e9
-"""Bytes: a catalog of a thousand minutes of FLAC clips is about five gigabytes, and a checkpoint of the large model
-seven."""
+"""Free bytes below which a disk is a problem. A catalog of a thousand minutes of FLAC clips is about five gigabytes,
+and a checkpoint of the large model seven."""
 LEAST_FILES = 1024
-"""Open files: a run over many shards, its readers and Prefect's server need some hundred."""
+"""The smallest limit on open files that is no problem. A run over many shards, its readers and Prefect's server need
+some hundred."""
 RUNS = 3
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: how it is, what of, and what to do about it."""
+    """One line of the report: a state, what it is about, and what to know or do."""
 
     state: str
     what: str
@@ -76,7 +77,7 @@ def machine() -> Iterator[Finding]:
 
 
 def weights() -> Iterator[Finding]:
-    """Yield whether published weights are at hand, and may be asked for."""
+    """Yield which published weights are in the cache, and whether others may be downloaded."""
     from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
 
     folder = Path(HF_HUB_CACHE)
@@ -88,7 +89,7 @@ def weights() -> Iterator[Finding]:
 
 
 def trained(store: str | None) -> Iterator[Finding]:
-    """Yield the models that a store has trained, where there is one."""
+    """Yield the kinds of models that a store has trained, if the store exists."""
     from schemas.storage import DEFAULT_STORE
     from schemas.tables import CHECKPOINTS
 
@@ -100,7 +101,7 @@ def trained(store: str | None) -> Iterator[Finding]:
 
 
 def settings(store: str | None) -> Iterator[Finding]:
-    """Yield what of the disks and of the environment will hurt."""
+    """Yield the state of the store, the disks and the environment, with what will cause trouble."""
     from flows.service.service import state_folder
     from schemas.storage import DEFAULT_STORE
 
@@ -127,7 +128,7 @@ def settings(store: str | None) -> Iterator[Finding]:
 
 
 def service() -> Iterator[Finding]:
-    """Yield what of the service runs, and of a server that PREFECT_API_URL names."""
+    """Yield which parts of the service run, and the state of the server that PREFECT_API_URL names."""
     from flows.service.service import POOLS, SERVER, load_service, log_of
 
     ours = load_service()
@@ -177,7 +178,8 @@ def _pools(client: "SyncPrefectClient") -> Iterator[Finding]:
 
 
 def _slots(client: "SyncPrefectClient") -> Iterator[Finding]:
-    """Yield which runs hold the concurrency slots of each limited deployment, if any are taken, and how many wait."""
+    """Yield, for each deployment with a concurrency limit of which slots are taken, which runs hold them and how many
+    wait."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
     from prefect.client.schemas.objects import StateType
 
@@ -198,7 +200,7 @@ def _slots(client: "SyncPrefectClient") -> Iterator[Finding]:
 
 
 def _runs(client: "SyncPrefectClient") -> Iterator[Finding]:
-    """Yield the last runs, and of each deployment with a schedule the next one."""
+    """Yield the last runs, and the next run of each deployment with a schedule."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
     from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort

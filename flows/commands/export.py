@@ -1,4 +1,4 @@
-"""`segue export`: clips for others, under human names with a catalog, or tables as a Hugging Face data set."""
+"""`segue export`: clips for others, under readable names with a catalog, or tables as a Hugging Face data set."""
 
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 NAME = "{name}_{take}"
-"""How clips are called where nobody says."""
+"""The default pattern of clips' names."""
 
 SHORTEST_ID = 4
-"""Digits of a request's id that must be given at least."""
+"""The fewest digits of a request's id that must be given."""
 
 SHOWN = 5
-"""Files and reasons that are listed."""
+"""How many files or reasons are listed."""
 
 
 @app.command()
@@ -111,10 +111,10 @@ def export(
 
 
 def _tell_wanting(store: "Store", requests: Collection[str] | None, picks: "Picks") -> None:
-    """Tell of the requests that a person refused every take of, and how more are made.
+    """Report the requests of which a person refused every take, and how to get more takes.
 
     Args:
-        requests: ids of those that are delivered; None for all.
+        requests: ids of the requests that are delivered; None for all.
     """
     from schemas.queries.database import query
 
@@ -138,10 +138,10 @@ def _tell_wanting(store: "Store", requests: Collection[str] | None, picks: "Pick
 
 
 def _quarantined_words(store: "Store", requests: Collection[str] | None) -> str:
-    """Return which clips of requests are quarantined, so that nobody waits for them; empty where none is.
+    """Return a text on which clips of requests are quarantined, so that nobody waits for them; empty if none is.
 
     Args:
-        requests: ids of those that are delivered; None for all.
+        requests: ids of the requests that are delivered; None for all.
     """
     from schemas.queries.database import query
 
@@ -161,10 +161,10 @@ def _quarantined_words(store: "Store", requests: Collection[str] | None) -> str:
 
 
 def check_destination(store: "Store", destination: str) -> None:
-    """See that clips of a store can be delivered to a place, before any are made.
+    """Check that a store's clips can be delivered to a place, before any clips are made.
 
     Raises:
-        ValueError: it holds something else.
+        ValueError: the place holds something else.
     """
     from stages.delivery.folder import DeliveryFolder
 
@@ -172,11 +172,11 @@ def check_destination(store: "Store", destination: str) -> None:
 
 
 def deliver_order(store: "Store", destination: str) -> int:
-    """Deliver the clips that a store shows of its order, as they are and under their usual names; tell what was
-    written, and return the exit code.
+    """Deliver the clips of a store's order that the views show, as they are and under their usual names. Print what was
+    written and return the exit code.
 
     Raises:
-        ValueError: there are none, or the destination holds something else.
+        ValueError: there are no clips, or the destination holds something else.
     """
     from stages.delivery.choosing import choose_clips
     from stages.delivery.making import Form
@@ -194,7 +194,7 @@ def _export_dataset(
     tables: Sequence[Literal["tracks", "clips"]],
     references: bool,
 ) -> int:
-    """Write tables as a data set, and tell what was written."""
+    """Write tables as a data set, print what was written, and return the exit code."""
     from stages.delivery.dataset import clip_parts, export_dataset, track_parts
 
     parts = [
@@ -218,7 +218,7 @@ def _export_dataset(
 
 @contextmanager
 def _working() -> "Iterator[tuple[Progress, Callable[[], None]]]":
-    """Yield what shows progress, and what raises `Stopped` once a person has asked to stop."""
+    """Yield an object that shows progress, and a function that raises `Stopped` once a person has asked to stop."""
     from threading import Event
 
     from rich.console import Console
@@ -247,7 +247,7 @@ def _deliver(
     name: str,
     prune: bool,
 ) -> int:
-    """Write the delivery, and tell what was written."""
+    """Write the delivery, print what was written, and return the exit code."""
     from stages.delivery.delivering import deliver
     from stages.delivery.making import Maker
 
@@ -283,10 +283,10 @@ def _signer(
     key: str | None,
     unsigned: bool,
 ) -> "Signer | None":
-    """Return who signs the files that are in another form than the store's.
+    """Return the signer of files that are in another form than the store's; None if they are not to be signed.
 
     Raises:
-        ValueError: the store's files are signed and nobody is there to sign these, or the certificate cannot be had.
+        ValueError: the store's files are signed and these could not be, or the certificate cannot be had.
     """
     from stages.audio.credentials import DEVELOPMENT, FORMATS, Credentials, Signer, identified_credentials
     from stages.delivery.making import Maker
@@ -319,10 +319,10 @@ def _signer(
 
 
 def _request_ids(store: "Store", words: Sequence[str]) -> set[str]:
-    """Return the ids of the requests that a command line means, by files, ids, beginnings of ids or names.
+    """Return the ids of the requests that a command line names by files, ids, beginnings of ids, or names.
 
     Raises:
-        ValueError: one of them means none.
+        ValueError: a word matches no request, or several.
     """
     from schemas.names import did_you_mean
     from schemas.queries.database import query
@@ -344,8 +344,8 @@ def _request_ids(store: "Store", words: Sequence[str]) -> set[str]:
 
 
 def _ids_in_file(rows: "list[dict[str, object]]", url: str) -> set[str]:
-    """Return the ids of the requests that the lines of a file ask for, by what is written in them: the defaults of a
-    store's order are not in the file."""
+    """Return the ids of the requests that the lines of a file ask for. Only values in the file are compared, since the
+    file does not contain the defaults of the store's order."""
     from stages.audio.references import RequestRefused
     from stages.requests.reading import read_requests_file
 
@@ -367,11 +367,11 @@ def _ids_in_file(rows: "list[dict[str, object]]", url: str) -> set[str]:
 
 
 PLAIN = ("description", "seconds", "seed", "guidance", "temperature", "top_k", "top_p", "bpm", "key", "title")
-"""What a line says and its row repeats."""
+"""Columns of a line whose values are repeated in the request's row."""
 
 
 def _asks_for(line: "RequestLine", row: "dict[str, object]") -> bool:
-    """Return whether a row of `requests` may be what a line asks for."""
+    """Return whether a row of `requests` may be the request that a line asks for."""
     if line.name is not None:
         return row["name"] == line.name
     return row["name"] is None and all(getattr(line, name) in (None, row[name]) for name in PLAIN)

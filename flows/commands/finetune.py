@@ -1,8 +1,8 @@
-"""`segue finetune MODEL`: a model that somebody else trained learns from a small collection, in one command.
+"""`segue finetune MODEL`: fine-tune a published model on a small collection, in one command.
 
-It is a short spelling of `segue run` for a recipe that follows from the checkpoint: its own architecture, the codec
-that it speaks, low-rank updates in place of all weights, and as many steps as some hours of music bear. Recordings are
-taken in first, so that what the model will be taught is told before anything that takes long begins.
+It is a short form of `segue run` with a recipe that follows from the checkpoint: its own architecture, its codec,
+low-rank updates instead of all weights, and as many steps as some hours of music allow. Recordings are ingested first,
+so that what the model will be taught is printed before anything slow begins.
 """
 
 from collections.abc import Iterator, Mapping
@@ -44,15 +44,15 @@ if TYPE_CHECKING:
     from stages.pipeline.pipeline import Pipeline
 
 SMALL_DATA: Difference = {
-    # A collection of one artist would be all of one split: here a share of its tracks is held out instead.
+    # All tracks of one artist would be in the same split, so a share of the tracks is held out instead.
     "ingest": {"valid": 0.0, "test": 0.0},
     "train": {
-        # The updates are all that is learned, so that their file alone is the difference to the model.
+        # Only the updates are learned, so that their file alone is the difference to the model.
         "lora": {"conditioners": False},
         "optimization": {
-            # A hundred tracks of four minutes go by twenty times.
+            # About twenty passes over a hundred tracks of four minutes.
             "steps": 2000,
-            # Of low-rank updates of MusicGen (github.com/ylacombe/musicgen-dreamboothing).
+            # For low-rank updates of MusicGen (github.com/ylacombe/musicgen-dreamboothing).
             "learning_rate": 2e-4,
             "warmup_steps": 50,
             "weight_decay": 0.0,
@@ -60,7 +60,7 @@ SMALL_DATA: Difference = {
         "batch_size": 8,
         "micro_batch_size": 2,
         "condition_dropout": 0.1,
-        # Too few examples to meet each word often enough with some of them left out.
+        # There are too few examples to drop words: each would not be met often enough.
         "captions": {"drop_words": 0.0, "drop_description": 0.0},
         "held_out_windows": 64,
         "log_every": 10,
@@ -69,11 +69,11 @@ SMALL_DATA: Difference = {
         "save_every": 100,
     },
 }
-"""What learning from a small collection differs in from a model's first training."""
+"""The recipe's differences between learning from a small collection and a model's first training."""
 
 _MODEL = "segue finetune {}"
 NAMED_BY = {"": _MODEL, "train.initial": _MODEL, "tokenize.codec": _MODEL, "train.text_encoder": "--text-encoder {}"}
-"""Weights that a tuning needs, by field, and how a command line names them; the model itself is looked for first."""
+"""Weights that fine-tuning needs, by field, and how a command line names them; the model itself is looked for first."""
 
 app = typer.Typer()
 
@@ -113,7 +113,7 @@ def finetune(
     set_: SetOption = None,
 ) -> int:
     """Fine-tune a checkpoint on a collection with low-rank updates: plan, training, samples and page."""
-    tell("segue: planning …")  # before what takes long is imported
+    tell("segue: planning …")  # before slow modules are imported
     from flows.runs.output import be_quiet
 
     be_quiet()  # before anything imports transformers, which looks only once
@@ -139,7 +139,7 @@ def finetune(
         pipeline.fetch(stages)  # before anything is computed
         _tell(tuning_lines(pipeline))
         if dry_run:
-            parse("ingest").plan.stage_plans()  # which looks for the recordings, and says where there are none
+            parse("ingest").plan.stage_plans()  # looks for the recordings, and raises an error if there are none
         else:
             run_and_show(parse("ingest"))
         data = list(data_lines(options.plan.pipeline()))
@@ -152,11 +152,11 @@ def finetune(
 
 
 def recipe_of_tuning(model: str, store: "Store", text_encoder: str | None = None) -> tuple[Difference, list[str]]:
-    """Return what a recipe must say to fine-tune a checkpoint, and the stages that its training needs, in order.
+    """Return the recipe's difference for fine-tuning a checkpoint, and the stages that its training needs, in order.
 
     Raises:
-        MissingWeights: the checkpoint, or what it needs, cannot be had.
-        ValueError: it is none.
+        MissingWeights: the checkpoint, or something that it needs, cannot be had.
+        ValueError: it is not a checkpoint.
     """
     from schemas import Settings, WeightsRef
     from schemas.weights import WeightsLibrary
@@ -179,8 +179,8 @@ def _fetch_model(reference: "WeightsRef", library: "WeightsLibrary") -> Path:
     """Return the local folder of a checkpoint.
 
     Raises:
-        WeightsNotFetched: it cannot be had; unless it is known to read no melodies, what separates them is told with it
-            where that is missing too.
+        WeightsNotFetched: it cannot be had. If it may read melodies, the separator that it needs for them is also named
+            if that is missing.
     """
     from schemas.weights import WeightsNotFetched
     from stages.networks.published import HTDEMUCS, MELODY_MODELS, TEXT_MODELS
@@ -202,7 +202,7 @@ def _fetch_model(reference: "WeightsRef", library: "WeightsLibrary") -> Path:
 
 
 def _recipe_of_model(described: "ModelDescription") -> Difference:
-    """Return what a recipe must say for its model to be one that there is: architecture, windows, codes, melodies."""
+    """Return the recipe's difference that fits a given model: its architecture, windows, codes and melody analysis."""
     model = described.model
     difference: Difference = {
         "train": {"model": model.model_dump(mode="json"), "segment_seconds": described.segment_seconds},
@@ -216,7 +216,7 @@ def _recipe_of_model(described: "ModelDescription") -> Difference:
 
 
 def _stages_of_tuning(described: "ModelDescription") -> list[str]:
-    """Return the stages that make what a training of such a model reads, training itself, and the page."""
+    """Return the stages that make what the training of a model reads, with training itself and the page."""
     from flows.recipes.recipe import STAGES
     from stages.train.config import CONDITION_TABLES
 
@@ -227,7 +227,7 @@ def _stages_of_tuning(described: "ModelDescription") -> list[str]:
 
 
 def tuning_lines(pipeline: "Pipeline") -> Iterator[str]:
-    """Yield what is to be tuned, and how."""
+    """Yield which model is to be fine-tuned, and how."""
     from stages.train.config import Config
 
     config = pipeline.stages["train"].config
@@ -245,7 +245,7 @@ def tuning_lines(pipeline: "Pipeline") -> Iterator[str]:
 
 
 def data_lines(pipeline: "Pipeline") -> Iterator[str]:
-    """Yield what the model will be taught, as `segue plan train` tells it, as far as that is known."""
+    """Yield what the model will be taught, in the words of `segue plan train`, if recordings have been ingested."""
     from flows.runs.reasons import remark_line
     from stages.train import Config, preview
 
@@ -283,16 +283,16 @@ def next_lines(options: RunOptions) -> Iterator[str]:
 
 
 def export_updates(source: str, folder: Path, destination: Path, library: "WeightsLibrary") -> str:
-    """Write the updates of a checkpoint of a store for peft and transformers, and say what was written in one line.
+    """Write the updates of a store's checkpoint in a form for peft and transformers, and return a line that says so.
 
     Args:
         source: the checkpoint's name.
-        folder: where it lies.
-        destination: a local folder that is not there yet, or is empty.
+        folder: the checkpoint's folder.
+        destination: a local folder that does not exist or is empty.
 
     Raises:
-        ValueError: it is no checkpoint of a store, or its updates are not all that it learned.
-        MissingWeights: what it names cannot be had.
+        ValueError: it is not a checkpoint of a store, or it learned more than its updates.
+        MissingWeights: weights that it names cannot be had.
     """
     from schemas import WeightsRef
     from stages.checkpoints.adapter_export import export_adapter
@@ -308,7 +308,7 @@ def export_updates(source: str, folder: Path, destination: Path, library: "Weigh
 
 
 def _published_base(row: "Row", library: "WeightsLibrary") -> str | None:
-    """Return the hub's name of the model that a checkpoint learned from; None where it was had elsewhere."""
+    """Return the hub id of the model that a checkpoint was fine-tuned from; None if that is not from the hub."""
     from schemas.storage.versions import Versions
 
     versions = Versions(library.store)

@@ -1,7 +1,7 @@
-"""`segue generate MODEL`: a catalog of a published model alone, in one command.
+"""`segue generate MODEL`: a catalog from a published model, in one command.
 
-It is a short spelling of `segue run` for a recipe that follows from the checkpoint: which codec its codes are decoded
-by, and, for a model that a store trained, what makes its conditions. Nothing is done here that a run does not do.
+It is a short form of `segue run` with a recipe that follows from the checkpoint: the codec that decodes its codes and,
+for a model that a store trained, what makes its conditions. A run could do everything that is done here.
 """
 
 import json
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
     from stages.pipeline.pipeline import Pipeline
 
 PRESET = "musicgen-small"
-"""What fills the rest of the recipe: MusicGen's published values, and nothing of the miniature's."""
+"""The preset that fills in the rest of the recipe: MusicGen's published values, and nothing of the miniature."""
 
 ORDER_STAGES = ("requests", "generate", "gate", "decode", "evaluate", "report")
-"""The stages that make and show an order, of those that there are."""
+"""The stages that make and show an order, as far as they exist."""
 
 MEASURING_STAGES = ("watermark",)
-"""Stages that measure the clips of an order besides, where its recipe asks for what they measure."""
+"""Stages that also measure the clips of an order, if its recipe asks for what they measure."""
 
 ORDER = "order.jsonl"
-"""Where a store keeps what was ordered by `--text`, a request a line."""
+"""Where a store keeps the requests that were ordered by `--text`, one a line."""
 
 NAMED_BY = {"generate.checkpoint": "segue generate {}", "generate.text_encoder": "--text-encoder {}"}
 """Weights that an order needs, by field, and how a command line names them."""
@@ -103,7 +103,7 @@ def generate(
     set_: SetOption = None,
 ) -> int:
     """Generate the clips of an order from a checkpoint: plan, clips, scores and page."""
-    tell("segue: planning …")  # before what takes long is imported
+    tell("segue: planning …")  # before slow modules are imported
     from flows.runs.codecs import disagreement_lines
     from flows.runs.estimates import estimate
     from flows.runs.orders import order_lines, stopping_lines, told_lines
@@ -163,7 +163,7 @@ def generate(
 
 
 def _check_seconds(seconds: float | None, pipeline: "Pipeline") -> None:
-    """Raise UsageError where clips are asked to be longer than any may be."""
+    """Raise UsageError if the clips asked for are longer than any clip may be."""
     from stages.requests import Config
 
     config = pipeline.stages["requests"].config
@@ -176,12 +176,12 @@ def _check_seconds(seconds: float | None, pipeline: "Pipeline") -> None:
 
 
 def recipe_of_checkpoint(model: str, store: "Store", text_encoder: str | None = None) -> Difference:
-    """Return what a recipe must say for a checkpoint to generate: one from elsewhere brings all that it needs, of one
-    that the store trained the store knows what made its codes and conditions.
+    """Return the recipe's difference for generating with a checkpoint. A checkpoint from elsewhere contains or names
+    all that it needs; for one that the store trained, the store knows what made its codes and conditions.
 
     Raises:
-        UsageError: it is no name of a checkpoint.
-        MissingWeights: the store has no such checkpoint, or it learned from what was taken down.
+        UsageError: it is not the name of a checkpoint.
+        MissingWeights: the store has no such checkpoint, or it learned from a recording that was taken down.
     """
     from schemas import WeightsRef
 
@@ -190,13 +190,13 @@ def recipe_of_checkpoint(model: str, store: "Store", text_encoder: str | None = 
     name = WeightsRef(reference).checkpoint
     if name is not None:
         return merge(_recipe_of_own(name, store), {"generate": given})
-    # What a store holds of a codec's codes is named by the codec, also where an order makes none of them.
+    # The version of a store's codes depends on the codec, even if an order makes no codes of recordings.
     return {"generate": {"checkpoint": reference, **given}, "tokenize": {"codec": reference}}
 
 
 def model_reference(model: str, store: "Store") -> str:
     """Return the reference to a checkpoint that a command line names: a folder, a hub id, a URL, `checkpoint:ID`, or
-    the id or kind of one that the store trained.
+    the id or kind of a checkpoint that the store trained.
 
     Raises:
         UsageError: it is none of these.
@@ -205,7 +205,7 @@ def model_reference(model: str, store: "Store") -> str:
     from schemas.weights import WeightsLibrary
 
     if Path(model).expanduser().exists():
-        # A folder of one word is not taken for the id of a checkpoint.
+        # A folder's name of one word is not taken for the id of a checkpoint.
         return model if set(model) & set(":/.") else f"./{model}"
     if set(model) & set(":/"):
         return model
@@ -219,13 +219,13 @@ def model_reference(model: str, store: "Store") -> str:
 
 
 def _likely_folder(name: str) -> str:
-    """Return a hint at the folder here whose name is the nearest; none where no name is near."""
+    """Return a hint at the folder here with the most similar name; empty if no name is similar."""
     near = get_close_matches(name, [path.name for path in Path.cwd().iterdir() if path.is_dir()], 1)
     return f" (did you mean ./{near[0]}?)" if near else ""
 
 
 def _recipe_of_own(name: str, store: "Store") -> Difference:
-    """Return the recipe's difference for a checkpoint that the store trained, by its kind or id."""
+    """Return the recipe's difference for a checkpoint that the store trained, given its kind or id."""
     from schemas.storage.versions import Versions
     from schemas.weights import MissingWeights, WeightsLibrary
     from stages.checkpoints.facts import read_facts
@@ -240,16 +240,16 @@ def _recipe_of_own(name: str, store: "Store") -> Difference:
     for table, fields in (("chroma", ("separator",)), ("clap", ("model", "vocabulary"))):
         version = versions.all.get(facts.versions.get(table, ""))
         made_with: Mapping[str, Any] = {} if version is None else version.config
-        # What is not known of is not looked for.
+        # Weights that nothing is known about are set to None, so that they are not looked for.
         difference[table] = {field: versions.reference((made_with.get(field) or {}).get("weights")) for field in fields}
     return difference
 
 
 def _read_adapters(words: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Return what a request says of adapters that a command line names, and the folders among them by name.
+    """Return the adapters that a command line names, in the form of a request, and the folders among them by name.
 
     Raises:
-        UsageError: one cannot be understood.
+        UsageError: an adapter cannot be parsed.
     """
     from stages.checkpoints.adapter_files import parse_adapters
 
@@ -276,10 +276,10 @@ def stages_of_order() -> list[str]:
 
 
 def _write_order(store: "Store", order: "Mapping[str, Row]", folder: Path) -> str:
-    """Write requests, and those that were ordered in words before, into a file of a folder, and return its path.
+    """Write requests, with those that were ordered by `--text` before, to a file in a folder, and return its path.
 
     Args:
-        order: a request by its description and adapters.
+        order: requests by their description and adapters.
     """
     known = store.read_bytes(ORDER).decode().splitlines() if store.exists(ORDER) else []
     lines_before = [json.loads(line) for line in known]
@@ -290,14 +290,14 @@ def _write_order(store: "Store", order: "Mapping[str, Row]", folder: Path) -> st
 
 
 def _keep_order(store: "Store", folder: Path) -> str:
-    """Bring the order that was written into a folder to the store, and return its path or URL there."""
+    """Copy the order that was written to a folder into the store, and return its path or URL there."""
     store.check_writable()
     store.write_bytes(ORDER, (folder / ORDER).read_bytes())
     return store.location(ORDER)
 
 
 def order_model_lines(pipeline: "Pipeline") -> Iterator[str]:
-    """Yield what the checkpoint that a plan generates with is, and the memory that its weights take."""
+    """Yield a description of the checkpoint that a plan generates with, and the memory that its weights take."""
     from stages.generate import Config
 
     config = pipeline.stages["generate"].config
@@ -306,10 +306,10 @@ def order_model_lines(pipeline: "Pipeline") -> Iterator[str]:
 
 
 def model_lines(checkpoint: str, folder: Path) -> Iterator[str]:
-    """Yield what a checkpoint in a local folder is, and the memory that its weights take.
+    """Yield a description of a checkpoint in a local folder, and the memory that its weights take.
 
     Args:
-        checkpoint: what it is called.
+        checkpoint: the name to print.
     """
     from flows.runs.estimates import amount
     from stages.checkpoints.loading import count_weights, detect_form, read_condition_names
@@ -323,13 +323,13 @@ def model_lines(checkpoint: str, folder: Path) -> Iterator[str]:
 
 @contextmanager
 def told_where_to_put(options: Mapping[str, str]) -> Iterator[None]:
-    """Say of weights that are not there, and cannot be fetched now, how to bring them here and how to name them.
+    """If weights are missing and cannot be downloaded now, say how to get them here and how to name them.
 
     Args:
-        options: field of a recipe -> how a command line names it, with {} for the folder; others are `--set`.
+        options: field of a recipe -> how a command line names it, with {} for the folder; `--set` for other fields.
 
     Raises:
-        MissingWeights: in one line.
+        MissingWeights: weights are missing; the message is one line.
     """
     from schemas.weights import MissingWeights, WeightsNotFetched
 
@@ -347,7 +347,7 @@ def told_where_to_put(options: Mapping[str, str]) -> Iterator[None]:
 
 
 def _cure(reference: str, field: str, options: Mapping[str, str]) -> str:
-    """Say how weights come to a machine without a network."""
+    """Return how to get weights onto a machine without a network."""
     from schemas import WeightsRef
 
     if WeightsRef(reference).demucs is not None:

@@ -1,6 +1,6 @@
-"""The options that `segue run` and `segue plan` share, and what they ask for.
+"""The options that `segue run` and `segue plan` share, and the run that they ask for.
 
-A mistake is told before anything is computed, in one line that names what is allowed.
+A mistake is reported before anything is computed, in one line that names what is allowed.
 """
 
 import inspect
@@ -75,7 +75,7 @@ SetOption = Annotated[
 
 
 class UsageError(ValueError):
-    """Something on the command line that cannot be meant."""
+    """A mistake on the command line."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,11 @@ class RunOptions:
 
 
 def with_run_options(announcement: str = "") -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Return a decorator that gives the options of a run to a command that takes what they ask for; what else the
-    command takes, by keyword, are options of its own.
+    """Return a decorator that adds the options of a run to a command. The command gets them parsed, as `RunOptions`;
+    its further keyword parameters are its own options.
 
     Args:
-        announcement: printed to standard error before anything that takes long is imported.
+        announcement: printed to standard error before slow modules are imported.
     """
 
     def decorate(command: Callable[..., int]) -> Callable[..., int]:
@@ -112,7 +112,7 @@ def with_run_options(announcement: str = "") -> Callable[[Callable[..., int]], C
             set_: SetOption = None,
             **own: Any,
         ) -> int:
-            if announcement and os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first one speaks
+            if announcement and os.environ.get("RANK", "0") == "0":  # only the first of torchrun's processes
                 tell(announcement)
             several = source if source is None or len(source) > 1 else source[0]
             options = {
@@ -136,9 +136,9 @@ def open_store(url: str) -> "Store":
     """Open the store of a command line.
 
     Raises:
-        UsageError: nothing that is installed can open such a URL, or a file lies there.
+        UsageError: nothing that is installed can open such a URL, or it is a file.
     """
-    from schemas import Store  # with pyarrow, before which the first line of a run is to be seen
+    from schemas import Store  # imports pyarrow; the first line of a run is printed before that
     from schemas.arrow import leave_pandas_out
 
     leave_pandas_out()
@@ -152,13 +152,13 @@ def open_store(url: str) -> "Store":
 
 
 def existing_store(url: str | None, recipe: str | None = None) -> "Store":
-    """Open the store of a command that needs one; None means that of the recipe file, or the default.
+    """Open the store of a command that needs one. None means the store of the recipe file, else the default.
 
     Args:
-        recipe: the recipe file; None takes the one of the current folder, if there is one.
+        recipe: the recipe file; None takes the one in the current folder, if there is one.
 
     Raises:
-        UsageError: there is none, or something else lies there.
+        UsageError: there is no store, or something else is at its place.
     """
     try:
         place = url or read_recipe_file(recipe).settings.get("store") or DEFAULT_STORE
@@ -181,11 +181,11 @@ def parse_given_options(
     overrides: Sequence[str],
     checks: str | None = None,
 ) -> RunOptions:
-    """Return what a command line asks for with a recipe file beneath it, as `parse_run_options` does.
+    """Return what a command line asks for on top of a recipe file, as `parse_run_options` does.
 
     Args:
-        preset: None takes the file's, or the default where that names none.
-        recipe: the file; None takes the one of the current folder, if there is one.
+        preset: None takes the file's preset, or the default if the file names none.
+        recipe: the file; None takes the one in the current folder, if there is one.
 
     Raises:
         UsageError: the file cannot be read, or a name or value is not one of those allowed.
@@ -208,15 +208,15 @@ def parse_run_options(
     recipe_difference: Mapping[str, Any] = MappingProxyType({}),
     also: Sequence[str] = (),
 ) -> RunOptions:
-    """Return what a command line asks for.
+    """Return what a command line asks for, parsed and planned.
 
     Args:
         requested: names of the stages to run; none means all.
-        options: settings by name, which `overrides` may overrule.
-        overrides: the `stage.field=value` of `--set`.
+        options: settings by name, which `overrides` may change.
+        overrides: the `stage.field=value` texts of `--set`.
         checks: a YAML file with the recipe's `checks`.
-        recipe_difference: what a command makes different from the preset, which `overrides` may overrule.
-        also: names of stages to run besides those `requested`, where they take part in the recipe.
+        recipe_difference: what a command changes in the preset, which `overrides` may change again.
+        also: names of stages to run besides those `requested`, if they take part in the recipe.
 
     Raises:
         UsageError: a preset, stage, field or value is not one of those allowed.
@@ -224,7 +224,7 @@ def parse_run_options(
     from pydantic import ValidationError
 
     from flows.recipes.overrides import explain, parse_overrides
-    from flows.recipes.recipe import Recipe, stage_models  # every stage, which `segue sql` does without
+    from flows.recipes.recipe import Recipe, stage_models  # imports every stage, which `segue sql` does not need
     from flows.runs.running import plan_run
     from schemas import Settings
 
@@ -252,10 +252,10 @@ def parse_run_options(
 
 
 def lines_or_share(text: str | None) -> float | None:
-    """Return a number of lines, or a share of them below 1, as a command line says it.
+    """Return a number of lines, or a share of them below 1, from an option's text such as `3`, `0.1` or `10%`.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: the text is neither.
     """
     if text is None:
         return None
@@ -266,10 +266,10 @@ def lines_or_share(text: str | None) -> float | None:
 
 
 def _read_checks(path: str | None) -> list[Any]:
-    """Return what a file of checks holds.
+    """Return the list in a file of checks; empty if there is no file.
 
     Raises:
-        UsageError: it cannot be read, or is no list.
+        UsageError: the file cannot be read, or is not a list.
     """
     if path is None:
         return []

@@ -1,6 +1,6 @@
-"""The server of a store's page: files of the store, whole or a range of their bytes, on the loopback alone.
+"""The server of a store's page: it serves files of the store, or ranges of their bytes, only on the loopback interface.
 
-It is a module of its own because no other command waits for the standard library's HTTP to be imported.
+It is a separate module so that no other command imports the HTTP server of the standard library, which is slow.
 """
 
 import re
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 
 SERVED = ("report/", "audio/")
-"""Folders of a store with what pages link to; nothing else is served."""
+"""Folders of a store with the files that pages link to; nothing else is served."""
 
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
-"""One range of bytes (RFC 9110, 14.1.2): browsers ask for one at a time to move within a sound."""
+"""One range of bytes (RFC 9110, 14.1.2); browsers ask for one at a time to move within a sound."""
 
 BLOCK = 1 << 20
-"""Bytes that are read and sent at once."""
+"""How many bytes are read and sent at once."""
 
 
 def serve(store: "Store", port: int) -> ThreadingHTTPServer:
-    """Return a server of a store's page on the loopback, that is yet to be started.
+    """Return a server of a store's page on the loopback interface; it is not started yet.
 
     Raises:
-        UsageError: the port is taken.
+        UsageError: the port is in use.
     """
     try:
         server = ThreadingHTTPServer((HOST, port), partial(_Handler, store))
@@ -43,7 +43,7 @@ def serve(store: "Store", port: int) -> ThreadingHTTPServer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers with files of a store, whole or a range of their bytes."""
+    """Answers requests with files of a store, or ranges of their bytes."""
 
     protocol_version = "HTTP/1.1"
 
@@ -56,18 +56,18 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=True)
 
     def do_HEAD(self) -> None:
-        """Send what is known of a file."""
+        """Send the headers of a file without its content."""
         self._answer(with_body=False)
 
     def _answer(self, with_body: bool) -> None:
         from stages.report import PAGE
 
         host = (self.headers["Host"] or "").rpartition(":")[0]
-        if host not in (HOST, "localhost"):  # a page of elsewhere that has its name point here
+        if host not in (HOST, "localhost"):  # a foreign page whose host name points to this machine
             self._refuse(403)
             return
         path = unquote(urlsplit(self.path).path).lstrip("/")
-        if path == "favicon.ico":  # which browsers ask for, and pages have none
+        if path == "favicon.ico":  # browsers ask for it, and there is none
             self.send_response(204)
             self.end_headers()
             return
@@ -114,9 +114,9 @@ class _Handler(BaseHTTPRequestHandler):
             for start in range(first, last + 1, BLOCK):
                 end = min(start + BLOCK, last + 1)
                 self.wfile.write(self._store.filesystem.cat_file(self._store.path(path), start=start, end=end))
-        except (BrokenPipeError, ConnectionResetError):  # the browser has heard enough
+        except (BrokenPipeError, ConnectionResetError):  # the browser needs no more
             self.close_connection = True
-        except OSError:  # the store failed in the midst of it; a short answer tells the browser
+        except OSError:  # the store failed midway; the browser notices the short answer
             self.close_connection = True
 
     def _refuse(self, status: int, *headers: tuple[str, str]) -> None:
@@ -126,4 +126,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *_: object) -> None:
-        """Say nothing: the terminal is for whoever asked."""
+        """Print nothing: the terminal is for the user."""

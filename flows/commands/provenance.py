@@ -1,4 +1,4 @@
-"""Where clips come from, and taking recordings back: `segue explain` and `segue take-down`."""
+"""Where clips come from, and refusing recordings: `segue explain` and `segue take-down`."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ app = typer.Typer()
 
 LimitOption = Annotated[int, typer.Option(min=0, help="The number of recordings or clips to list.")]
 SHORT = 12
-"""Digits of an id that are shown."""
+"""How many digits of an id are shown."""
 
 
 @app.command()
@@ -63,7 +63,7 @@ def _print_sections(sections: "Sequence[Section]", limit: int) -> None:
 
 def _shown(value: Any) -> Any:
     if isinstance(value, str) and len(value) > 2 * SHORT and not set(value) - set("0123456789abcdef"):
-        return value[:SHORT]  # a digest, of which so much can be given back
+        return value[:SHORT]  # a digest; commands accept its beginning
     return "" if value is None else value
 
 
@@ -99,10 +99,10 @@ def take_down(
 
 
 def _recordings(store: "Store", names: Sequence[str], artist: str | None, where: str | None) -> "list[Row]":
-    """Return the recordings that a command line means, each once.
+    """Return the recordings that a command line names, each once.
 
     Raises:
-        ValueError: it names none, or some that are not there.
+        ValueError: it names none, or some that do not exist.
     """
     from schemas.queries.descent import find_by_condition, find_recordings
 
@@ -119,10 +119,11 @@ def _recordings(store: "Store", names: Sequence[str], artist: str | None, where:
 
 
 def _recordings_by(store: "Store", artist: str) -> "list[Row]":
-    """Return the recordings that name an artist; of several (`Otter & Vale`) those that name all of them.
+    """Return the recordings that credit an artist. If the name lists several (`Otter & Vale`), return those that credit
+    all of them.
 
     Raises:
-        ValueError: none does; the message has the nearest artist that is known.
+        ValueError: no recording does; the message suggests the nearest known artist.
     """
     from schemas.names import did_you_mean
     from schemas.queries.descent import artist_credits, find_by_credits
@@ -174,7 +175,7 @@ def _take_down(store: "Store", recordings: "list[Row]", reason: str, yes: bool, 
     TakeDowns(store).add(rows)
     from stages.report import FOLDER
 
-    store.remove(FOLDER)  # it may show and play them; the next run writes it anew
+    store.remove(FOLDER)  # it may show and play them; the next run writes it again
     write_views(store)
     say(
         f"{_count(len(recordings), 'recording')} taken down, {_count(len(descended.clips), 'clip')} withdrawn; "
@@ -219,7 +220,7 @@ def _sections(recordings: "list[Row]", descended: "Descent") -> "list[Section]":
 
 
 def _consequences(recordings: "list[Row]", descended: "Descent") -> list[str]:
-    """Return what a person is to know before and after, a line each."""
+    """Return what a person should know before and after a take-down, one line each."""
     from flows.recipes.recipe import STAGES
 
     trainers = {kind: name for name, module in STAGES.items() for kind in getattr(module, "KINDS", ())}

@@ -1,4 +1,4 @@
-"""What users see of a store, and how it changed: `segue publish`, `segue rollback` and `segue diff`."""
+"""What the views of a store show, and how it changed: `segue publish`, `segue rollback` and `segue diff`."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -21,7 +21,7 @@ app = typer.Typer()
 
 ListOption = Annotated[bool, typer.Option("--list", help="Only list the publications, newest first.")]
 LISTED = 20
-"""Catalogs that are listed."""
+"""How many catalogs are listed."""
 
 MINUTE = "%Y-%m-%d %H:%M"
 
@@ -113,10 +113,10 @@ def diff(
 
 
 def _contents(store: "Store", name: str, before: str | None, after: str | None) -> "tuple[Table, Content, Content]":
-    """Return a table and the two contents of it that are to be compared.
+    """Return a table and the two contents of it to compare.
 
     Raises:
-        ValueError: there is no such table, publication or version, or only one is given.
+        ValueError: there is no such table, publication or version, or only one of the two is given.
     """
     from schemas.names import did_you_mean
     from schemas.queries.differences import find_content, last_contents
@@ -142,7 +142,7 @@ def _reasons(store: "Store", before: "Content", after: "Content") -> Iterator[st
 
 
 def _show(publications: "Publications", what: str) -> int:
-    """Write the views anew, and tell what they show."""
+    """Write the views again, and print what they show now."""
     from schemas.queries.kept_database import write_views
 
     write_views(publications.store)

@@ -1,4 +1,4 @@
-"""Questions to a store: `segue sql`, `segue show` and `segue schema`."""
+"""Querying a store: `segue sql`, `segue show` and `segue schema`."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -21,10 +21,10 @@ FormatOption = Annotated[
     typer.Option(help="The output format; Parquet must go to a file or a pipe."),
 ]
 REQUEST = "request_id"
-"""The first column of the keys in whose place a person may give the name of a request."""
+"""The column that a key begins with if a person may give a request's name instead of its id."""
 
 MOST_KEYS = 5
-"""Keys that are named where a beginning is that of several rows."""
+"""How many keys an error message lists if several rows match."""
 
 
 @app.command()
@@ -132,7 +132,7 @@ def _table(name: str, known: Sequence[str] = ()) -> "Table":
     """Return a table.
 
     Args:
-        known: the names that may be given; none means those of the tables.
+        known: the names to list in the error; by default those of the tables.
 
     Raises:
         UsageError: there is no such table.
@@ -147,10 +147,10 @@ def _table(name: str, known: Sequence[str] = ()) -> "Table":
 
 
 def _row(store: "Store", table: "Table", key: str) -> "Row":
-    """Return the one row whose key begins so, or is of the request that has such a name.
+    """Return the only row whose key begins with a text, or whose request has that name.
 
     Raises:
-        UsageError: there is none, or there are several.
+        UsageError: no row matches, or several do.
     """
     from schemas.names import did_you_mean
     from schemas.queries.database import query
@@ -181,8 +181,8 @@ def _row(store: "Store", table: "Table", key: str) -> "Row":
 
 
 def _meanings(table: "Table", key: str) -> Iterator[str]:
-    """Yield what a key on a command line may mean, the likeliest first, as conditions: the name of a request in the
-    place of its id, or the beginning of a row's key."""
+    """Yield what a key on a command line may mean, as SQL conditions, the likeliest first: a request's name in place of
+    its id, then the beginning of a row's key."""
     if table.key[0] != REQUEST:
         yield " AND ".join(_conditions(table, key))
         return
@@ -195,7 +195,11 @@ def _meanings(table: "Table", key: str) -> Iterator[str]:
 
 
 def _conditions(table: "Table", key: str) -> Iterator[str]:
-    """Yield what the columns of a key must meet: texts begin so, numbers are these."""
+    """Yield the SQL conditions for the parts of a key: text columns begin with their part, number columns equal it.
+
+    Raises:
+        UsageError: the part for a number column is not a number.
+    """
     import pyarrow as pa
 
     parts = key.split("/", len(table.key) - 1)
@@ -211,5 +215,5 @@ def _conditions(table: "Table", key: str) -> Iterator[str]:
 
 
 def _key_text(row: "Row") -> str:
-    """Return a key as it is given back to `segue show`."""
+    """Return a row's key in the form that `segue show` takes."""
     return "/".join(str(value) for value in row.values())

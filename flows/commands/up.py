@@ -1,6 +1,6 @@
-"""The service in one command: `segue up` starts what is missing of it, `segue down` ends all of it.
+"""The service in one command: `segue up` starts the parts that do not run, `segue down` ends all of them.
 
-Where a Prefect server runs already, `segue deploy` gives it what a service needs.
+If a Prefect server exists already, `segue deploy` registers with it what the service needs.
 """
 
 import hashlib
@@ -26,18 +26,18 @@ app = typer.Typer()
 
 AUTOMATIONS = Path(__file__).resolve().parents[1] / "service" / "automations.yaml"
 DEPLOY_SECONDS = 600.0
-"""How long Prefect may take to deploy everything, which takes a quiet machine half a minute."""
+"""How long Prefect may take to deploy everything, in seconds; on an idle machine it takes half a minute."""
 SOURCE = Path(__file__).resolve().parents[2]
 LAYERS = ("flows", "stages", "model", "schemas")
 
 LOOK_SECONDS = 10.0
-"""Between two looks of `segue up --stay`."""
+"""Seconds between two checks of `segue up --stay`."""
 
 POSTGRESQL, SQLITE = "postgresql+asyncpg://", "sqlite"
 """How the address of a PostgreSQL database begins, and the word for Prefect's own SQLite file."""
 
 QUEUES = {"scheduled": 1, "default": 10}
-"""Work queues of each pool -> their priority, 1 first: what is due by schedule goes before what waits on demand."""
+"""Work queues of each pool -> their priority; 1 comes first. Scheduled runs go before runs on demand."""
 
 
 @app.command()
@@ -72,31 +72,31 @@ def up(
         time.sleep(LOOK_SECONDS)
         with _in_turn():
             service = load_service()
-            if not service.parts:  # by `segue down`
+            if not service.parts:  # `segue down` has ended it
                 break
             ended = [name for name in service.parts if service.running(name) is None]
             if ended:
                 _tell(f"ended, and started again: {', '.join(ended)}")
                 try:
                     _start_missing(project)
-                except (OSError, RuntimeError, ValueError) as error:  # tried again soon
+                except (OSError, RuntimeError, ValueError) as error:  # tried again at the next check
                     _tell(f"not all of it could be started: {' '.join(str(error).split())}")
     return 0
 
 
 def _in_turn() -> AbstractContextManager[None]:
-    """Return what keeps two commands from changing the service at once."""
+    """Return a context that keeps two commands from changing the service at once."""
     from flows.service.service import only_one
 
     return only_one(lambda: _tell("another `segue up` or `segue down` is at work: waiting for it"))
 
 
 def _start_missing(project: Path, port: int | None = None, database: str | None = None) -> None:
-    """Start what of the service does not run, and register what is not registered.
+    """Start the parts of the service that do not run, and register what is not registered.
 
     Raises:
-        UsageError: the server runs already with another port or database.
-        ChildProcessError: the server does not start, or does not take what is registered.
+        UsageError: the server already runs with another port or database.
+        ChildProcessError: the server does not start, or rejects what is registered.
     """
     from flows.service.service import POOLS, SERVER, load_service, log_of, save_service, start_part, start_server
 
@@ -116,7 +116,7 @@ def _start_missing(project: Path, port: int | None = None, database: str | None 
             new = start_server(new)
         except (ChildProcessError, ValueError):
             if load_service().running(SERVER) is None:
-                save_service(service)  # a port or a database with which it does not start is not kept for the next time
+                save_service(service)  # forget a port or database with which it does not start
             raise
         service = new
         _tell(f"server: started ({service.url.removesuffix('/api')}; its log: {log_of(SERVER)})")
@@ -130,7 +130,7 @@ def _start_missing(project: Path, port: int | None = None, database: str | None 
         service = replace(service, deployed=digest)
         save_service(service)
         _tell(f"deployments: all of {project}")
-    else:  # deploying renews schedules, also those that someone paused
+    else:  # deploying again would reset schedules that someone paused
         _tell("deployments: as they were")
     for pool in POOLS:
         if service.running(pool):
@@ -184,7 +184,7 @@ def _tell(*lines: str) -> None:
 
 
 def _project() -> Path:
-    """Return the `prefect.yaml` of this folder, or else of the checkout.
+    """Return the path of `prefect.yaml` in the current folder, or else in the checkout.
 
     Raises:
         UsageError: there is none.
@@ -205,7 +205,7 @@ def _client(url: str) -> Iterator["SyncPrefectClient"]:
 
 
 def make_pools(client: "SyncPrefectClient") -> Iterator[str]:
-    """Make the pools that are not there, and each pool's queues in their priority; yield the names of the new ones."""
+    """Create missing pools, and each pool's queues with their priority; yield the names of the new pools."""
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectNotFound
     from prefect.workers.process import ProcessWorker
@@ -230,11 +230,11 @@ def make_pools(client: "SyncPrefectClient") -> Iterator[str]:
 
 
 def _register_automations(client: "SyncPrefectClient", renewed: bool) -> Iterator[str]:
-    """Register the automations that are not there; yield the names of the new ones.
+    """Register missing automations; yield the names of the new ones.
 
     Args:
-        renewed: those that are there are written anew. That makes them forget what they wait for, such as a run that a
-            killed worker left, so it is done only where they may have changed.
+        renewed: whether to update existing automations. An update makes them forget what they wait for, such as a run
+            that a killed worker left behind, so it is done only if they may have changed.
     """
     import yaml
     from prefect.events.schemas.automations import AutomationCore
@@ -250,11 +250,11 @@ def _register_automations(client: "SyncPrefectClient", renewed: bool) -> Iterato
 
 
 def _deploy_all(project: Path, environment: Mapping[str, str]) -> None:
-    """Have Prefect deploy all of `prefect.yaml`, with this folder as the one that its places are relative to.
+    """Let Prefect deploy all of `prefect.yaml`, with the current folder as the base of its relative paths.
 
     Raises:
-        ChildProcessError: Prefect does not, with why.
-        TimeoutError: it takes too long.
+        ChildProcessError: Prefect fails; the message says why.
+        TimeoutError: Prefect takes too long.
     """
     from flows.service.service import cause_in, log_of
 
@@ -281,8 +281,8 @@ def _deploy_all(project: Path, environment: Mapping[str, str]) -> None:
 
 
 def _digest(project: Path, database: str | None) -> str:
-    """Return a hash of all that is registered: `prefect.yaml`, automations, the code whose knobs a form has, the folder
-    that relative places are relative to; and of the database that it is registered in."""
+    """Return a hash of everything that is registered: `prefect.yaml`, the automations, the code whose knobs a form
+    shows, and the folder that relative paths start from; and of the database that it is registered in."""
     digest = hashlib.sha256(project.read_bytes() + AUTOMATIONS.read_bytes() + os.fsencode(Path.cwd()))
     digest.update((database or "").encode())
     for file in sorted(file for layer in LAYERS for file in (SOURCE / layer).rglob("*.py")):

@@ -97,7 +97,7 @@ def clean(
 
 
 def size_text(count: int) -> str:
-    """Return bytes as a person reads them."""
+    """Return a number of bytes as text with a unit."""
     size, unit = float(count), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if size < 1000:
@@ -107,7 +107,7 @@ def size_text(count: int) -> str:
 
 
 def _tables(names: list[str]) -> "list[Table]":
-    """Return tables by name; all where none is given.
+    """Return tables by name; all if no name is given.
 
     Raises:
         UsageError: there is no such table.
@@ -122,7 +122,7 @@ def _tables(names: list[str]) -> "list[Table]":
 
 
 def _drivers() -> Mapping[str, str]:
-    """Return the table whose shards each table is made from, by name."""
+    """Return the driving table of each table that is made shard by shard, by name."""
     from flows.recipes.recipe import STAGES
 
     mapping = [module for module in STAGES.values() if hasattr(module, "shard")]
@@ -168,7 +168,7 @@ def status(
 
 
 def _planned(options: "RunOptions") -> dict[str, str]:
-    """Return what a run would find of each table that it makes: up to date, or what it would do."""
+    """Return, for each table that a run would make, whether it is up to date or what the run would do."""
     states = {}
     pipeline = options.plan.pipeline()
     for plan in options.plan.stage_plans():
@@ -178,7 +178,7 @@ def _planned(options: "RunOptions") -> dict[str, str]:
 
 
 def _state_lines(store: "Store") -> Iterator[str]:
-    """Yield whether views are held, which runs are at work, how the last one went, and the weights that are held to."""
+    """Yield whether views are held, which runs are at work, how the last run went, and which weights are pinned."""
     from schemas.storage.leases import runs_at_work
     from schemas.storage.publications import Publications
     from schemas.tables import WEIGHTS
@@ -198,7 +198,7 @@ def _state_lines(store: "Store") -> Iterator[str]:
 
 
 def age_text(moment: datetime) -> str:
-    """Return how long ago something was, in its largest unit."""
+    """Return how long ago a moment was, in the largest suitable unit."""
     seconds = (datetime.now(UTC) - moment).total_seconds()
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= length:

@@ -1,4 +1,4 @@
-"""`segue verify`: what a sound file claims of how it was made, and whether it holds."""
+"""`segue verify`: what a sound file claims about how it was made, and whether the claims hold."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _Answers = dict[str, list[Finding]]
-"""What was found, by file."""
+"""Findings by file."""
 
 ONE_STEP = 1 / 2**15
-"""By how much samples may differ that another kind of processor decoded: a step of 16 bits."""
+"""How much samples may differ if another kind of processor decoded them: one step of 16 bits, as a share of full
+scale."""
 
 
 @app.command()
@@ -92,7 +93,7 @@ def _print_answers(answers: _Answers) -> None:
 
 
 def _print_folder(folder: Path, answers: _Answers) -> None:
-    """Print of a delivery the files of which something fails, and how many there are."""
+    """Print, for a delivery, only the files with failures, then a line of totals."""
     failing = {file: findings for file, findings in answers.items() if _fails(findings)}
     _print_answers(failing)
     unlisted = sum(
@@ -109,7 +110,8 @@ def _fails(findings: Sequence[Finding]) -> bool:
 
 
 def _anchors(files: Sequence[Path]) -> "list[Anchor]":
-    """Return the roots that are trusted: those given, and that of this machine's development certificate, if any."""
+    """Return the trusted roots: those given, and the root of this machine's development certificate, if there is
+    one."""
     from stages.audio.credentials import Anchor
     from stages.audio.credentials.certificates import development_place
 
@@ -118,7 +120,12 @@ def _anchors(files: Sequence[Path]) -> "list[Anchor]":
 
 
 def _verify(path: Path, anchors: "Sequence[Anchor]", store: "Store | None", render: bool) -> list[Finding]:
-    """Look at one file."""
+    """Return the findings about one file.
+
+    Args:
+        store: also look the file up in this store; None looks it up nowhere.
+        render: also generate and decode the clip's codes again, and compare.
+    """
     from stages.audio.containers import container_of
     from stages.audio.credentials import read_credentials
     from stages.audio.marks import read_own_tags
@@ -170,7 +177,7 @@ def _signature(claim: "SignedClaim | None", tags: dict[str, str]) -> Iterator[Fi
 
 
 def _agreement(claim: "SignedClaim | None", tags: dict[str, str]) -> Iterator[Finding]:
-    """Compare what is signed with what the tags say."""
+    """Compare the signed claim with the tags; yield nothing if there is no valid claim."""
     if claim is None or claim.problems or not claim.generation:
         return
     names = [name for name in CLAIMED if name in claim.generation]
@@ -183,21 +190,21 @@ def _agreement(claim: "SignedClaim | None", tags: dict[str, str]) -> Iterator[Fi
 
 @dataclass(frozen=True)
 class _Origin:
-    """What a clip was made of."""
+    """What a clip was made from."""
 
     fingerprint: str
-    """The version of `clips` that it belongs to."""
+    """The version of `clips` that the clip belongs to."""
     version: "Version"
     generation: "Row"
-    """Of the try that the gate chose."""
+    """The codes of the try that the gate chose."""
     request: "Row"
 
 
 def _made_again(store: "Store", clip: "Row", sound: bytes) -> Iterator[Finding]:
-    """Generate a clip's codes again and decode those that it has, and compare both with what is there.
+    """Generate a clip's codes again, decode the codes that it has, and compare both with what the store has.
 
     Args:
-        sound: the file that holds its samples.
+        sound: the bytes of the file with the clip's samples.
     """
     try:
         origin = _origin(store, clip)
@@ -209,7 +216,7 @@ def _made_again(store: "Store", clip: "Row", sound: bytes) -> Iterator[Finding]:
 
 
 def _generated(store: "Store", origin: _Origin) -> Finding:
-    """Generate a clip's codes again, from its request and seed by its model, and compare them with those it has."""
+    """Generate a clip's codes again, with its model, request and seed, and compare them with the codes that it has."""
     import numpy as np
 
     from schemas.storage.versions import Versions
@@ -242,7 +249,11 @@ def _generated(store: "Store", origin: _Origin) -> Finding:
 
 
 def _rendered(store: "Store", origin: _Origin, sound: bytes) -> Finding:
-    """Decode a clip's codes again, and compare its samples with the file's."""
+    """Decode a clip's codes again, and compare the samples with those of a file.
+
+    Args:
+        sound: the bytes of the file.
+    """
     import io
 
     import numpy as np
@@ -265,10 +276,10 @@ def _rendered(store: "Store", origin: _Origin, sound: bytes) -> Finding:
 
 
 def _render(store: "Store", origin: _Origin) -> bytes:
-    """Make the file of a clip once more, unsigned, with the configuration that it was made with.
+    """Return the file of a clip decoded again, unsigned, with the configuration that it was made with.
 
     Raises:
-        ValueError: what it was made with is no longer there.
+        ValueError: something that it was made with no longer exists.
     """
     from stages import decode
 
@@ -278,10 +289,10 @@ def _render(store: "Store", origin: _Origin) -> bytes:
 
 
 def _origin(store: "Store", clip: "Row") -> _Origin:
-    """Find what a row of `clips` was made of.
+    """Find what a row of `clips` was made from.
 
     Raises:
-        ValueError: it is no longer there.
+        ValueError: it no longer exists.
     """
     import pyarrow.compute as pc
 
@@ -298,7 +309,7 @@ def _origin(store: "Store", clip: "Row") -> _Origin:
         (REQUESTS, ("request_id",)),
     ):
         if table.name not in version.inputs:
-            continue  # a clip of a release without a gate has no verdict
+            continue  # clips of releases without a gate have no verdict
         found = store.read(table, version.inputs[table.name])
         for name in key:
             found = found.filter(pc.equal(found[name], clip[name]))
@@ -312,10 +323,10 @@ def _origin(store: "Store", clip: "Row") -> _Origin:
 
 
 def _version(versions: "Versions", fingerprint: str) -> "Version":
-    """Return what is known of a version.
+    """Return the record of a version.
 
     Raises:
-        ValueError: nothing is.
+        ValueError: the store has no record of it.
     """
     version = versions.all.get(fingerprint)
     if version is None:
@@ -336,7 +347,7 @@ def _with_references(store: "Store", config: Mapping[str, Any]) -> dict[str, Any
     """Return a stage's configuration with the names of its weights in place of their digests.
 
     Raises:
-        ValueError: the store knows none for one of them.
+        ValueError: the store does not know the name of some weights.
     """
     return {name: _with_reference(store, value) for name, value in config.items()}
 
@@ -348,10 +359,10 @@ def _with_reference(store: "Store", value: Any) -> Any:
 
 
 def _reference(store: "Store", digest: str) -> str:
-    """Return the name of weights by their digest.
+    """Return the name of weights with a digest.
 
     Raises:
-        ValueError: the store knows none.
+        ValueError: the store does not know their name.
     """
     from schemas.tables import CHECKPOINTS, WEIGHTS
 

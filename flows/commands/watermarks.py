@@ -1,4 +1,4 @@
-"""What `segue verify` finds of a watermark in a file, which stays where tags and signatures do not."""
+"""Watermarks that `segue verify` finds in a file; they survive changes that remove tags and signatures."""
 
 import re
 import tempfile
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a file claims, or does not."""
+    """The result of checking one claim of a file."""
 
     subject: str
     """`checksum`, `file`, `marks`, `signature`, `claim`, `row`, `sound`, `codes`, `render` or `watermark`."""
@@ -26,19 +26,20 @@ class WatermarkSearch:
     """Looks for watermarks in files.
 
     Args:
-        detector: the network that finds them, as weights are named; None takes the one that the store's clips were
-            looked through by, where a store is given and has any.
-        store: whose clips' detector is taken where none is named.
+        detector: a reference to the network that finds watermarks. None takes the network that looked through the
+            store's clips, if a store is given and has such a network.
+        store: the store whose detector is taken if none is named.
     """
 
     def __init__(self, detector: str | None, store: "Store | None") -> None:
         self._given, self._store = detector, store
 
     def findings(self, path: Path) -> list[Finding]:
-        """Say whether a file carries the watermark that its tags name, or one that they do not.
+        """Return whether a file carries the watermark that its tags name, or one that they do not name. Empty if there
+        is no detector and the tags name none.
 
         Raises:
-            ValueError: the detector is none, or cannot be had.
+            ValueError: the weights are not a detector, or cannot be had.
         """
         from stages.audio.marks import WATERMARK_TAG, read_own_tags
 
@@ -61,15 +62,16 @@ class WatermarkSearch:
         be_quiet()  # before anything imports transformers, which looks only once
         from schemas import Store, WeightsRef
         from schemas.weights import WeightsLibrary
-        from stages.networks.audioseal import load_watermark_detector  # with torch, which most files do without
+        from stages.networks.audioseal import load_watermark_detector  # imports torch, which most files do not need
 
         with tempfile.TemporaryDirectory() as nowhere:
-            # What is named here is looked for once, and no store is held to it.
+            # A detector named on the command line is looked up once, and no store records it.
             library = WeightsLibrary(self._store if self._given is None and self._store else Store(nowhere))
             return load_watermark_detector(library.get(WeightsRef(reference)).path)
 
     def _of_store(self) -> str | None:
-        """Return the name of the detector behind the table `watermarks`, by the version that was published last."""
+        """Return the name of the detector behind the published version of the table `watermarks`; None if there is
+        none."""
         if self._store is None:
             return None
         from schemas.storage.publications import Publications
@@ -89,7 +91,7 @@ class WatermarkSearch:
 
 
 def _finding(claim: str | None, detection: "Detection") -> Finding:
-    """Compare what the tags name with what was heard."""
+    """Compare the watermark that the tags name with the one that was detected."""
     share = f"{detection.score:.0%} of the samples"
     named = re.fullmatch(r"AudioSeal ([0-9a-f]{4})", claim or "")
     if not detection.found:
@@ -102,5 +104,5 @@ def _finding(claim: str | None, detection: "Detection") -> Finding:
     message = int(named[1], 16)
     right = detection.bits_right(message) if message < 2**bits else 0
     words = f"found in {share}, {right} of {bits} bits of the message {message:04x} are right"
-    # 13 of 16 bits or more are right by chance once in a hundred.
+    # At least 13 of 16 bits are right by chance once in a hundred.
     return Finding("watermark", "holds" if right >= round(0.8 * bits) else "fails", words)
