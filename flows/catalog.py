@@ -143,6 +143,7 @@ class ShardsFailed(Exception):
 
 
 def _retry_condition(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Return whether Prefect should retry a failed task: whether its error, or that of one of its shards, may pass."""
     try:
         state.result()
     except ShardsFailed as failed:
@@ -190,6 +191,7 @@ def _as_tasks(runner: TaskRunner[Any], channel: Channel | None) -> RunJobs:
 
 
 def _results(names: Sequence[str], future: Any) -> Sequence[JobResult]:
+    """Return the results of a task; if it failed as a whole, one error for each of its jobs."""
     try:
         results: Sequence[JobResult] = future.result()
     except ShardsFailed as failed:  # failures are collected, and the stage fails at its end

@@ -245,7 +245,8 @@ def tuning_lines(pipeline: "Pipeline") -> Iterator[str]:
 
 
 def data_lines(pipeline: "Pipeline") -> Iterator[str]:
-    """Yield what the model will be taught, in the words of `segue plan train`, if recordings have been ingested."""
+    """Yield what the model will be taught, in the words of `segue plan train`. Before any recordings are ingested,
+    yield one line that says when this will be known."""
     from flows.runs.reasons import remark_line
     from stages.train import Config, preview
 

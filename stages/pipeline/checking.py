@@ -52,6 +52,8 @@ def run_checks(
 
 
 def _refused_share(stage: str, context: Context, rows: int, refused: int, passing: int) -> CheckResult:
+    """Check the share of rejected items against the limit in the settings. Items that the user's own conditions reject
+    do not count."""
     kinds = context.store.read(REJECTS, context.fingerprint, columns=["kind"]).column("kind").to_pylist()
     refused -= kinds.count(NOT_ACCEPTED)
     total, limit = rows + refused, context.settings.max_refused
@@ -64,6 +66,7 @@ def _refused_share(stage: str, context: Context, rows: int, refused: int, passin
 
 
 def _passing(stage: str, passing: int) -> CheckResult:
+    """Warn of items that could not be reached."""
     message = (
         f"{passing} items could not be reached (is their disk mounted?); they are tried again by the next run; see: "
         f"SELECT * FROM rejects WHERE stage = '{stage}' AND passing"
@@ -131,6 +134,7 @@ def _lost(
 
 
 def _of_user(context: Context, check: Check, files: Sequence[str]) -> CheckResult:
+    """Run a check of the user over the stage's new rows. It passes if its SQL returns no rows."""
     from schemas.queries.database import query
 
     answer = query(context.store, check.sql, {check.table: files})

@@ -287,7 +287,7 @@ class Context:
     data_digest: str = ""
     """For stages that reduce: the digest of the rows read."""
     data_columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """The columns that enter this digest, by table; a table that is not named enters with all of its columns."""
+    """The columns that enter this digest, by table; of a table that is not named, all columns of its identity do."""
     kept: frozenset[tuple[str, ...]] = frozenset()
     """For stages that map: keys of the rows of WRITES that need not be made again, as `schemas.storage.shards.row_keys`
     gives them: one text for each column of the key."""

@@ -91,6 +91,11 @@ def _do_job(stage: ConfiguredStage, context: Context, job: str) -> Counts:
 
 
 def _check_input(stage: ConfiguredStage, context: Context) -> None:
+    """Check that every table that a stage must read exists.
+
+    Raises:
+        ValueError: a table does not exist.
+    """
     for table in stage.module.READS:
         if table in getattr(stage.module, "OPTIONAL", ()) or table.name not in context.versions:
             continue
@@ -102,6 +107,8 @@ def _check_input(stage: ConfiguredStage, context: Context) -> None:
 
 
 def _run_shard(stage: ConfiguredStage, context: Context, shard: str) -> Counts:
+    """Make the missing rows of one shard and write the shard, with its rejects and remarks, as a draft. Rows of the
+    earlier shard, of its parts and of the history are reused if they are still wanted and right."""
     store, module = context.store, stage.module
     drafts = Drafts(store, module.WRITES, context.fingerprint)
     inputs = [store.read(table, context.versions[table.name], [shard]) for table in module.READS]
@@ -242,6 +249,11 @@ def _check_result(
 
 
 def _run_reduce(stage: ConfiguredStage, context: Context) -> Counts:
+    """Run a reducing stage over its whole input, and write its rows and those of other tables.
+
+    Raises:
+        OSError: the input has changed since the stage was planned.
+    """
     module, shard = stage.module, reduced_shard(stage.module, context)
     given = [table for table in module.READS if table not in getattr(module, "STREAMS", ())]
     inputs = [
@@ -272,6 +284,7 @@ def _run_reduce(stage: ConfiguredStage, context: Context) -> Counts:
 
 
 def _run_source(stage: ConfiguredStage, context: Context) -> Counts:
+    """Read a source, and write each shard that changes as a draft, with the stage's rejects and remarks."""
     module, drafts = stage.module, Drafts(context.store, stage.module.WRITES, context.fingerprint)
     context.store.check_taking()
     if is_staged(module):

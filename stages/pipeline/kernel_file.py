@@ -62,6 +62,8 @@ class KernelFile:
             return None
 
     def _read(self) -> dict[str, KernelChoice]:
+        """Return the stored choices by kind of matrix; empty if the file is unreadable, malformed or of another
+        machine."""
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
             if content["machine"] != self.machine:

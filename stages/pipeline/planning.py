@@ -39,6 +39,8 @@ def plan_stage(
 
 
 def _plan_source(stage: ConfiguredStage, context: Context) -> Plan:
+    """Return the plan of a stage that reads from outside the store. It has work if rows, remarks or rejects
+    change, if a check of its source fails, or if an earlier run of a staged source left drafts."""
     module, store = stage.module, context.store
     columns = getattr(module, "PLANNING_COLUMNS", None)
     drafts, staged = Drafts(store, module.WRITES, context.fingerprint), is_staged(module)
@@ -74,6 +76,8 @@ def _written_remarks(context: Context) -> set[Remark]:
 
 
 def _plan_reduce(stage: ConfiguredStage, context: Context, by_name: bool) -> Plan:
+    """Return the plan of a reducing stage. It has no work if its result for the same data stands, or if its `refresh`
+    policy holds it back and `by_name` is false."""
     writes = stage.module.WRITES
     drafts = Drafts(context.store, writes, context.fingerprint)
     footers, shard = drafts.footers(), reduced_shard(stage.module, context)

@@ -1,4 +1,4 @@
-"""Plans of mapping stages: which shards must be made, told from footers alone, and which of their rows.
+"""Plans of mapping stages: which shards must be made, judged by their footers alone, and which of their rows.
 
 A shard is done if and only if its footer's `input_key` is the identity of the keys that it would be made from now.
 """

@@ -126,6 +126,7 @@ def _latest(pipeline: Pipeline, versions: Sequence[Version]) -> Version | None:
 
 
 def _text(before: Version, now: Version) -> str:
+    """Return what changed between two versions, as text."""
     old, new = knobs(before.config), knobs(now.config)
     parts = []
     if before.stage_version != now.stage_version:

@@ -126,13 +126,13 @@ class RequestLine(BaseModel):
     title: OwnName | None = None
     """The clip's title, for its tags; changes no sound."""
     description: Words | None = None
-    """What it should sound like."""
+    """What the clip should sound like."""
     melody: Words | None = None
-    """The recording whose melody it follows: `track:`, `title:` or `file:`."""
+    """The recording whose melody the clip follows: `track:`, `title:` or `file:`."""
     clap: Words | None = None
-    """What its sound should be near to in CLAP's space: `track:`, `title:`, `file:` or `text:`."""
+    """What the clip's sound should be close to in CLAP's space: `track:`, `title:`, `file:` or `text:`."""
     prompt: Words | None = None
-    """The recording that it goes on from: `track:`, `title:` or `file:`."""
+    """The recording that the clip continues: `track:`, `title:` or `file:`."""
     prompt_seconds: Number | None = Field(default=None, gt=0)
     """How much of the prompt the clip begins with, seconds."""
     seconds: Number | None = Field(default=None, gt=0)
@@ -140,39 +140,40 @@ class RequestLine(BaseModel):
     takes: Integer | None = Field(default=None, ge=1)
     """How many different clips to make."""
     seed: Integer | None = Field(default=None, ge=0, lt=2**63)
-    """Where chance starts; without one it follows from the request itself."""
+    """The seed of the random numbers; without one, it is derived from the request."""
     guidance: Number | None = Field(default=None, ge=0, le=100)
     """Classifier-free guidance; 1 is none, 0 ignores the conditions."""
     guidance_text: Number | None = Field(default=None, ge=0, le=100)
-    """How far the description is followed beside melody, clap and fields; 1 like them, more exaggerates."""
+    """How strongly the description is followed compared with melody, clap and fields. 1 means equally, more
+    exaggerates."""
     temperature: Number | None = Field(default=None, ge=0, le=100)
     """The logits are divided by it; 0 always takes the likeliest code."""
     top_k: Integer | None = Field(default=None, ge=0, lt=2**31)
-    """Codes that may be drawn; 0 is all."""
+    """How many of the likeliest codes may be drawn; 0 means all."""
     top_p: Number | None = Field(default=None, ge=0, le=1)
     """Probability mass that may be drawn; 0 leaves it to top_k."""
     bpm: Number | None = Field(default=None, ge=20, le=400)
     """Tempo, beats a minute."""
     meter: Annotated[str, AfterValidator(_spell_meter)] | None = None
-    """Metre, such as `3/4`; 4/4 where none is named. In 6/8 a bar has two beats."""
+    """Metre, such as `3/4`; by default 4/4. In 6/8 a bar has two beats."""
     chords: Words | None = None
     """Chords, a bar between two lines, such as `C | G/B | Am7 F`; repeated to the clip's end."""
     key: Annotated[str, AfterValidator(_spell_key)] | None = None
     """Key and mode, such as `A minor`."""
     adapters: Annotated[Adapters, AfterValidator(_spell_adapters)] | None = None
-    """Adapters of the model with strengths, such as `noir:0.8, strings:0.4`; 1 where none is named."""
+    """Adapters of the model with strengths, such as `noir:0.8, strings:0.4`; by default 1."""
     genre: Label | None = None
-    """Its genre, for a model that was trained with genres as a condition; the columns below likewise."""
+    """Its genre, for a model that was trained with genres as a condition. The same holds for the columns below."""
     moods: Labels | None = None
-    """One or more, such as `calm, dark`."""
+    """One or more moods, such as `calm, dark`."""
     keywords: Labels | None = None
     """Other words for it, such as `film, chase`."""
     instrument: Label | None = None
-    """What plays."""
+    """The instrument that plays."""
     artist: Label | None = None
-    """Whose music it is to be like."""
+    """The artist whose music the clip should resemble."""
     album: Label | None = None
-    """Which album's music it is to be like."""
+    """The album whose music the clip should resemble."""
 
 
 COLUMNS = tuple(RequestLine.model_fields)
