@@ -55,7 +55,7 @@ Codes = UInt16[npt.NDArray[np.uint16], "K T"]
 """Codes of K codebooks, T frames."""
 
 Request = str | Mapping[str, Any]
-"""What a clip is asked for by: a description, or columns of a requests file (docs/requests.md)."""
+"""A request for a clip: a description, or columns of a requests file (docs/requests.md)."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -63,9 +63,9 @@ class Sound:
     """Sound in memory, which a notebook shows as a player."""
 
     samples: Float[npt.NDArray[np.float32], "C N"]
-    """C channels, N samples, 1 at full scale."""
+    """Samples of C channels, N each, 1 at full scale."""
     sample_rate: int
-    """Hz."""
+    """Samples of each channel in a second, Hz."""
 
     @property
     def seconds(self) -> float:

@@ -91,7 +91,7 @@ class DeliveryFolder:
         sizes = {name[len(self._root) :].lstrip("/"): int(entry["size"] or 0) for name, entry in entries.items()}
         sizes.pop("", None)  # an object store's marker for the folder itself
         for name in [name for name in sizes if name.endswith(".inprogress")] if NOTE in sizes else ():
-            with suppress(FileNotFoundError):  # a thread of an export that was stopped has just ended it
+            with suppress(FileNotFoundError):  # a thread of a stopped export has just finished with it
                 self._filesystem.rm(self._path(name))
             del sizes[name]
         return sizes

@@ -40,7 +40,7 @@ class Form:
 
     format: AudioFormat | None = None
     sample_rate: int | None = None
-    """Hz."""
+    """Sample rate, Hz."""
     bits: Literal[16, 24] | None = None
 
     def check(self) -> None:

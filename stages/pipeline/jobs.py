@@ -235,7 +235,7 @@ def _check_result(
     """Check that a stage made or rejected each row that it was given, once.
 
     Raises:
-        ValueError: it does not.
+        ValueError: the stage made something else, or neither made nor rejected a row.
     """
     refused, todo = {_key_of(reject.key) for reject in rejects}, set(wanted) - kept
     drivers = {driver_of(stage.module, key) for key in wanted}

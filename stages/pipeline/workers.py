@@ -135,7 +135,7 @@ class WorkerPool:
 
 
 class _Worker:
-    """A process that runs `serve_calls`, in a session of its own so that Ctrl-C is ours to handle."""
+    """A process that runs `serve_calls`, in a session of its own, so that Ctrl-C does not reach it."""
 
     def __init__(self) -> None:
         self._socket, of_worker = socket.socketpair()

@@ -72,7 +72,7 @@ class ClipView:
 
     request_id: str
     take: int
-    """Number of the take from 0; the page counts from 1."""
+    """Number of the take, from 1."""
     takes: int
     """How many takes the request has."""
     title: str

@@ -128,7 +128,7 @@ class Config(schemas.Config):
     """How many held-out tracks are requested in a run that names no file, besides the preset's own requests. Each such
     request asks for what its track is, so that the clip can be measured against music that the model never heard."""
     held_out_seconds: float = Field(default=6.0, gt=0)
-    """Length of those clips, seconds; shorter tracks are left out."""
+    """Length of the clips for held-out tracks, seconds; shorter tracks are left out."""
     min_seconds: float = Field(default=0.4, gt=0)
     """Shortest clip that a line may ask for, seconds. Loudness is measured in blocks of 0.4 s (ITU-R BS.1770-5), so a
     shorter clip has none and cannot be brought to the catalog's loudness."""
