@@ -1,7 +1,7 @@
-"""Recordings inside of tar files, as WebDataset keeps them: a member is named `tar://member::archive` and read where it
-lies, by its place in the archive. Nothing is ever unpacked.
+"""Recordings inside tar files, as WebDataset keeps them. A member is named `tar://member::archive` and read in place,
+by its position in the archive. Nothing is ever unpacked.
 
-The members of an archive are found by going through its headers once; the last archives' lists are kept.
+The members of an archive are found by reading its headers once; the lists of the archives used last are cached.
 """
 
 import io
@@ -14,36 +14,37 @@ from fsspec import AbstractFileSystem
 PROTOCOL = "tar://"
 
 ARCHIVES_KEPT = 16
-"""Archives whose lists of members are kept: recordings come in the order of their names, so archive by archive."""
+"""Archives whose lists of members are cached. Recordings are read in the order of their names, so one archive after the
+other."""
 
 HEADER_BYTES = 64 * 2**10
-"""What is fetched of a remote archive around each header."""
+"""Bytes of a remote archive that are fetched at each header."""
 
 
 class Member(NamedTuple):
-    """Where a file lies in an archive, in bytes."""
+    """Position and size of a file in an archive, in bytes."""
 
     offset: int
     size: int
 
 
 def member_uri(name: str, archive: str) -> str:
-    """Return the URI of a member of an archive that is itself named by an absolute path or a URL."""
+    """Return the URI of a member. `archive` is an absolute path or a URL."""
     return f"{PROTOCOL}{name}::{archive if '://' in archive else f'file://{archive}'}"
 
 
 def members(filesystem: AbstractFileSystem, path: str) -> dict[str, Member]:
-    """Return the files in an archive by name; where a name stands twice, the last one counts, as it does in tar.
+    """Return the files in an archive by name. If a name occurs twice, the last one counts, as in tar.
 
     Raises:
-        ValueError: it is no tar file that can be read from the middle, or it is cut short.
+        ValueError: the file is not an uncompressed tar file, or is cut short.
         OSError: the disk or the network failed.
     """
     return _members(filesystem, path, archive_state(filesystem, path))
 
 
 def archive_state(filesystem: AbstractFileSystem, path: str) -> tuple[str, ...]:
-    """Return what tells that an archive is what it was: its size first, then its time or ETag."""
+    """Return values that change when an archive changes: its size first, then its times and its ETag."""
     info = filesystem.info(path)
     return tuple(str(info.get(name)) for name in ("size", "mtime", "ETag", "LastModified", "created"))
 
@@ -65,7 +66,7 @@ def _members(filesystem: AbstractFileSystem, path: str, state: tuple[str, ...]) 
 
 
 class Section(io.RawIOBase):
-    """A member of an open archive, as a file that is read and sought by itself; it closes the archive with it."""
+    """A member of an open archive as a file of its own. Closing it closes the archive."""
 
     def __init__(self, archive: IO[bytes], member: Member) -> None:
         self._archive, self._member, self._position = archive, member, 0

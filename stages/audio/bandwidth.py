@@ -1,12 +1,12 @@
 """Bandwidth: where the spectrum of a recording ends, in one pass over blocks of any length.
 
-Every lossy encoder cuts the spectrum off: LAME at 11 kHz for 64 kbit/s, at 16 to 17 kHz for 128, at 19 kHz for 192 and
-at 20 kHz for 320. So does a recording that once had a lower sample rate. What was decoded and stored again as FLAC
-shows it still: above its end there is only the rounding to 16 bits.
+Every lossy encoder cuts off the top of the spectrum: LAME at 11 kHz for 64 kbit/s, at 16 to 17 kHz for 128, at 19 kHz
+for 192 and at 20 kHz for 320. So does resampling from a lower sample rate. A recording that was decoded and stored
+again as FLAC still shows this cut: above it there is only the noise of rounding to 16 bits.
 
-So short windows at regular places are averaged in power, and the end is that of the highest band whose level is above
-what rounding leaves. Peaks of a lossy file that were clipped on decoding spread over the whole spectrum, and would hide
-the end of just the loudest music: windows with a clipped sample are left out where there are others.
+So the power of short windows at regular intervals is averaged. The spectrum ends with the highest band whose level is
+above the noise of rounding. If the peaks of a lossy file were clipped on decoding, they spread over the whole spectrum
+and would hide the cut in the loudest music. So windows with a clipped sample are left out if there are others.
 """
 
 from functools import lru_cache
@@ -18,39 +18,39 @@ from stages.audio.clipping import FULL_SCALE
 from stages.audio.samples import Samples
 
 WINDOW = 2048
-"""Samples of a window: 46 ms at 44.1 kHz."""
+"""Samples in a window: 46 ms at 44.1 kHz."""
 
 STRIDE = 2**15
-"""Samples from window to window: 0.7 s at 44.1 kHz."""
+"""Samples from the start of one window to the next: 0.7 s at 44.1 kHz."""
 
 BINS = 4
-"""Bins of a band: 86 Hz at 44.1 kHz, a quarter of the width of an encoder's slope."""
+"""Bins in a band: 86 Hz at 44.1 kHz, a quarter of the width of an encoder's slope."""
 
 FLOOR_DECIBELS = -87.0
-"""Bands are empty below the level of a white noise of so many dBFS: rounding to 16 bits has -101, with dither -96."""
+"""Level of white noise, dBFS, below which a band is empty: rounding to 16 bits gives -101, with dither -96."""
 
 RANGE_DECIBELS = 70.0
-"""Bands are empty that are so far below the mean of `MIDDLE`: what clipping and leakage leave in loud music."""
+"""Decibels below the mean of `MIDDLE` at which a band is empty: clipping and leakage leave this much in loud music."""
 
 MIDDLE = (500.0, 4000.0)
-"""Hz; where music has its strength."""
+"""The range, Hz, in which music has most of its power."""
 
 Power = npt.NDArray[np.float64]
 
 
 class BandwidthMeter:
-    """Measures a stream: `update` with blocks in order, then `result`.
+    """Measures a stream: call `update` with blocks in order, then `result`.
 
     Args:
         sample_rate: Hz.
-        channels: windows are taken from each of them by turns.
+        channels: number of channels; successive windows are taken from successive channels.
     """
 
     def __init__(self, sample_rate: int, channels: int) -> None:
         self._sample_rate, self._channels = sample_rate, channels
         self._seen = self._next = 0
         self._begun: Samples | None = None
-        """The samples so far of a window that the last block ended in."""
+        """Samples so far of a window that continues in the next block; None if there is no such window."""
         self._power = np.zeros((2, WINDOW // 2 + 1))
         """Summed power of the windows without a clipped sample, and of those with one."""
         self._counts = np.zeros(2, np.int64)
@@ -82,8 +82,8 @@ class BandwidthMeter:
             self._counts[row] += np.count_nonzero(chosen)
 
     def result(self) -> float | None:
-        """Return the frequency in Hz at which the spectrum ends; None where there is nothing above the floor, or less
-        than a window."""
+        """Return the frequency in Hz at which the spectrum ends; None if nothing is above the floor, or the stream is
+        shorter than a window."""
         row = 0 if self._counts[0] else 1
         if not self._counts[row]:
             return None

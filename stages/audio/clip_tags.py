@@ -1,31 +1,33 @@
-"""Clip tags: what a generated file tells a player, and the next reader of it, of how it was asked for and made.
+"""Clip tags: what a generated file says about the request it was made for and how it was made.
 
-Nothing in them is of the recordings that the model learned from but their licences, counted: no title, no artist.
+Of the recordings that the model learned from, the tags give only the licences and their counts: no title, no artist.
 """
 
 from schemas.tables import Row
 
 ARTIST = "Segue (generated)"
-"""What stands where players look for a name."""
+"""Value of the artist tag, where players look for a name."""
 
 
 def clip_title(request: Row) -> str:
-    """Return what a clip of a request is called where people see it."""
+    """Return the title under which people see the clips of a request."""
     return str(request["title"] or request["name"] or f"Request {request['request_id']}")
 
 
 def used_adapters(request: Row) -> str:
-    """Return the adapters that a request's clips are made with, as its line names them; empty without any."""
+    """Return the adapters and strengths that a request's clips are made with, as `name:strength, …`; empty if it has
+    none."""
     return ", ".join(f"{each['name']}:{each['strength']:g}" for each in request.get("adapters") or ())
 
 
 def clip_tags(generation: Row, request: Row, licences: str) -> dict[str, str]:
-    """Return the tags of a clip's file, by the names of `encode_audio`.
+    """Return the tags of a clip's file, by the names that `encode_audio` takes. Tags without a value are left out.
 
     Args:
         generation: a row of `generations`, at least its key, `checkpoint_id`, `seed` and `created_at`.
-        request: the row of `requests` that it was made for.
-        licences: those of the recordings that the model learned from, in short; empty where they are not known.
+        request: the row of `requests` that the clip was made for.
+        licences: a short summary of the licences of the recordings that the model learned from; empty if they are not
+            known.
     """
     tags = {
         "title": clip_title(request),

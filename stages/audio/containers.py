@@ -1,7 +1,7 @@
-"""What kind of container a file is, by its first bytes and never by its name.
+"""What container format a file has, by its first bytes and never by its name.
 
-Files in the wild carry wrong extensions, and a decoder that is told to guess will try formats that refer to other files
-(playlists, lists of segments): so the container is decided here, and a decoder is told which one to expect.
+Files often have wrong extensions. A decoder that guesses the format also tries formats that refer to other files
+(playlists, lists of segments). So the container is determined here, and the decoder is told which one to expect.
 """
 
 from typing import IO
@@ -9,10 +9,11 @@ from typing import IO
 from stages.audio.splicing import Span, splice
 
 PROBE_BYTES = 64 * 2**10
-"""How far after the tags two MPEG frames in a row are looked for."""
+"""Bytes after the tags that are first searched, for two consecutive MPEG frames."""
 
 SEARCH_BYTES = 2**20
-"""How far, where there are none, `SEARCH_FRAMES` are looked for: some programs leave room for tags."""
+"""Bytes searched for `SEARCH_FRAMES` consecutive frames if the first search found none: some programs leave room for
+tags."""
 
 SEARCH_FRAMES = 4
 
@@ -33,7 +34,7 @@ DEMUXERS = {
     "au": "au",
     "w64": "w64",
 }
-"""The names that FFmpeg has for the containers it may be asked to read. None of them refers to other files."""
+"""FFmpeg's names of the containers that it may be asked to read. None of these formats refers to other files."""
 
 _MAGIC = (
     (0, b"fLaC", "flac"),
@@ -66,7 +67,7 @@ _ADTS_RATES = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 1
 
 
 def container_of(file: IO[bytes]) -> str:
-    """Return the container of an open file: `wav`, `flac`, `mp3`, `aac`, `ogg`, `mp4`, `asf` … or `unknown`."""
+    """Return the container format of an open file: `wav`, `flac`, `mp3`, `aac`, `ogg`, `mp4`, `asf` … or `unknown`."""
     start = skip_id3(file)
     file.seek(start)
     head = file.read(PROBE_BYTES)
@@ -87,7 +88,8 @@ def container_of(file: IO[bytes]) -> str:
 
 
 def skip_id3(file: IO[bytes]) -> int:
-    """Return where the ID3v2 tags at the start of a file end (ID3v2.4, section 3.1); some taggers stack them."""
+    """Return the position after the ID3v2 tags at the start of a file (ID3v2.4, section 3.1); some taggers write
+    several."""
     position = 0
     while True:
         file.seek(position)
@@ -99,25 +101,27 @@ def skip_id3(file: IO[bytes]) -> int:
 
 
 def without_id3(file: IO[bytes], container: str) -> IO[bytes]:
-    """Return a file of a container that has no room for an ID3v2 tag before it as it is without one."""
+    """Return a view of a file without the ID3v2 tag before it, if its container has no room for such a tag; else the
+    file itself."""
     start = 0 if container in ("mp3", "aac", "flac", "unknown") else skip_id3(file)
     return splice(file, [Span(start, file.seek(0, 2))]) if start else file
 
 
 def begins_like_mpeg(file: IO[bytes]) -> bool:
-    """Tell a file that begins with an ID3v2 tag or the header of an MPEG frame."""
+    """Return whether a file begins with an ID3v2 tag or the header of an MPEG frame."""
     file.seek(0)
     head = file.read(6)
     return head[:3] == b"ID3" or frame_bytes(head) is not None
 
 
 def is_adts(header: bytes) -> bool:
-    """Tell a frame header of AAC in an ADTS stream: MPEG's sync word with layer 0."""
+    """Return whether a frame header is of AAC in an ADTS stream: MPEG's sync word with layer 0."""
     return header[0] == 0xFF and header[1] & 0xF6 == 0xF0
 
 
 def frame_bytes(header: bytes) -> int | None:
-    """Return the length in bytes of the MPEG audio or ADTS frame that starts with these 6 bytes; None if none does."""
+    """Return the length in bytes of the MPEG audio or ADTS frame that starts with these 6 bytes; None if they are no
+    frame header."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
     if is_adts(header):
@@ -137,8 +141,8 @@ def frame_bytes(header: bytes) -> int | None:
 
 
 def frame_format(header: bytes) -> tuple[int, int]:
-    """Return the sample rate (Hz) of a valid MPEG audio or ADTS frame that starts with these 4 bytes, and how many
-    samples a channel it holds."""
+    """Return the sample rate (Hz) and the samples per channel of the valid MPEG audio or ADTS frame that starts with
+    these 4 bytes."""
     if is_adts(header):
         return _ADTS_RATES[header[2] >> 2 & 15], 1024
     version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
@@ -147,8 +151,10 @@ def frame_format(header: bytes) -> tuple[int, int]:
 
 
 def first_frame(head: bytes, frames: int = 2) -> int | None:
-    """Return where the first MPEG or ADTS frame in `head` starts, None if there is none: a sync word with `frames` - 1
-    others, each after exactly the length of the one before, since one alone also occurs by chance."""
+    """Return where the first MPEG or ADTS frame in `head` starts; None if there is none.
+
+    A frame counts only if `frames` - 1 others follow it, each exactly where the one before ends: a single sync word
+    also occurs by chance."""
     position = head.find(b"\xff")
     while position != -1:
         following, left = position, frames
@@ -163,7 +169,8 @@ def first_frame(head: bytes, frames: int = 2) -> int | None:
 
 
 def audio_end(file: IO[bytes]) -> int:
-    """Return where the tags at the end of a file begin: ID3v1 (128 bytes, 355 with its extension), APEv2, Lyrics3v2."""
+    """Return where the tags at the end of a file begin: ID3v1 (128 bytes, 355 with its extension), APEv2 or Lyrics3v2.
+    Without such tags, this is the size of the file."""
     size = file.seek(0, 2)
     end, before = size, size + 1
     while end < before:

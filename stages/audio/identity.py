@@ -1,20 +1,21 @@
 """The identity of a recording, whatever its tags say: the digest of its encoded audio.
 
-A library is retagged again and again, and nothing that was computed from the sound may be lost by it. The digest takes
+Libraries are retagged often, and retagging must not discard what was computed from the sound. The digest takes
 
-- FLAC: the MD5 of the samples that the encoder left in STREAMINFO, with the stream's parameters (RFC 9639, 8.2); where
-  it is zero, or the file was found to be odd, all bytes after the metadata blocks. The same samples packed harder are
-  the same recording. The MD5 is taken at its word.
+- FLAC: the MD5 of the samples, which the encoder left in STREAMINFO, with the stream's parameters (RFC 9639, 8.2). If
+  it is zero, or the file was found to be odd: all bytes after the metadata blocks. So the same samples at another level
+  of compression are the same recording. The MD5 is not verified.
 - MPEG audio and AAC in ADTS: the bytes between the tags at both ends (ID3v2, ID3v1, APEv2, Lyrics3).
 - WAV and AIFF: the format chunk and the sample chunk.
-- Ogg: every packet of every stream but the second, which is the comment header in Vorbis, Opus, Speex and FLAC, and the
-  last granule position, which trims the end. Pages are left out, since taggers cut them anew.
-- MP4: the payload of the `mdat` atoms. ASF: that of the data object.
+- Ogg: every packet of every stream except the second, which is the comment header in Vorbis, Opus, Speex and FLAC; and
+  the last granule position, which trims the end. Page headers are left out because taggers divide packets into pages
+  differently.
+- MP4: the payload of the `mdat` atoms. ASF: the payload of the data object.
 - anything else: the whole file.
 
-The name of the rule is part of what is hashed, so two containers never share an identity by chance: the same samples as
-WAV and as FLAC are two recordings. (FFmpeg's demuxers would give the packets of every container, but not the format
-chunk of WAV, and take Lyrics3 for sound.)
+The name of the container is hashed too, so files in two containers never share an identity by chance: the same samples
+as WAV and as FLAC are two recordings. (FFmpeg's demuxers would give the packets of every container, but not the format
+chunk of WAV, and they take Lyrics3 for sound.)
 """
 
 import hashlib
@@ -29,15 +30,15 @@ from stages.audio.surveys.flac import read_stream_info
 from stages.audio.surveys.ogg import FIRST_PAGE, find_page
 
 READ_BYTES = 2**20
-"""Bytes that are read and hashed at a time."""
+"""Bytes read and hashed at a time."""
 
 
 def track_identity(file: IO[bytes], is_clean: bool = True) -> str:
     """Return the SHA-256 of the encoded audio of an open file, in hexadecimal.
 
     Args:
-        is_clean: nothing was odd about the file when it was read. Of another, FLAC's digest is not taken at its word:
-            a damaged copy of a recording is another recording, and so are two that are joined.
+        is_clean: whether reading the file found nothing odd. If something was odd, FLAC's MD5 is not trusted: a damaged
+            copy of a recording is another recording, and so are two joined files.
 
     Raises:
         AudioError: the file is empty, or no sound is found in it.
@@ -74,8 +75,8 @@ def _whole(file: IO[bytes], size: int) -> Iterator[bytes]:
 
 
 def _chunks(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """Yield the format and sample chunks of RIFF or IFF, each with its name and size. The size is that of what there
-    is, so that a recording keeps its identity when a wrong header is put right."""
+    """Yield the format and sample chunks of RIFF or IFF, each after its name and size. The size is what the file really
+    holds, so a recording keeps its identity if a wrong header is corrected."""
     for riff in riff_files(file):
         for chunk in riff.chunks:
             if chunk.name in (b"COMM", b"FVER", b"SSND") if riff.form == b"FORM" else chunk.name in (b"fmt ", b"data"):
@@ -85,7 +86,7 @@ def _chunks(file: IO[bytes], size: int) -> Iterator[bytes]:
 
 def _flac(file: IO[bytes], size: int) -> Iterator[bytes]:
     stream = read_stream_info(file, skip_id3(file))
-    # Minimum and maximum frame sizes stand before: they are the packing's, not the recording's.
+    # The minimum and maximum frame sizes are left out: they depend on the compression, not on the recording.
     yield stream.parameters
     if any(stream.digest):
         yield stream.digest
@@ -113,15 +114,17 @@ def _mp4(file: IO[bytes], size: int) -> Iterator[bytes]:
 
 
 def _asf(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """Yield the packets of an ASF's data object, after its file id and counts (ASF specification, section 5)."""
+    """Yield the packets of an ASF's data object, without the file id and counts before them (ASF specification, section
+    5)."""
     for each in asf_objects(file, size):
         if each.name == ASF_DATA:
             yield from _read_span(file, each.start + 26, min(each.end, size))
 
 
 def _ogg(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """Yield every packet of an Ogg file (RFC 3533) but each stream's second, the comment header; then the last granule
-    position of each. Every part follows its length. Bytes between pages are passed over, as decoders do."""
+    """Yield every packet of an Ogg file (RFC 3533) except each stream's second, the comment header; then the last
+    granule position of each stream. Each part is preceded by its length. Bytes between pages are skipped, as decoders
+    do."""
     file.seek(0)
     partial: dict[int, bytearray] = {}
     counts: dict[int, int] = {}
@@ -142,7 +145,7 @@ def _ogg(file: IO[bytes], size: int) -> Iterator[bytes]:
             granules[serial] = header[6:14]
         position = 0
         for length in lengths:
-            # A picture in a comment has a hundred thousand such pieces, so they are not joined anew for each.
+            # A picture in a comment has a hundred thousand such pieces, so each is appended, not joined to a new copy.
             packet = partial.setdefault(serial, bytearray())
             packet += body[position : position + length]
             position += length
@@ -165,4 +168,4 @@ _PARTS: dict[str, Callable[[IO[bytes], int], Iterator[bytes]]] = {
     "mp4": _mp4,
     "asf": _asf,
 }
-"""What of each container is hashed; of any other, all of it."""
+"""For each container, the parts of a file that are hashed; files in other containers are hashed whole."""

@@ -1,8 +1,8 @@
-"""Levelling: sound as a file at a loudness, whose decoded sound keeps the true-peak limit.
+"""Levelling: encoding sound as a file at a given loudness, so that the decoded file keeps the true-peak limit.
 
-A lossy format can come back above the limit that its samples kept. So a file is decoded again before it is given away,
-and one that is over is turned down and encoded again: a little lower under the limiter at first, and where that is not
-enough, as a whole, by what it is over.
+The decoded sound of a lossy file can exceed the limit that the samples kept. So each file is decoded before it is
+returned, and one that exceeds the limit is turned down and encoded again. The first attempts lower the limit of the
+limiter. If that is not enough, later attempts turn down the whole sound.
 """
 
 import io
@@ -19,21 +19,23 @@ from stages.audio.samples import Samples
 from stages.audio.writing import AudioFormat, encode_audio
 
 LIMITED = 3
-"""How often the limiter is set lower before the whole is turned down."""
+"""Attempts that lower the limiter's limit before the whole sound is turned down instead."""
 
 ATTEMPTS = 12
-"""How often a file is encoded at most."""
+"""Most attempts at encoding a file."""
 
 SPARE = 0.01
-"""By how much more than it is over a file is turned down, dB; growing with each attempt."""
+"""Decibels by which a file is turned down beyond its excess over the limit; multiplied by the attempt's number once the
+whole sound is turned down."""
 
 
 @dataclass(frozen=True)
 class LevelledFile:
-    """A file, and what was measured of its decoded sound."""
+    """An encoded file, and the measures of its decoded sound."""
 
     data: bytes
     seconds: float
+    """Duration of the decoded sound."""
     measures: AudioMeasures
 
 
@@ -49,23 +51,24 @@ def encode_at_level(
     source: SourceType | None,
     mark: Callable[[Samples, int], Samples] | None = None,
 ) -> LevelledFile:
-    """Encode sound [C, N] at an integrated loudness, so that its decoded sound keeps a true-peak limit.
+    """Encode sound [C, N] at an integrated loudness, so that the decoded file keeps a true-peak limit.
 
     Args:
-        loudness: LUFS; None leaves the sound as loud as it is.
-        true_peak: the highest that the decoded sound may have, dBTP.
+        loudness: target, LUFS; None keeps the sound's own loudness.
+        true_peak: highest true peak of the decoded file, dBTP.
         source: see `encode_audio`.
-        mark: returns what is added to levelled sound, of its sample rate, last of all: a watermark [1, N].
+        mark: a function of levelled sound and its sample rate that returns a watermark [1, N], which is added to the
+            levelled sound last.
 
     Raises:
-        ValueError: the samples are not finite, or the format cannot hold them.
+        ValueError: the samples are not finite, the format cannot hold them, or every attempt exceeds the limit.
     """
     limit, down, added = true_peak, 0.0, None
     target = measure_audio(sound, sample_rate).loudness if loudness is None else loudness
     for attempt in range(ATTEMPTS):
         levelled, _gain = normalise_loudness(sound, sample_rate, 0.0 if target is None else target, limit)
         if mark is not None:
-            added = mark(levelled, sample_rate) if added is None else added  # later attempts differ by parts of a dB
+            added = mark(levelled, sample_rate) if added is None else added  # later attempts differ by under a dB
             levelled = np.clip(levelled + added, -1, 1)
         levelled = levelled * np.float32(10 ** (-down / 20))
         data = encode_audio(levelled, sample_rate, format, tags, bits, source)

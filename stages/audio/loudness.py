@@ -2,16 +2,18 @@
 and bringing a clip to a loudness.
 
 Loudness is ITU-R BS.1770's integrated loudness: K-weighted, 400 ms blocks at 75 % overlap, gated absolutely at -70 LUFS
-and relatively at -10 LU. pyloudnorm, which agrees with it, wants all samples at once, which a four-hour mix does not
-afford.
+and relatively at -10 LU. pyloudnorm gives the same values but needs all samples at once, which takes too much memory
+for a four-hour mix.
 
-K-weighting (BS.1770-5, Annex 1) is two recursive filters, which take one sample after the other. Over a run of 32
-samples they are a matrix all the same: samples and the state before them go in, weighted samples and the state after
-them come out. So the runs of a block are one product, and only their states, four numbers each, follow on one another;
-and those again are made of groups of runs. The standard gives coefficients for 48 kHz; for every rate they come from
-the analogue filters behind them, with the parameters that pyloudnorm takes for these (Steinmetz and Reiss, 2021) and
-the formulas of Bristow-Johnson's cookbook. (scipy's `sosfilt` takes twice as long, its import half a second of each
-process that reads, and ingest with it 1.6 times as long in all.)
+K-weighting (BS.1770-5, Annex 1) is two recursive filters, which process one sample after the other. But over a run of
+32 samples the filters are a matrix: it maps the samples and the state before them to the weighted samples and the state
+after them. So all runs of a block are weighted by one product. Only the states, four numbers for each run, depend on
+one another, and these are computed in groups of runs.
+
+The standard gives coefficients for 48 kHz. Here the coefficients for every rate come from the analogue filters behind
+them, with pyloudnorm's parameters (Steinmetz and Reiss, 2021) and the formulas of Bristow-Johnson's cookbook. (scipy's
+`sosfilt` takes twice as long, and importing it takes half a second in each process that reads; with it, ingest takes
+1.6 times as long in all.)
 """
 
 import math
@@ -27,16 +29,16 @@ from stages.audio.samples import Samples
 from stages.audio.true_peak import PART, TruePeakMeter, decibels, limit_true_peak
 
 SILENCE_DBFS = -60.0
-"""A window whose every channel has an RMS below this is silent."""
+"""RMS, dBFS, below which every channel of a window must be for the window to count as silent."""
 
 SILENCE_WINDOW = 0.05
-"""Seconds of such a window; windows do not overlap, and the last may be shorter."""
+"""Seconds in a window for measuring silence; windows do not overlap, and the last may be shorter."""
 
 RUN = 32
-"""Samples that are weighted by one product: longer runs have larger products, shorter ones more states."""
+"""Samples weighted by one product: longer runs make the products larger, shorter runs need more states."""
 
 STATES = 4
-"""Numbers in the state of K-weighting: two for each of the two filters."""
+"""Numbers in the state of K-weighting: two for each of its two filters."""
 
 GROUP = 16
 """Runs whose states are computed by one product."""
@@ -46,21 +48,23 @@ _GATE_LUFS, _RELATIVE_GATE, _OFFSET = -70.0, -10.0, -0.691
 Matrix = npt.NDArray[np.float64]
 
 CLOSE = 0.1
-"""Loudness units by which a clip that was limited may miss its target."""
+"""Loudness units by which a limited clip may miss its target."""
 
 MORE_GAIN = 6.0
-"""Most gain, dB, that a clip gets to make up for what its limiter took: beyond that nearly all is peaks, and more gain
-squashes the sound and hardly makes it louder (eight clips and twelve excerpts of recordings, asked for -9 LUFS)."""
+"""Most gain, dB, added to make up for what the limiter took from a clip. Beyond it nearly the whole sound is limited,
+and more gain squashes it without making it much louder (eight clips and twelve excerpts of recordings, at a target of
+-9 LUFS)."""
 
 MADE_UP = 1.5
-"""Gain, dB, for each loudness unit that the limiter took: it takes a part of that gain too, a third to a half."""
+"""Gain, dB, added for each loudness unit that the limiter took. It is more than 1 because the limiter takes a third to
+a half of the added gain too."""
 
 PASSES = 8
-"""How often a clip is limited at most."""
+"""Most passes of the limiter over a clip."""
 
 LISTENING_LOUDNESS, LISTENING_PEAK = -16.0, -1.0
-"""LUFS and dBTP of sounds that are kept to be heard beside clips: the defaults of `decode`, so that none sounds better
-for being louder."""
+"""LUFS and dBTP of sounds that are stored to be heard beside clips. They equal the defaults of `decode`, so that no
+sound seems better because it is louder."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,10 @@ class AudioMeasures:
     """What was measured of a recording."""
 
     loudness: float | None
-    """Integrated loudness, LUFS; None under 0.4 s, or where nothing is above the gate of -70 LUFS."""
+    """Integrated loudness, LUFS; None if the recording is shorter than 0.4 s, or nothing in it is above the gate of -70
+    LUFS."""
     true_peak: float | None
-    """dBTP; None where every sample is zero."""
+    """True peak, dBTP; None if every sample is zero."""
     silence: float
     """Share of windows that are silent, 0 to 1."""
     clipping: float
@@ -82,11 +87,12 @@ def normalise_loudness(
 ) -> tuple[Samples, float]:
     """Bring samples [C, N] to `target_lufs` (BS.1770) with a true peak of at most `peak_dbtp`, by a gain and a limiter.
 
-    What the limiter takes is made up for by more gain before it, `MORE_GAIN` at most, until the loudness is `CLOSE` to
-    the target; a clip of few high peaks stays below it. Silence, and less than 0.4 s, have no loudness and get no gain.
+    The limiter makes the clip quieter. More gain before it, at most `MORE_GAIN`, makes up for that until the loudness
+    is within `CLOSE` of the target; a clip with few high peaks stays below the target. Silence, and sound shorter than
+    0.4 s, have no loudness and get no gain.
 
     Returns:
-        the samples, float32 [C, N], and the gain in dB that was given before limiting.
+        the samples, float32 [C, N], and the gain in dB that was applied before limiting.
 
     Raises:
         ValueError: the samples are not finite, or the limit is above 0 dBTP.
@@ -121,12 +127,13 @@ def measure_audio(samples: Samples, sample_rate: int) -> AudioMeasures:
 
 
 class LoudnessMeter:
-    """Measures a stream: `update` with blocks [C, n] in order, then `result`. A sample that is not finite is an
+    """Measures a stream: call `update` with blocks [C, n] in order, then `result`. A sample that is not finite raises
     `AudioError`.
 
     Args:
         sample_rate: Hz.
-        channels: their order is WAV's. Surround channels weigh 1.41; the low-frequency one of 5.1 and 7.1 nothing.
+        channels: number of channels, in WAV's order. Surround channels count 1.41 times; the low-frequency channel of
+            5.1 and 7.1 does not count.
     """
 
     def __init__(self, sample_rate: int, channels: int) -> None:
@@ -136,7 +143,7 @@ class LoudnessMeter:
         self._hops = _MeanSquares(sample_rate, 0.1, channels)
         self._windows = _MeanSquares(sample_rate, SILENCE_WINDOW, channels)
         self.clipping = ClippingMeter(channels)
-        """What it measures of clipping, and the highest sample."""
+        """The meter of clipped samples and of the highest sample, which others may read."""
         self._values = 0
 
     def update(self, block: Samples) -> None:
@@ -180,7 +187,7 @@ class _MeanSquares:
         self._means: list[Samples] = []
 
     def update(self, samples: Samples) -> None:
-        if self._rest.shape[1]:  # only the window that has begun is copied
+        if self._rest.shape[1]:  # copies only the window that the last block began
             missing = self._length - self._rest.shape[1]
             self._rest = np.concatenate([self._rest, samples[:, :missing]], axis=1)
             samples = samples[:, missing:]
@@ -194,13 +201,13 @@ class _MeanSquares:
         self._rest = samples[:, count * self._length :].copy()
 
     def means(self, partial: bool) -> Samples:
-        """Return the means [C, windows]; with `partial`, also that of the shorter window at the end."""
+        """Return the means [C, windows]; with `partial`, also the mean of the shorter window at the end."""
         last = [_mean_squares(self._rest[:, None])] if partial and self._rest.shape[1] else []
         return np.concatenate([*self._means, *last], axis=1)
 
 
 def _mean_squares(windows: Samples) -> Samples:
-    """[C, windows, n] → [C, windows]."""
+    """Return the mean squares of windows: [C, windows, n] → [C, windows]."""
     return (windows[:, :, None] @ windows[:, :, :, None])[:, :, 0, 0] / windows.shape[2]
 
 
@@ -213,7 +220,7 @@ def _lufs(energy: npt.ArrayLike) -> Matrix:
 
 
 class KWeighting:
-    """Weights a stream: `update` with blocks in order, then `finish`.
+    """Weights a stream: call `update` with blocks [C, n] in order, then `finish`.
 
     Args:
         sample_rate: Hz.
@@ -227,9 +234,9 @@ class KWeighting:
         self._rest: Samples = np.zeros((channels, 0), np.float32)
 
     def update(self, block: Samples) -> Samples:
-        """Return the next weighted samples [C, n'], those of whole runs; the others wait.
+        """Return the next weighted samples [C, n'], whole runs of them; the samples after the last whole run wait.
 
-        States are float64, since the filters ring for half a second and would add up their rounding."""
+        States are float64: the filters ring for half a second, and float32 would accumulate rounding errors."""
         samples = np.concatenate([self._rest, block], axis=1, dtype=np.float32)
         count = samples.shape[1] // RUN
         self._rest = samples[:, count * RUN :]
@@ -239,12 +246,12 @@ class KWeighting:
         return weighted.reshape(len(block), count * RUN)
 
     def finish(self) -> Samples:
-        """Return the samples that waited: [C, n], n < 32."""
+        """Return the weighted samples that waited: [C, n], n < 32."""
         count = self._rest.shape[1]
         return self.update(np.zeros((len(self._rest), RUN - count), np.float32))[:, :count]
 
     def _states(self, added: Matrix) -> Matrix:
-        """Return the state before each run [C, runs, 4], from what each run alone adds to the state after it."""
+        """Return the state before each run [C, runs, 4], from what each run by itself adds to the state after it."""
         channels, count, _ = added.shape
         groups, width = count // GROUP + 1, GROUP * STATES
         padded = np.zeros((channels, groups * GROUP, STATES))
@@ -259,10 +266,10 @@ class KWeighting:
 
 
 def _scan(state: Matrix, added: Matrix, advance: Matrix) -> Matrix:
-    """Return the state [C, 4] and those that follow it: [C, n, 4]. Each is the one before times `advance`, plus what
-    was `added` [C, n, 4], whose last is unused.
+    """Return `state` [C, 4] and the states after it: [C, n, 4]. Each state is the one before it times `advance`, plus
+    the next element of `added` [C, n, 4], whose last is unused.
 
-    Sums of 1, 2, 4 … additions are joined (Hillis and Steele, 1986), so that no loop goes over them."""
+    Sums over 1, 2, 4 … elements are combined (Hillis and Steele, 1986), so no loop goes over single elements."""
     states: Matrix = np.concatenate([state[:, None], added[:, :-1]], axis=1)
     reach = 1
     while reach < states.shape[1]:
@@ -273,13 +280,13 @@ def _scan(state: Matrix, added: Matrix, advance: Matrix) -> Matrix:
 
 @dataclass(frozen=True)
 class _Biquad:
-    """b[0] + b[1] / z + b[2] / z², divided by 1 + a[1] / z + a[2] / z²."""
+    """A filter of order two: (b[0] + b[1] / z + b[2] / z²) / (1 + a[1] / z + a[2] / z²)."""
 
     b: Matrix
     a: Matrix
 
     def filter(self, samples: Matrix, states: Matrix) -> tuple[Matrix, Matrix]:
-        """Filter samples [rows, n] from states [rows, 2] on, one by one, in the transposed direct form II.
+        """Filter samples [rows, n] one by one, starting from states [rows, 2], in the transposed direct form II.
 
         Returns:
             the filtered samples and the states after them.
@@ -313,7 +320,7 @@ def _high_pass(sample_rate: int, hertz: float, quality: float) -> _Biquad:
 
 @lru_cache(maxsize=8)
 def _run_matrix(sample_rate: int) -> Matrix:
-    """Return [32 + 4, 32 + 4]: a row of samples and states times this is a row of weighted samples and next states."""
+    """Return a matrix [32 + 4, 32 + 4] that maps a row of samples and states to weighted samples and next states."""
     rows = np.eye(RUN + STATES)
     samples, states = rows[:, :RUN], []
     filters = (_high_shelf(sample_rate, 4.0, 1500.0, math.sqrt(0.5)), _high_pass(sample_rate, 38.0, 0.5))
@@ -325,8 +332,8 @@ def _run_matrix(sample_rate: int) -> Matrix:
 
 @lru_cache(maxsize=8)
 def _group_matrix(sample_rate: int) -> Matrix:
-    """Return [16 * 4 + 4, 16 * 4 + 4]: a row of what 16 runs add and the state before them, times this, is a row of the
-    state before each of them and the one after all."""
+    """Return a matrix [16 * 4 + 4, 16 * 4 + 4]. It maps a row, what each of 16 runs adds and the state before them all,
+    to the state before each run and the state after the last."""
     rows, advance, before = np.eye((GROUP + 1) * STATES), _run_matrix(sample_rate)[RUN:, RUN:], []
     state = rows[:, GROUP * STATES :]
     for run in range(GROUP):

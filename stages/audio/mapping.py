@@ -1,6 +1,7 @@
-"""Mapping recordings to rows: what every stage does that hears a shard's tracks one after another. The sound is
-prefetched, what cannot be heard is refused, and each track's row is yielded as soon as it is whole, so that a run that
-is killed keeps it."""
+"""Mapping recordings to rows: the loop of every stage that reads the sound of a shard's tracks one after another.
+
+The sound is prefetched, recordings that cannot be read are rejected, and each track's row is yielded as soon as it is
+whole, so that it survives if the run is killed."""
 
 from collections.abc import Callable, Iterator
 
@@ -23,19 +24,19 @@ def map_recordings(
     channels: int,
     sound_to: str | None = None,
 ) -> Iterator[Shard]:
-    """Yield a track's row or reject, in the order of `tracks`.
+    """Yield the row or reject of each track, in the order of `tracks`.
 
     Args:
-        stage: its name, under which the progress is drawn.
-        row_of: makes the row of a recording, or refuses it.
-        sample_rate: Hz to which recordings are resampled.
-        channels: to which they are mixed.
-        sound_to: what the sound is for, where silence is refused, as in "expected sound to find beats in"; None takes
-            silence too.
+        stage: name of the stage that the progress is shown under.
+        row_of: makes the row of a recording, or its reject.
+        sample_rate: rate that recordings are resampled to, Hz.
+        channels: number of channels that recordings are mixed to.
+        sound_to: completes the message "expected sound to …" with which silent recordings are rejected, such as "find
+            beats in"; None accepts silence.
 
     Raises:
-        Stopped: where the run was asked to stop.
-        OSError: where the disk or the network failed.
+        Stopped: the run was asked to stop.
+        OSError: the disk or the network failed.
     """
     context.progress.start(stage, tracks.num_rows, "tracks")
     with prefetch(context, prefetch_items(tracks), sample_rate, channels) as waveforms:

@@ -1,5 +1,5 @@
-"""Quality of a recording beside its loudness: what a choice of training data may go by. It is measured in one pass over
-the blocks that loudness is measured of, and nothing is refused for it here.
+"""Quality of a recording apart from its loudness, by which training data may be chosen. It is measured in one pass over
+the same blocks as loudness; nothing is rejected for it here.
 """
 
 import math
@@ -13,35 +13,35 @@ from stages.audio.samples import Samples
 from stages.audio.true_peak import PART, decibels
 
 SAME_DECIBELS = -60.0
-"""Two channels whose difference is so far below their sum hold the same sound."""
+"""Decibels below the sum of two channels at which their difference means that they hold the same sound."""
 
 
 @dataclass(frozen=True)
 class AudioQuality:
-    """What was measured of a recording; the names are those of `tracks`."""
+    """Measures of a recording's quality, by the names of columns of `tracks`."""
 
     peak: float | None
-    """Highest sample, dBFS; None where every sample is zero."""
+    """Highest sample, dBFS; None if every sample is zero."""
     clipping_runs: float
     """Share of samples in runs of at least 3 at or beyond full scale, 0 to 1."""
     dc: float
-    """Mean of the channel whose mean is furthest from zero, as a share of full scale, 0 or more."""
+    """Absolute mean of the channel whose mean is furthest from zero, as a share of full scale, 0 or more."""
     zeros: float
     """Share of samples that are exactly zero, 0 to 1."""
     bandwidth: float | None
-    """Where the spectrum ends, Hz; None where there is no spectrum."""
+    """Where the spectrum ends, Hz; None if nothing is above the noise floor, or the recording is too short."""
     dual_mono: bool
     """Whether the two channels of a stereo recording hold the same sound."""
     phase: float | None
-    """Correlation of the first two channels, -1 to 1; None where there is one channel, or silence in one of them."""
+    """Correlation of the first two channels, -1 to 1; None if there is one channel, or one of the two is silent."""
 
 
 class QualityMeter:
-    """Measures a stream: `update` with blocks [C, n] in order, then `result`.
+    """Measures a stream: call `update` with blocks [C, n] in order, then `result`.
 
     Args:
         sample_rate: Hz.
-        clipping: another meter's, which sees the same blocks.
+        clipping: a meter that is updated with the same blocks by its owner.
     """
 
     def __init__(self, sample_rate: int, channels: int, clipping: ClippingMeter) -> None:
@@ -65,7 +65,7 @@ class QualityMeter:
     def _update_pair(self, first: Samples, second: Samples) -> None:
         left, right, product = float(first @ first), float(second @ second), float(first @ second)
         difference = left + right - 2 * product
-        if difference < 0.01 * (left + right):  # too close for a difference of sums
+        if difference < 0.01 * (left + right):  # the difference of the sums would lose precision
             between = first - second
             difference = float(between @ between)
         self._left, self._right = self._left + left, self._right + right

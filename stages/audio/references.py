@@ -1,14 +1,14 @@
 """How a request names the sound or the words that it refers to.
 
 ```
-track:9f86d081          a recording of the store, by its id or by a beginning of it that no other track has
+track:9f86d081          a recording of the store, by its id, or by the beginning of its id if no other track has it
 title:Silver Window     a recording of the store, by its exact title, or by `title:Artist/Title`
-file:hum.wav            an audio file, relative to the requests file, or an absolute path, or any fsspec URL
+file:hum.wav            an audio file: a path relative to the requests file, an absolute path, or any fsspec URL
 text:slow strings       words (for CLAP only); `text` alone takes the request's own description
 ```
 
-In the table `requests` a reference stands resolved: `track:` with the whole id, `file:` with the whole path, `text:`
-with the words. Only what the operator's requests file says is ever opened as a file; no text of a track's metadata is.
+The table `requests` holds references resolved: `track:` with the whole id, `file:` with the whole path, `text:` with
+the words. Only paths in the operator's requests file are ever opened; no text in a track's metadata is.
 """
 
 import hashlib
@@ -25,16 +25,16 @@ from schemas import Store
 from schemas.tables import TRACKS, Row, Table
 
 SHORTEST_PREFIX = 6
-"""Digits of a track's id that a reference must give at least; fewer would not stay unique as tracks come."""
+"""Fewest digits of a track's id that a reference may give; fewer would not stay unique as tracks are added."""
 
 
 class UnknownReference(ValueError):
-    """Says that a reference is not written as one, or names nothing, or more than one thing."""
+    """A reference is malformed, or names nothing, or names more than one thing."""
 
 
 class RequestRefused(ValueError):
-    """Says that a request cannot be taken in or followed; `kind` is the reject's short word. It is `passing` where a
-    recording could not be reached."""
+    """A request cannot be read or followed. `kind` is the reject's kind; `passing` is true if a recording could not be
+    reached, so that the next run tries again."""
 
     def __init__(self, kind: str, message: str, passing: bool = False) -> None:
         super().__init__(message)
@@ -43,14 +43,14 @@ class RequestRefused(ValueError):
 
 @dataclass(frozen=True)
 class Reference:
-    """A resolved reference: `kind` is `track`, `file` or `text`; `value` its id, its path, or the words."""
+    """A resolved reference. `kind` is `track`, `file` or `text`; `value` is the id, the path or the words."""
 
     kind: str
     value: str
 
     @classmethod
     def from_row(cls, text: str) -> Self:
-        """Read a reference as the table `requests` holds it."""
+        """Parse a reference as the table `requests` holds it."""
         kind, _, value = text.partition(":")
         return cls(kind, value)
 
@@ -59,10 +59,11 @@ class Reference:
 
 
 def parse_reference(text: str, kinds: tuple[str, ...]) -> Reference:
-    """Parse a reference of one of `kinds` (of `track`, `title`, `file`, `text`) as people write it, not yet resolved.
+    """Parse a reference as people write it, without resolving it. Its kind must be one of `kinds`, a subset of `track`,
+    `title`, `file` and `text`.
 
     Raises:
-        UnknownReference: it is not of the form `kind:value` with one of the kinds.
+        UnknownReference: it does not have the form `kind:value` with one of the kinds.
     """
     kind, colon, value = text.partition(":")
     kind, value = kind.strip(), value.strip()
@@ -78,7 +79,7 @@ def parse_reference(text: str, kinds: tuple[str, ...]) -> Reference:
 
 @dataclass
 class TrackNames:
-    """Finds the recordings of the store by the names that people use for them.
+    """Finds recordings of the store by the names that people use for them.
 
     Args:
         tracks: the columns `track_id`, `title`, `artist` of the table `tracks`.
@@ -99,7 +100,7 @@ class TrackNames:
         self._titles = titles
 
     def resolve(self, reference: Reference) -> Reference:
-        """Return the `track:` reference with the whole id behind a `track:` or `title:` one.
+        """Return the `track:` reference with the whole id for a `track:` or `title:` reference.
 
         Raises:
             UnknownReference: no track, or more than one, has that name.
@@ -126,11 +127,11 @@ class TrackNames:
 
 
 def rows_of_tracks(store: Store, versions: Mapping[str, str], table: Table, ids: set[str]) -> dict[str, Row]:
-    """Read the rows of some tracks, by id, out of the shards that hold them: shard n of a table holds the tracks of
-    shard n of `tracks`.
+    """Return the rows of some tracks, by id. Only the shards that hold them are read: shard n of a table holds the
+    tracks of shard n of `tracks`.
 
     Args:
-        versions: the version of each table, by name; of one that has none there are no rows.
+        versions: the version of each table, by name; a table without a version has no rows.
     """
     if not ids or table.name not in versions:
         return {}
@@ -143,7 +144,7 @@ def rows_of_tracks(store: Store, versions: Mapping[str, str], table: Table, ids:
 
 @dataclass
 class ReferencedFiles:
-    """Finds the audio files that a requests file refers to, and what tells their contents apart.
+    """Resolves and hashes the audio files that a requests file refers to.
 
     Args:
         base: the folder (path or fsspec URL) that relative paths start from; None where there is none.
@@ -156,7 +157,7 @@ class ReferencedFiles:
         """Return the `file:` reference with the whole path or URL.
 
         Raises:
-            UnknownReference: the path is relative and there is nothing that it is relative to.
+            UnknownReference: the path is relative and there is no base folder.
         """
         path = reference.value
         if "://" in path or os.path.isabs(path):
@@ -166,12 +167,12 @@ class ReferencedFiles:
         return Reference("file", f"{self.base.rstrip('/')}/{path}")
 
     def digest(self, reference: Reference) -> str:
-        """Return the SHA-256 of a file's content: a request is a new one when the file that it refers to changed, and
-        the same when the file merely moved.
+        """Return the SHA-256 of a file's content. So a request counts as new if the file that it refers to changed, but
+        not if the file merely moved.
 
         Raises:
-            UnknownReference: there is no such file, or it may not be read.
-            OSError: the disk or the network failed; that is no reason to take a request for gone.
+            UnknownReference: the file does not exist, or may not be read.
+            OSError: the disk or the network failed, which does not mean that the file is gone.
         """
         from stages.audio import AudioError, open_binary
 

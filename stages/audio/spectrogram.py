@@ -1,7 +1,7 @@
-"""A mel spectrogram in decibels: what onsets are found in and what a clip's picture shows.
+"""A mel spectrogram in decibels: used to find onsets and to draw a clip's picture.
 
-Its triangles are those of `librosa.filters.mel`, to the bit, whose import takes half a second of a processor; it is the
-oracle of the tests.
+Its triangular filters equal those of `librosa.filters.mel` to the bit; librosa is the oracle of the tests. It is not
+used here because importing it takes half a second of processor time.
 """
 
 from functools import lru_cache
@@ -13,22 +13,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 RANGE_DECIBELS = 80.0
-"""Nothing is told apart that lies further than this below the loudest point."""
+"""Decibels below the loudest point at which the spectrogram ends: lower values are raised to this floor."""
 
 LOWEST_HERTZ = 40.0
+"""Frequency at which the lowest mel band begins."""
 
 INAUDIBLE = 1e-4
-"""Peak (-80 dBFS) under which a signal is silence: what remains there are the roundings of decoders and resamplers."""
+"""Peak (-80 dBFS) below which a signal is silence: only rounding errors of decoders and resamplers are that small."""
 
 
 def log_spectrogram(
     wav: Float[Tensor, "N"], sample_rate: int, bands: int, frames_a_second: float, window_seconds: float = 0.04
 ) -> Float[Tensor, "bands F"]:
-    """Compute the mel spectrogram of a mono signal in decibels below its loudest point, between -80 and 0, all -80 for
-    silence; F is the duration times `frames_a_second`, rounded up.
+    """Compute the mel spectrogram of a mono signal, in decibels relative to its loudest point, between -80 and 0.
+    Silence is -80 throughout. The number of frames F is the duration times `frames_a_second`, rounded up.
 
     Raises:
-        ValueError: no samples, a sample rate below 8 kHz, or no bands or frames asked for.
+        ValueError: there are no samples, the sample rate is below 8 kHz, or `bands` or `frames_a_second` is not
+            positive.
     """
     if wav.numel() < 1 or sample_rate < 8_000:
         raise ValueError(f"expected samples at 8000 Hz or more, got {wav.numel()} at {sample_rate} Hz")
@@ -50,8 +52,8 @@ def log_spectrogram(
 
 @lru_cache(maxsize=16)
 def _mel_bank(sample_rate: int, window: int, bands: int) -> Float[Tensor, "bands bins"]:
-    """Build triangles that are equally spaced on the mel scale of O'Shaughnessy (1987), each of height 1; a triangle
-    that is narrower than a bin takes the bin nearest to its centre."""
+    """Build triangular filters of height 1, equally spaced on the mel scale of O'Shaughnessy (1987). A triangle that is
+    narrower than a bin takes the bin nearest to its centre."""
     hertz = _mel_frequencies(bands + 2, LOWEST_HERTZ, min(sample_rate / 2, 16_000.0))
     slopes, widths = hertz[:, None] - np.fft.rfftfreq(window, 1 / sample_rate), np.diff(hertz)[:, None]
     rising, falling = -slopes[:-2] / widths[:-1], slopes[2:] / widths[1:]

@@ -1,46 +1,50 @@
-"""How far what a file claims and what it holds may differ: one table, for all formats and all readers of sound."""
+"""How much the content of a file may differ from what its header claims: one table for all formats and readers."""
 
 from stages.audio.locations import AudioError
 
 UNSAID_SECONDS = 0.05
-"""Seconds by which a claim and the bytes may differ without a word: two MPEG frames, which encoders miscount by."""
+"""Seconds by which a claim and the content may differ without a warning: two MPEG frames, by which encoders
+miscount."""
 
 MISSING_SAMPLES = 4608
-"""Samples that may be lacking of what a header claims, with a warning: four MPEG frames."""
+"""Samples of the claimed length that may be missing, with a warning: four MPEG frames."""
 
 MISSING_SECONDS = 0.5
-"""The same, in seconds, for containers whose durations are rounded and count the encoder's padding."""
+"""Seconds that may be missing, with a warning, for containers whose durations are rounded and include the encoder's
+padding."""
 
 MISSING_SHARE = 0.25
-"""Share of the claim that may be lacking at most, for recordings so short that the above would be half of them."""
+"""Largest share of the claimed length that may be missing, for recordings so short that the limits above would be half
+of them."""
 
 MISSING_BYTES = 0.01
-"""Share of a container's bytes that may be lacking, where a cut file's claim of its length is not to be had."""
+"""Share of a container's bytes that may be missing where the length that a cut file claims cannot be read."""
 
 MAX_DAMAGE = 0.01
-"""Share of a recording that may be silence in place of damage."""
+"""Share of a recording that may be silence in place of damaged sound."""
 
 MAX_GAP_SECONDS = 60.0
-"""A longer jump of a container's clock is a broken clock, and no lost sound."""
+"""Longest gap in a container's timestamps, seconds, that counts as lost sound; a longer gap is an error of the
+timestamps."""
 
 JUNK_BYTES = 1024
-"""Bytes outside of a container's structure that are not worth a word: tags and padding."""
+"""Bytes outside a container's structure that need no warning: tags and padding."""
 
 RESTORE = "get it again from where it came, or have a player or FFmpeg write it anew to keep what is left"
-"""What makes a cut or damaged file usable."""
+"""Advice, in messages, on how to make a cut or damaged file usable."""
 
 
 def compare_length(claimed: int, present: int, sample_rate: int, is_rounded: bool = False) -> str | None:
-    """Compare the samples that a header claims with those that the file holds.
+    """Compare the number of samples that a header claims with the number that the file holds.
 
     Args:
-        is_rounded: the claim is a rounded duration.
+        is_rounded: whether the claim is a rounded duration.
 
     Returns:
-        what is odd, None where they agree.
+        a warning; None if the two agree.
 
     Raises:
-        AudioError: so much is lacking that the file was cut short.
+        AudioError: so many samples are missing that the file was cut short.
     """
     missing = claimed - present
     if abs(missing) <= UNSAID_SECONDS * sample_rate:

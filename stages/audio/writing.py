@@ -1,7 +1,7 @@
 """Encoding clips: float samples to the bytes of a FLAC, WAV, MP3 or Ogg Vorbis file, with tags.
 
-The same samples and tags give the same bytes on the same machine, so that a run that was killed and one that was not
-end with the same files.
+The same samples and tags give the same bytes on the same machine, so a run that was killed and repeated ends with the
+same files as one that was not.
 """
 
 import io
@@ -18,7 +18,7 @@ from stages.audio.samples import Samples
 AudioFormat = Literal["flac", "wav", "mp3", "ogg"]
 
 BLOCK = 2**14
-"""Samples given to an encoder at once; libvorbis overflows its stack on minutes at a time."""
+"""Samples per channel given to an encoder in one call: libvorbis overflows its stack if it gets minutes of sound."""
 
 _ENCODINGS = {
     "flac": ("FLAC", "PCM"),
@@ -47,13 +47,13 @@ def encode_audio(
     bits: Literal[16, 24] = 16,
     source: SourceType | None = None,
 ) -> bytes:
-    """Encode float samples [C, N] in [-1, 1]: FLAC and WAV rounded to `bits`, MP3 and Ogg Vorbis at their encoders'
-    defaults.
+    """Encode float samples [C, N] in [-1, 1]. FLAC and WAV are rounded to `bits`; MP3 and Ogg Vorbis use their
+    encoders' defaults.
 
     Args:
-        tags: by name (`title`, `artist`, `description`, or a name of one's own), written as Vorbis comments or ID3.
-        source: how the sound came to be, which the file says in every place that its format has for it; None for
-            what nobody here made, such as an excerpt of a recording.
+        tags: values by name (`title`, `artist`, `description`, or any other name), written as Vorbis comments or ID3.
+        source: how the sound was made, written in every place that the format has for it; None for sound that was not
+            made here, such as an excerpt of a recording.
 
     Raises:
         ValueError: the samples are empty, not finite or beyond full scale, or the format cannot hold them.
@@ -85,7 +85,7 @@ def encode_audio(
 
 
 def _rounded(block: Samples, bits: int) -> npt.NDArray[np.int16] | npt.NDArray[np.int32]:
-    """Round samples to integers of `bits`; 24 stand in the upper bits of 32, as libsndfile takes them."""
+    """Round samples to integers of `bits`. 24-bit values are in the upper bits of 32, as libsndfile expects them."""
     if bits == 16:
         short: npt.NDArray[np.int16] = np.rint(block * 32_767).astype(np.int16)
         return short
@@ -127,8 +127,8 @@ def _write_tags(file: io.BytesIO, format: AudioFormat, tags: Mapping[str, str], 
 
 
 def _with_serial(data: bytes, serial: int) -> bytes:
-    """Return the same Ogg file under another stream number. Encoders draw it at random, which would make every writing
-    of one clip a different file."""
+    """Return the same Ogg file with `serial` as its stream number. Encoders draw this number at random, so without this
+    two encodings of the same clip would differ."""
     from mutagen.ogg import OggPage
 
     file, pages = io.BytesIO(data), []

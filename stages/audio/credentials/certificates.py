@@ -1,7 +1,7 @@
-"""Certificates of signers, and the one that is made on this machine for trying out.
+"""Certificates of signers, and a development certificate that is made on this machine.
 
-What C2PA asks of a signer's certificate (specification 2.2, 14.5.1): a digital signature as key usage, an extended
-key usage such as emailProtection or documentSigning, and an issuer other than itself.
+C2PA's requirements for a signer's certificate (specification 2.2, 14.5.1): digital signature as a key usage, an
+extended key usage such as emailProtection or documentSigning, and an issuer other than itself.
 """
 
 import os
@@ -30,7 +30,7 @@ INSTALL = "install them with pip install segue[credentials]"
 
 @dataclass(frozen=True)
 class Chain:
-    """A signer's certificate and those above it."""
+    """A signer's certificate and those above it, the signer's first."""
 
     certificates: "tuple[Certificate, ...]"
 
@@ -50,10 +50,10 @@ class Chain:
 
     @cached_property
     def algorithm(self) -> str:
-        """The signature algorithm that goes with the key, by COSE's name in lower case.
+        """The signature algorithm for the key: COSE's name in lower case.
 
         Raises:
-            ValueError: C2PA has none for such a key.
+            ValueError: C2PA has no algorithm for such a key.
         """
         from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
@@ -68,10 +68,11 @@ class Chain:
 
 
 def load_chain(path: str) -> Chain:
-    """Return the certificates of a PEM file, or the development certificate, made now if there is none.
+    """Return the certificates of a PEM file. For `development` return the development certificate, which is made if
+    there is none.
 
     Raises:
-        ValueError: it cannot be read, holds none, or is not valid today.
+        ValueError: the file cannot be read, holds no certificate, or its first certificate is not valid today.
     """
     file = development_folder() / "certificate.pem" if path == DEVELOPMENT else Path(path).expanduser()
     chain = Chain(tuple(read_certificates(file)))
@@ -84,20 +85,21 @@ def load_chain(path: str) -> Chain:
 
 
 def identified_credentials(credentials: Credentials) -> Credentials:
-    """Return the same with the certificate's digest in place of its file, as it enters fingerprints.
+    """Return the credentials as they enter fingerprints: with the certificate's digest in place of its file, and no
+    key.
 
     Raises:
-        ValueError: there is no such certificate, or it cannot be used.
+        ValueError: the certificate does not exist or cannot be used.
     """
     fields = {"certificate": f"sha256:{load_chain(credentials.certificate).digest}", "key": None, "key_command": ()}
     return credentials.model_copy(update=fields)
 
 
 def read_certificates(file: Path) -> "list[Certificate]":
-    """Return the certificates of a PEM file, of which there is at least one.
+    """Return the certificates of a PEM file, at least one.
 
     Raises:
-        ValueError: it cannot be read, or holds none.
+        ValueError: the file cannot be read or holds none, or the package `cryptography` is not installed.
     """
     try:
         from cryptography.x509 import load_pem_x509_certificates
@@ -110,13 +112,13 @@ def read_certificates(file: Path) -> "list[Certificate]":
 
 
 def load_key(chain: Chain, path: str | None) -> str:
-    """Return the private key of a certificate, as PEM without encryption, which stays in memory.
+    """Return the private key of a certificate as unencrypted PEM, to be kept in memory only.
 
     Args:
-        path: its PEM file; None is the development certificate's.
+        path: the key's PEM file; None for the development certificate's key.
 
     Raises:
-        ValueError: it cannot be read, its password is wrong or missing, or it is the key of another certificate.
+        ValueError: the key cannot be read, its password is wrong or missing, or it belongs to another certificate.
     """
     from cryptography.hazmat.primitives import serialization
 
@@ -130,7 +132,7 @@ def load_key(chain: Chain, path: str | None) -> str:
         raise ValueError(f"expected the password of {file} in the environment variable {PASSWORD}, got none") from error
     except OSError as error:
         raise ValueError(f"expected a private key at {file}, got {error.strerror}") from error
-    except ValueError:  # no word of the parser's, which saw the key
+    except ValueError:  # the parser's message is not repeated: it may quote the key
         wrong = f"one that the password in {PASSWORD} does not open" if encrypted else "none that can be read"
         raise ValueError(f"expected a private key as PEM in {file}, got {wrong}") from None
     if key.public_key() != chain.certificates[0].public_key():
@@ -145,19 +147,19 @@ def _pem(key: "PrivateKeyTypes") -> str:
 
 
 def development_place() -> Path:
-    """Return where this machine's development certificate lies, if there is one: `segue/development-certificate` in
+    """Return where this machine's development certificate is, if there is one: `segue/development-certificate` in
     `$XDG_DATA_HOME`, by default `~/.local/share`."""
     data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     return data / "segue" / "development-certificate"
 
 
 def development_folder() -> Path:
-    """Return the folder of this machine's development certificate with `certificate.pem`, `key.pem` and `root.pem`,
-    which are made if they are not there. Of two processes that make them at once, one wins."""
+    """Return the folder of this machine's development certificate, with `certificate.pem`, `key.pem` and `root.pem`. It
+    is made if it does not exist. If two processes make it at the same time, one of them wins."""
     folder = development_place()
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))  # for its owner's eyes only
+        new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))  # readable by its owner only
         try:
             _make_development_certificate(new)
             new.rename(folder)
@@ -170,7 +172,7 @@ def development_folder() -> Path:
 
 
 def _make_development_certificate(folder: Path) -> None:
-    """Make a root and a certificate that it signs. The root's key is forgotten: it signs nothing else."""
+    """Make a root and a certificate that it signs. The root's key is discarded, so it can sign nothing else."""
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -186,7 +188,7 @@ def _make_development_certificate(folder: Path) -> None:
 def _certificate(
     name: str, key: "EllipticCurvePrivateKey", issuer_name: str, issuer_key: "EllipticCurvePrivateKey", is_root: bool
 ) -> "Certificate":
-    """Make a certificate as C2PA asks for them."""
+    """Make a certificate that meets C2PA's requirements."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -199,7 +201,7 @@ def _certificate(
         False,
     )
     usages |= {"key_cert_sign": True, "crl_sign": True} if is_root else {"digital_signature": True}
-    start = datetime.now(UTC) - timedelta(hours=1)  # for clocks that are late
+    start = datetime.now(UTC) - timedelta(hours=1)  # for clocks that are slow
     builder = (
         x509.CertificateBuilder()
         .issuer_name(_name(issuer_name))

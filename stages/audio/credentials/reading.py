@@ -1,4 +1,4 @@
-"""Reading content credentials: what a file's manifest claims, and whether it holds."""
+"""Reading content credentials: what a file's manifest claims, and whether it is valid."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,24 +22,24 @@ PROBLEMS = {
     "signingCredential.invalid": "the certificate is none that C2PA takes",
     "signingCredential.revoked": "the certificate was revoked",
 }
-"""What C2PA's status codes (specification 2.2, 15.2) mean to a person; others are told as they are."""
+"""Plain words for C2PA's status codes (specification 2.2, 15.2); other codes are shown as they are."""
 
 UNTRUSTED = "signingCredential.untrusted"
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """A root that a verifier trusts."""
+    """A root certificate that a verifier trusts."""
 
     name: str
     pem: str
 
     @classmethod
     def read(cls, file: Path) -> list[Self]:
-        """Return the certificates of a PEM file.
+        """Return an anchor for each certificate of a PEM file.
 
         Raises:
-            ValueError: it cannot be read, or holds none.
+            ValueError: the file cannot be read, or holds no certificate.
         """
         from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -56,29 +56,30 @@ def _common_name(certificate: "Certificate") -> str:
 
 @dataclass(frozen=True)
 class SignedClaim:
-    """What the manifest of a file claims, and whether its signature holds."""
+    """What the manifest of a file claims, and whether its signature is valid."""
 
     generator: str
-    """The program that made the claim."""
+    """The program that made the claim, with its version."""
     signer: str
-    """The name in the certificate."""
+    """The signer's name in the certificate."""
     terms: tuple[str, ...]
-    """The digital source types of those actions that have one: the last parts of their addresses."""
+    """Digital source types of those actions that have one: the last parts of their URLs."""
     actions: tuple[str, ...]
-    """What was done, in C2PA's words: `c2pa.created`, and `c2pa.watermarked.unbound` where a watermark was added."""
+    """The actions on the file, in C2PA's words: `c2pa.created`, and `c2pa.watermarked.unbound` where a watermark was
+    added."""
     generation: Mapping[str, Any]
-    """What this project writes of model and request (`Generation`); empty in the files of others."""
+    """What this project writes about model and request (`Generation`); empty in files of other programs."""
     problems: tuple[str, ...]
-    """Why the claim does not hold, in words; none where it does."""
+    """Why the claim is not valid, in words; empty if it is valid."""
     trusted_by: str
-    """The root that vouches for the signer; empty where none of those given does."""
+    """Name of the given root that vouches for the signer; empty if none does."""
 
 
 def read_credentials(file: IO[bytes], format: str, anchors: Sequence[Anchor] = ()) -> SignedClaim | None:
-    """Return what the manifest of an open file claims; None where it has none. The network is never asked.
+    """Return what the manifest of an open file claims; None if it has no manifest. Nothing is read from the network.
 
     Args:
-        format: of the file, such as `flac`; in other formats than those of `MIME_TYPES` there is none.
+        format: the file's format, such as `flac`; files in formats outside `MIME_TYPES` have no manifest.
         anchors: the roots that are trusted.
 
     Raises:
@@ -97,12 +98,12 @@ def read_credentials(file: IO[bytes], format: str, anchors: Sequence[Anchor] = (
 
 
 def _report(file: IO[bytes], format: str, anchor: Anchor | None) -> dict[str, Any] | None:
-    """Have c2pa-python look at a file; None where there is no manifest."""
+    """Return c2pa-python's report on a file; None if the file has no manifest."""
     try:
         import c2pa
     except ImportError as error:
         raise ValueError(f"expected the packages of content credentials, got {error}: {INSTALL}") from error
-    # Nothing is asked of the network: neither a manifest that lies elsewhere nor whether a certificate was revoked.
+    # Nothing is read from the network: neither a manifest stored elsewhere nor whether a certificate was revoked.
     settings: dict[str, Any] = {"verify": {"verify_trust": True, "remote_manifest_fetch": False, "ocsp_fetch": False}}
     if anchor is not None:
         settings["trust"] = {"trust_anchors": anchor.pem}

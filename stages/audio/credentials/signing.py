@@ -1,7 +1,7 @@
-"""Signing: a finished file gets a C2PA manifest that says what made it, and is never touched again.
+"""Signing: adding a C2PA manifest to a finished file, which says what made it. The file is not changed after that.
 
-A manifest holds random salts (so that nothing can be guessed of what is redacted from it), and most signatures are
-random too: the same clip signed twice is two files with the same samples and the same claims.
+A manifest holds random salts, so that nobody can guess what was redacted from it, and most signatures are random too.
+So signing a clip twice gives two different files, with the same samples and the same claims.
 """
 
 import io
@@ -19,37 +19,37 @@ from stages.audio.marks import SourceType
 MIME_TYPES = {"flac": "audio/flac", "wav": "audio/wav", "mp3": "audio/mpeg"}
 
 ASSERTION = "segue.generation"
-"""The label of the assertion that says which model made a file, and for which request."""
+"""Label of the assertion that says which model made a file, and for which request."""
 
 WATERMARKED = "c2pa.watermarked.unbound"
-"""The action of adding a watermark that leads to no manifest (C2PA 2.3)."""
+"""C2PA's action for adding a watermark that does not lead to a manifest (C2PA 2.3)."""
 
 COMMAND_SECONDS = 60
-"""How long a `key_command` may take, seconds."""
+"""Longest time that a `key_command` may take, seconds."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What a signed file says of its making. Nothing of it is about a person: no prompt, no title, no path."""
+    """What a signed file says about how it was made. Nothing in it is about a person: no prompt, no title, no path."""
 
     model: str
     checkpoint: str
     """The `checkpoint_id`."""
     checkpoint_sha256: str
-    """The digest of its weights; empty where it is not known."""
+    """SHA-256 of the checkpoint's weights; empty if it is not known."""
     request: str
     take: int
     """Counted from 1."""
     seed: int
     watermark: str = ""
-    """What its sound carries, as the file's tag says it; empty where that is nothing."""
+    """The watermark in the sound, in the words of the file's tag; empty if there is none."""
 
 
 class Signer:
-    """Signs files as `Credentials` say.
+    """Signs files with the certificate and key of `Credentials`.
 
     Raises:
-        ValueError: the certificate or its key cannot be had, or c2pa-python is not installed.
+        ValueError: the certificate or its key cannot be loaded, or c2pa-python is not installed.
     """
 
     def __init__(self, credentials: Credentials) -> None:
@@ -62,14 +62,14 @@ class Signer:
         self._command = credentials.key_command
 
     def sign(self, data: bytes, format: str, generation: Generation, source: SourceType) -> bytes:
-        """Return a file with a manifest: its samples and tags are as they were.
+        """Return the file with a manifest added; its samples and tags are unchanged.
 
         Args:
             data: a whole file, with its tags.
             format: one of `FORMATS`.
 
         Raises:
-            ValueError: the certificate is none that C2PA takes, or the key cannot sign.
+            ValueError: C2PA does not accept the certificate, or the key cannot sign.
         """
         import c2pa
 
@@ -84,10 +84,10 @@ class Signer:
         return signed.getvalue()
 
     def _c2pa_signer(self, failures: list[Exception]) -> Any:
-        """Return the library's own signer.
+        """Return c2pa-python's own signer object.
 
         Args:
-            failures: where errors of the key's program go; the library tells of none.
+            failures: a list that errors of the key's program are added to, because the library does not report them.
         """
         import c2pa
 
@@ -109,8 +109,8 @@ class Signer:
 def _manifest(generation: Generation, source: SourceType) -> Mapping[str, Any]:
     """Return the definition of a manifest (C2PA 2.2, 18.15: an action `c2pa.created` with its digital source type).
 
-    A watermark is an action of its own. It says whose a clip is and not which, so nobody finds a manifest by it: of the
-    two actions of C2PA 2.3 it is `c2pa.watermarked.unbound`, which needs no soft binding."""
+    A watermark is an action of its own. It says who made a clip but not which clip it is, so it cannot lead to a
+    manifest: of C2PA 2.3's two actions it is `c2pa.watermarked.unbound`, which needs no soft binding."""
     try:
         program = {"name": "Segue", "version": version("segue")}
     except PackageNotFoundError:
@@ -129,10 +129,10 @@ def _manifest(generation: Generation, source: SourceType) -> Mapping[str, Any]:
 
 
 def _sign_by_command(command: tuple[str, ...], chain: Chain, data: bytes) -> bytes:
-    """Have a program sign, and return the signature in COSE's form.
+    """Have a program sign data, and return the signature in COSE's form.
 
     Raises:
-        ValueError: the program failed, or what it gave is no signature by the certificate's key.
+        ValueError: the program failed, or its output is not a signature by the certificate's key.
     """
     try:
         result = subprocess.run(command, input=data, capture_output=True, timeout=COMMAND_SECONDS, check=True)
@@ -144,10 +144,11 @@ def _sign_by_command(command: tuple[str, ...], chain: Chain, data: bytes) -> byt
 
 
 def _checked_signature(chain: Chain, data: bytes, signature: bytes) -> bytes:
-    """Return a signature as COSE has it (RFC 9053, 2.1: r and s of equal length), which programs give as DER too.
+    """Return a signature in COSE's form (RFC 9053, 2.1: r and s of equal length). Programs may give it in that form or
+    as DER.
 
     Raises:
-        ValueError: it is none by the certificate's key.
+        ValueError: it is not a signature of `data` by the certificate's key.
     """
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import hashes
