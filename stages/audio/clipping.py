@@ -1,7 +1,7 @@
-"""Clipping: samples at full scale, those of them in runs, and the highest, in one pass over blocks of any length.
+"""Clipping: samples at full scale, those of them in runs, and the highest sample, in one pass over blocks of any
+length.
 
-A sample or two at full scale are a loud note that was measured well. Three or more in a row are a flat top: what was to
-be there is lost.
+One or two samples at full scale are just a loud sound. Three or more in a row are a flat top: the true peak was lost.
 """
 
 import numpy as np
@@ -10,21 +10,21 @@ import numpy.typing as npt
 from stages.audio.samples import Samples
 
 FULL_SCALE = 32_767 / 32_768
-"""A sample at or beyond 16-bit full scale counts as clipped."""
+"""Magnitude from which a sample counts as clipped: 16-bit full scale."""
 
 SHORTEST_RUN = 3
-"""Consecutive samples of a channel at full scale that are a flat top."""
+"""Fewest consecutive samples of a channel at full scale that count as a flat top."""
 
 
 class ClippingMeter:
-    """Measures a stream: `update` with blocks [C, n] in order; the results may be read at any time."""
+    """Measures a stream: call `update` with blocks [C, n] in order; the results may be read at any time."""
 
     def __init__(self, channels: int) -> None:
         self.peak = 0.0
-        """The highest magnitude of a sample so far; NaN after one that is none."""
+        """Highest magnitude of a sample so far; NaN after a sample that is NaN."""
         self._values = self._clipped = self._in_runs = 0
         self._open = [0] * channels
-        """For each channel the length of the run that the last block ended in."""
+        """For each channel, the length of the run that reached the end of the last block."""
 
     @property
     def share(self) -> float:
@@ -42,7 +42,7 @@ class ClippingMeter:
             return
         self._values += block.size
         peak = max(float(block.max()), -float(block.min()))
-        if not peak <= self.peak:  # NaN too, so that it shows
+        if not peak <= self.peak:  # also true for NaN, which is kept so that the caller sees it
             self.peak = peak
         if peak < FULL_SCALE and not any(self._open):
             return
@@ -52,8 +52,12 @@ class ClippingMeter:
             self._update_runs(channel, np.flatnonzero(row), len(row))
 
     def _update_runs(self, channel: int, places: npt.NDArray[np.intp], length: int) -> None:
-        """Count the runs among the places of a channel's clipped samples in a block of so many; one that reaches the
-        block's end may go on in the next."""
+        """Count a channel's runs in a block.
+
+        Args:
+            places: positions of the channel's clipped samples in the block.
+            length: samples in the block; a run that reaches its end may continue in the next block.
+        """
         last = np.append(np.flatnonzero(np.diff(places) != 1), len(places) - 1)
         lengths = np.diff(last, prepend=-1) if len(places) else np.zeros(0, np.intp)
         if len(places) and places[0] == 0:
@@ -67,5 +71,5 @@ class ClippingMeter:
 
 
 def _long_enough(run: int) -> int:
-    """Return the samples of a run that count: all of them, or none."""
+    """Return how many samples of a run count: all of them, or 0 if the run is too short."""
     return run if run >= SHORTEST_RUN else 0

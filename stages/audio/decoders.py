@@ -1,8 +1,8 @@
-"""The two decoders, libsndfile and FFmpeg's (by PyAV), behind one face: an open file becomes blocks of samples.
+"""The two decoders, libsndfile and FFmpeg's (by PyAV), behind one interface: an open file becomes blocks of samples.
 
-libsndfile is the faster and stricter of the two. FFmpeg's decoders take what it refuses (AAC, ALAC, WMA, Opus in WebM),
-and go on after damage: what they lose there is filled with silence of the same length. Nothing is allocated on the word
-of a header: samples are read in blocks.
+libsndfile is the faster and stricter of the two. FFmpeg's decoders read what libsndfile cannot (AAC, ALAC, WMA, Opus in
+WebM). They also go on after damage; what they lose there is replaced by silence of the same length. Samples are read in
+blocks, so no memory is allocated because a header claims a length.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,10 +21,10 @@ from stages.audio.surveys.flac import frame_place
 from stages.audio.tolerances import MAX_GAP_SECONDS, UNSAID_SECONDS
 
 MAX_CHANNELS = 64
-"""More channels than any recording has; a header that claims more is damaged or hostile."""
+"""Most channels that a header may claim; no recording has more, so such a header is damaged or hostile."""
 
 MAX_SAMPLE_RATE = 768_000
-"""Hz; twice the highest rate in use."""
+"""Highest sample rate that a header may claim, Hz: twice the highest rate in use."""
 
 BLOCK_VALUES = 2**20
 """Values (samples times channels) in a block of a stream: 4 MiB."""
@@ -33,37 +33,37 @@ BY_FFMPEG_ALONE = ("mp4", "asf", "matroska", "aac", "wavpack", "ape", "ac3")
 """Containers that libsndfile does not know."""
 
 _ENDLESS = 2**48
-"""Samples that nothing has: libsndfile says so where it does not know."""
+"""Number of samples that no recording reaches; libsndfile reports such a number if it does not know the length."""
 
 _STRICT = {"err_detect": "crccheck+explode"}
-"""Without it FFmpeg's FLAC decoder gives the noise that damage decodes to."""
+"""Options of FFmpeg's FLAC decoder; without them it returns the noise that damaged frames decode to."""
 
 
 class DecoderError(AudioError):
-    """A decoder's word that a file cannot be decoded, or not further: another may know better."""
+    """A decoder cannot decode a file, or not all of it; another decoder may be able to."""
 
 
 @dataclass
 class DecoderStream:
-    """A file in a decoder. `blocks` gives its samples once, in order, float32 [C, n] each."""
+    """A file in a decoder. `blocks` yields its samples once, in order, float32 [C, n] each."""
 
     format: str
     sample_rate: int
     channels: int
     claimed_frames: int | None
-    """Samples a channel that the header promises; None where it says nothing."""
+    """Samples per channel that the header claims; None if it claims nothing."""
     is_rounded: bool
-    """That is a rounded duration."""
+    """Whether `claimed_frames` comes from a rounded duration."""
     blocks: Iterator[Samples]
     concealed: list[int] = field(default_factory=list)
-    """The length in samples of each silence that stands for damage so far."""
+    """The length, in samples, of each silence so far that replaces damage."""
 
 
 OpenDecoder = Callable[[IO[bytes], str], AbstractContextManager[DecoderStream]]
-"""Opens a file in a decoder, told its container.
+"""Opens a file of a given container in a decoder.
 
 Raises:
-    DecoderError: it cannot be decoded, or claims what no recording has; `blocks` raises it too.
+    DecoderError: the file cannot be decoded, or claims impossible values; reading `blocks` raises it too.
     OSError: the disk or the network failed.
 """
 
@@ -87,7 +87,7 @@ def open_libsndfile(file: IO[bytes], container: str) -> Iterator[DecoderStream]:
 
 
 def _libsndfile_reason(error: Exception) -> str:
-    """Return what libsndfile says, which for some formats is nothing and for others not what happened."""
+    """Return libsndfile's message. For some formats it is empty, and for others it does not say what happened."""
     reason = str(getattr(error, "error_string", error)).rstrip(".")
     return f"libsndfile: {reason}" if reason else "libsndfile refuses it"
 
@@ -113,8 +113,10 @@ def _check_claims(sample_rate: int, channels: int) -> None:
 
 
 class VirtualFile:
-    """A file for a decoder's virtual I/O. It has no name to go by, and keeps the error of a disk or network that failed
-    inside a callback of libsndfile, where it would be printed and taken for the end of the file."""
+    """A file for libsndfile's virtual I/O. It has no name, so its format is not guessed from one.
+
+    If the disk or the network fails in a callback, libsndfile prints the error and takes it for the end of the file. So
+    the error is kept here, to be raised by `reraise`."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -131,7 +133,7 @@ class VirtualFile:
         return len(data)
 
     read = readinto
-    """soundfile asks for the name `read` and calls `readinto`."""
+    """soundfile checks for the name `read` and calls `readinto`."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return _seek(self._file, offset, whence)
@@ -155,7 +157,7 @@ class _FFmpegFile:
 
 
 def _seek(file: IO[bytes], offset: int, whence: int) -> int:
-    """Go to a place; -1 where a damaged header has it out of all bounds, which is no failure of the disk."""
+    """Seek to a position. Return -1 if a damaged header gave one out of bounds, which is not a failure of the disk."""
     try:
         return file.seek(offset, whence)
     except (OSError, ValueError, OverflowError):
@@ -177,7 +179,7 @@ def open_ffmpeg(file: IO[bytes], container: str) -> Iterator[DecoderStream]:
                 raise DecoderError("unreadable", "FFmpeg knows no codec of the name that is written there")
             if container == "flac":
                 audio.codec_context.options = _STRICT
-                audio.codec_context.thread_count = 1  # more give the frames of earlier packets
+                audio.codec_context.thread_count = 1  # with more, a packet returns frames of earlier packets
             seconds = None
             if audio.duration and audio.time_base is not None and container not in ("mp3", "aac"):
                 seconds = float(audio.duration * audio.time_base)
@@ -187,7 +189,7 @@ def open_ffmpeg(file: IO[bytes], container: str) -> Iterator[DecoderStream]:
             name = "opus" if container == "ogg" and audio.codec_context.name.endswith("opus") else name
             frames = _ffmpeg_frames(opened, audio)
             first = next(frames, None)
-            # A frame knows better than the container's header.
+            # A decoded frame is more reliable than the container's header.
             known = audio.codec_context if first is None or first.frame is None else first.frame
             sample_rate, channels = known.sample_rate, len(known.layout.channels)
             _check_claims(sample_rate, channels)
@@ -204,14 +206,14 @@ def open_ffmpeg(file: IO[bytes], container: str) -> Iterator[DecoderStream]:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What a packet was decoded to."""
+    """A decoded frame, or what was lost at the end."""
 
     frame: Any
-    """None after packets that cannot be decoded, where no other follows."""
+    """None if the last packets cannot be decoded, and so no frame follows them."""
     begins: float | None
-    """When it begins in the stream, seconds."""
+    """Start of the frame in the stream, seconds; None if it is not known."""
     lost: float
-    """The seconds of packets before it that cannot be decoded."""
+    """Seconds of packets before the frame that cannot be decoded."""
 
 
 def _ffmpeg_blocks(frames: Iterable[_Frame], stream: DecoderStream) -> Iterator[Samples]:
@@ -238,15 +240,15 @@ def _ffmpeg_blocks(frames: Iterable[_Frame], stream: DecoderStream) -> Iterator[
             where = f"after {(read + waiting) / sample_rate:.1f} s: cut it in two there"
             expected = "expected one sample rate and number of channels"
             raise DecoderError("mixed", f"{expected}, got a file that changes them {where}")
-        # After damage the first frame may bear no time: then the next one's tells what was lost.
+        # After damage the first frame may have no time. Then the next frame's time shows how much was lost.
         begins = clock if each.begins is None else each.begins
         gap = each.lost if clock is None or begins is None else begins - clock
-        # A jump of the clock is sound that was lost; a clock that drifts is only a clock.
+        # A jump of the timestamps is lost sound. Small differences are only inexact timestamps.
         if gap <= MAX_GAP_SECONDS and (gap > UNSAID_SECONDS or (each.lost and gap * sample_rate >= 1)):
             conceal(round(gap * sample_rate))
         clock = None if begins is None else begins + frame.samples / sample_rate
         for converted in resampler.resample(frame):
-            # PyAV's to_ndarray takes the planes for as many as there are pointers, which beyond eight is too many.
+            # PyAV's to_ndarray counts the planes by their pointers, which gives too many beyond eight channels.
             planes = [memoryview(plane) for plane in converted.planes[:channels]]
             parts.append(np.stack([np.frombuffer(plane, np.float32, converted.samples) for plane in planes]))
             waiting += converted.samples
@@ -262,7 +264,7 @@ def _ffmpeg_frames(opened: Any, audio: Any) -> Iterator[_Frame]:
     """Yield every frame that can be decoded.
 
     Raises:
-        DecoderError: the container cannot be read on.
+        DecoderError: the container cannot be read to its end.
         OSError: the disk or the network failed.
     """
     import av
@@ -272,7 +274,7 @@ def _ffmpeg_frames(opened: Any, audio: Any) -> Iterator[_Frame]:
     while True:
         try:
             packet = next(packets, None)
-        except av.FFmpegError as error:  # what a file's own reading raises comes as it is
+        except av.FFmpegError as error:  # errors of the file's own `read` pass through
             raise DecoderError("damaged", f"FFmpeg: {error.strerror}") from error
         if packet is None:
             break
@@ -284,8 +286,8 @@ def _ffmpeg_frames(opened: Any, audio: Any) -> Iterator[_Frame]:
         for number, frame in enumerate(frames):
             begins = None if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
             if is_flac:
-                # FFmpeg's parser gives frames around damage the times of others, or takes several for one packet;
-                # the header of the first is right.
+                # FFmpeg's parser gives wrong times to frames around damage, or takes several frames for one packet. The
+                # position in the header of a packet's first frame is right.
                 place = frame_place(bytes(packet)[:32], int.from_bytes(info[2:4], "big")) if number == 0 else None
                 begins = None if place is None else place.start / frame.sample_rate
             yield _Frame(frame, begins, lost)

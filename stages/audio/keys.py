@@ -1,7 +1,8 @@
-"""Musical keys, as people and programs write them, in one spelling: `A minor`, with sharps.
+"""Musical keys: parsing the names that people and programs write into one spelling, `A minor`, with sharps.
 
-Understood are names in English, German and the Romance languages, with flats and sharps (`Am`, `Bb maj`, `Es-Dur`, `la
-mineur`), the Camelot wheel (`8A`) and Open Key (`1m`). Both wheels number the circle of fifths: a step is a fifth up.
+It reads names in English, German and the Romance languages, with flats and sharps (`Am`, `Bb maj`, `Es-Dur`, `la
+mineur`), the Camelot wheel (`8A`) and Open Key (`1m`). Both wheels number the circle of fifths: each step is a fifth
+up.
 """
 
 import re
@@ -13,7 +14,7 @@ LETTERS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 """Semitones above C."""
 
 GERMAN = {"H": 11, "B": 10}
-"""The German names that are no letter with `is` or `es`: H is B, and B is B flat."""
+"""German names with a meaning of their own: H is B, and B is B flat. The others are letters, with `is` or `es`."""
 
 SYLLABLES = {"do": 0, "re": 2, "mi": 4, "fa": 5, "sol": 7, "la": 9, "si": 11}
 
@@ -28,10 +29,10 @@ OPEN_KEY = re.compile(r"0?([1-9]|1[0-2])([MD])", re.IGNORECASE)
 
 
 def parse_key(text: str) -> str | None:
-    """Return the key that a text names, such as `A minor` or `F# major`; None where it names none, or several.
+    """Return the key that a text names, such as `A minor` or `F# major`; None if it names no key, or several.
 
-    A lone letter is a major key, a lone small `m` after it a minor one. A text in parts (`8A / Am`, `Am (8A)`) names
-    the key that those of its parts agree on that are keys."""
+    A single letter is a major key; a single letter followed by a small `m` is a minor key. If a text has several parts
+    (`8A / Am`, `Am (8A)`), all parts that are keys must agree."""
     plain = " ".join(unicodedata.normalize("NFKC", text).replace("♯", "#").replace("♭", "b").split())
     key = _parse_one(plain)
     if key is None:

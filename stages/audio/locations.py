@@ -1,8 +1,8 @@
-"""Locations of recordings, and their bytes as files that seek.
+"""Locations of recordings, and opening their bytes as files that can seek.
 
-A recording is named by an absolute local path or an fsspec URL. Names come from other people's disks and buckets, so a
-name is taken as it is: `::` in it chains nothing, unless a URL stands after it, and bytes that are no UTF-8 survive the
-trip through a table of text as a percent-encoded `file://` URL.
+A recording is named by an absolute local path or an fsspec URL. Names come from other people's disks and buckets, so
+they are taken literally: `::` in a name chains filesystems only if a URL follows it. Bytes that are not UTF-8 are kept
+in tables of text as a percent-encoded `file://` URL.
 """
 
 import io
@@ -18,16 +18,17 @@ from fsspec.implementations.local import LocalFileSystem
 from stages.audio import archives, sound_tables
 
 WHOLE_BYTES = 64 * 2**20
-"""Remote files up to this size are fetched whole, in one request; larger ones are read through a window."""
+"""Remote files up to this size are fetched whole, in one request; larger files are read through a window."""
 
 WINDOW_BYTES = 8 * 2**20
-"""The window for larger remote files, so that memory stays bounded whatever their length."""
+"""Bytes in the window for larger remote files, which bounds the memory that they take."""
 
 
 class AudioError(ValueError):
-    """A recording that cannot be used; `kind` is a short word for the table of rejects.
+    """A recording cannot be used. `kind` is a short word for the table of rejects.
 
-    It is `passing` where it says nothing of the recording: a disk may be away, a permission be given.
+    `passing` is true if the cause may not be the recording: a disk may be offline, or a permission missing. Then the
+    next run tries again.
     """
 
     def __init__(self, kind: str, message: str, passing: bool = False) -> None:
@@ -54,15 +55,15 @@ def locate(uri: str) -> tuple[AbstractFileSystem, str]:
     if "::" in uri and "://" not in uri.rpartition("::")[2]:
         protocol = uri.partition("://")[0]
         filesystem = fsspec.filesystem(protocol)
-        # Some filesystems take any `::` for a chain of their own, so it is out of their sight here.
+        # Some filesystems take any `::` for a chain, so it is hidden from them here.
         return filesystem, str(filesystem._strip_protocol(uri.replace("::", "\0"))).replace("\0", "::")
     filesystem, path = fsspec.core.url_to_fs(uri)
     return filesystem, str(path)
 
 
 def uri_of(filesystem: AbstractFileSystem, path: str, source: str) -> str:
-    """Return the name by which `locate` finds the `path` that a listing of `source` gave: a plain absolute path on a
-    local disk, else a URL, with the rest of the source's chain (`zip://…::s3://…`) if it has one."""
+    """Return the name by which `locate` finds a `path` from a listing of `source`: a plain absolute path on a local
+    disk, else a URL, with the rest of the source's chain (`zip://…::s3://…`) if it has one."""
     if isinstance(filesystem, LocalFileSystem):
         try:
             path.encode()
@@ -78,11 +79,11 @@ def uri_of(filesystem: AbstractFileSystem, path: str, source: str) -> str:
 
 
 def open_binary(uri: str) -> IO[bytes]:
-    """Open the bytes of a recording as a file that seeks.
+    """Open the bytes of a recording as a file that can seek.
 
     Raises:
-        AudioError: there is no such file, it may not be read, or it is a folder, pipe, socket or device.
-        OSError: the disk or the network failed; asking again may help.
+        AudioError: the file does not exist or may not be read, or it is a folder, pipe, socket or device.
+        OSError: the disk or the network failed; another attempt may succeed.
     """
     try:
         if uri.startswith(archives.PROTOCOL) and "::" in uri:
@@ -91,14 +92,14 @@ def open_binary(uri: str) -> IO[bytes]:
             return _open_row(uri)
         filesystem, path = locate(uri)
         if isinstance(filesystem, LocalFileSystem):
-            # Without O_NONBLOCK the opening of a pipe that nobody writes to would wait for ever.
+            # Without O_NONBLOCK, opening a pipe that nobody writes to would wait forever.
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 os.close(descriptor)
                 raise AudioError("not a file", f"expected a regular file, got {path!r}, which is none")
             return os.fdopen(descriptor, "rb")
         size = filesystem.size(path)
-        # An archive closes its file when the filesystem object goes, so nothing may be left to read from it.
+        # An archive closes its file when the filesystem object is deleted, so such a file is read completely here.
         if not filesystem.cachable or (size is not None and size <= WHOLE_BYTES):
             return io.BytesIO(filesystem.cat_file(path))
         opened: IO[bytes] = filesystem.open(path, "rb", block_size=WINDOW_BYTES, cache_type="readahead")
@@ -113,7 +114,8 @@ def open_binary(uri: str) -> IO[bytes]:
 
 
 def _open_member(uri: str) -> IO[bytes]:
-    """Open a recording in an archive where it lies; of a remote archive, a recording of usual size is fetched alone."""
+    """Open a recording in an archive in place. From a remote archive, a recording of usual size is fetched by
+    itself."""
     name, _, archive = uri.removeprefix(archives.PROTOCOL).partition("::")
     filesystem, path = locate(archive)
     try:

@@ -1,10 +1,13 @@
-"""Marks: what a file says, where machines read it, of how its sound came to be.
+"""Marks: what a file says, in places that machines read, about how its sound was made.
 
-The words are the IPTC's digital source types (https://cv.iptc.org/newscodes/digitalsourcetype/), which C2PA uses too.
-Vorbis comments and ID3 hold the address in a tag `digitalsourcetype`; ID3 and WAV also hold an XMP packet with the
-property of the IPTC's photo and video standards, `Iptc4xmpExt:DigitalSourceType`, where XMP's specification puts it
-(part 3, Storage in files: an ID3 frame `PRIV:XMP`, a WAV chunk `_PMX`), and WAV a comment in its INFO list. XMP names
-no place in FLAC and Ogg.
+The terms are the IPTC's digital source types (https://cv.iptc.org/newscodes/digitalsourcetype/), which C2PA uses too.
+They are written
+
+- in Vorbis comments and ID3: as a URL in the tag `digitalsourcetype`;
+- in ID3 and WAV also: in an XMP packet, as the property `Iptc4xmpExt:DigitalSourceType` of the IPTC's photo and video
+  standards, at the place that XMP's specification names (part 3, Storage in files: an ID3 frame `PRIV:XMP`, a WAV chunk
+  `_PMX`). For FLAC and Ogg it names no place;
+- in WAV also: as a comment in the INFO list.
 """
 
 import re
@@ -19,20 +22,21 @@ from stages.audio.containers import container_of
 VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 
 TAG = "digitalsourcetype"
-"""The name of the tag, in Vorbis comments and in ID3's `TXXX`."""
+"""Name of the tag, in Vorbis comments and in ID3's `TXXX`."""
 
 CREDENTIALS_TAG = "contentcredentials"
-"""The tag of a file that was signed: without a signature, such a file was encoded again or stripped."""
+"""Name of the tag of a signed file. If a file has this tag but no signature, it was encoded again or stripped."""
 
 WATERMARK_TAG = "watermark"
-"""The tag of a file whose samples carry a watermark, which says whose and with which message."""
+"""Name of the tag of a file whose samples carry a watermark; its value says whose watermark it is and which message it
+holds."""
 
 LONGEST = 2**20
-"""Characters of one tag that are looked at."""
+"""Most characters of one tag that are read."""
 
 
 class SourceType(StrEnum):
-    """How a sound came to be, by its address in the IPTC's vocabulary."""
+    """How a sound was made: a URL in the IPTC's vocabulary."""
 
     TRAINED = VOCABULARY + "trainedAlgorithmicMedia"
     """Made by a model that was trained on recordings."""
@@ -41,7 +45,7 @@ class SourceType(StrEnum):
 
 
 GENERATED = frozenset({"trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "compositeSynthetic"})
-"""The terms of the vocabulary for what a trained model made, whole or in part."""
+"""Terms of the vocabulary for sound that a trained model made, in whole or in part."""
 
 
 @dataclass(frozen=True, order=True)
@@ -49,13 +53,13 @@ class Mark:
     """A digital source type that a file names."""
 
     place: str
-    """Where it stands: `tag`, `XMP`, `INFO` or `C2PA`."""
+    """Where the file names it: `tag`, `XMP`, `INFO` or `C2PA`."""
     term: str
-    """The last part of its address, such as `trainedAlgorithmicMedia`."""
+    """The last part of its URL, such as `trainedAlgorithmicMedia`."""
 
     @property
     def is_generated(self) -> bool:
-        """Whether it says that a trained model made the sound, or a part of it."""
+        """Whether the mark says that a trained model made the sound, or a part of it."""
         return self.term in GENERATED
 
 
@@ -72,7 +76,7 @@ def xmp_packet(source: SourceType) -> bytes:
 
 
 def with_wav_marks(data: bytes, source: SourceType) -> bytes:
-    """Return a WAV file with the mark in its INFO list (a comment, which most programs show) and as XMP, both behind
+    """Return a WAV file with the mark in its INFO list (as a comment, which most programs show) and as XMP, both after
     the samples."""
     texts = ((b"ICMT", f"Digital source type: {source}"), (b"ISFT", "Segue"))
     information = b"INFO" + b"".join(_chunk(name, text.encode() + b"\0") for name, text in texts)
@@ -81,22 +85,22 @@ def with_wav_marks(data: bytes, source: SourceType) -> bytes:
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
-    """Return a RIFF chunk; its content is padded to even length, which its size does not count."""
+    """Return a RIFF chunk. Its content is padded to an even length; the padding does not count in its size."""
     return name + len(content).to_bytes(4, "little") + content + b"\0" * (len(content) % 2)
 
 
 def read_marks(file: IO[bytes]) -> tuple[Mark, ...]:
-    """Return the marks of an open file, in its tags, XMP, INFO and content credentials, whoever wrote them; none where
-    they cannot be read. Whether a signature holds is not asked here."""
+    """Return the marks in the tags, XMP, INFO and content credentials of an open file, whoever wrote them; empty if
+    they cannot be read. Signatures are not checked here."""
     try:
         return tuple(sorted({Mark(place, term) for place, text in _metadata(file) for term in _terms(text)}))
-    except Exception:  # broken tags: see `mutagen_tags`
+    except Exception:  # broken tags raise many kinds of errors: see `mutagen_tags`
         return ()
 
 
 def read_own_tags(file: IO[bytes]) -> dict[str, str]:
-    """Return the first value of every text tag of an open file by its name in lower case, ID3's own `TXXX` by their
-    descriptions."""
+    """Return the first value of every text tag of an open file, by the tag's name in lower case. ID3's `TXXX` frames
+    are named by their descriptions. Broken tags give an empty mapping."""
     try:
         return {name: text for name, text in _texts(mutagen_tags(file))}
     except Exception:  # broken tags
@@ -110,13 +114,13 @@ def _terms(text: str | bytes) -> list[str]:
 
 
 def mutagen_tags(file: IO[bytes]) -> Any:
-    """Return the tags of an open file as mutagen gives them, an empty mapping where there are none. Broken ones raise
-    whatever mutagen's parsers run into: struct errors, index errors, their own."""
+    """Return the tags of an open file as mutagen returns them; an empty mapping if there are none. Broken tags raise
+    whatever mutagen's parsers run into: struct errors, index errors, mutagen's own errors."""
     import mutagen
     from mutagen.flac import FLAC
     from mutagen.mp3 import MP3
 
-    # mutagen goes by names too, and takes a FLAC that begins with ID3, as every signed one does, for an MP3.
+    # mutagen also goes by file names. It takes a FLAC with an ID3 tag before it, as every signed one has, for an MP3.
     kinds = {"flac": FLAC, "mp3": MP3}
     read = kinds.get(container_of(file), mutagen.File)
     file.seek(0)
@@ -135,10 +139,10 @@ def _texts(tags: Any) -> Iterator[tuple[str, str]]:
 
 
 def _metadata(file: IO[bytes]) -> Iterator[tuple[str, str | bytes]]:
-    """Yield the texts of a file that may hold marks, each with the place where it stands."""
+    """Yield the texts of a file that may hold marks, each after its place, as in `Mark.place`."""
     tags = mutagen_tags(file)
     for name, text in _texts(tags):
-        # What this project wrote before it wrote source types.
+        # Earlier versions of this project wrote `generated = true` in place of a source type.
         yield "tag", SourceType.TRAINED if (name, text) == ("generated", "true") else text
     container = container_of(file)
     yield from _id3_frames(tags if hasattr(tags, "getall") else _leading_id3(file))
@@ -149,7 +153,8 @@ def _metadata(file: IO[bytes]) -> Iterator[tuple[str, str | bytes]]:
 
 
 def _leading_id3(file: IO[bytes]) -> Any:
-    """Return the ID3 tag before a file of another format, where C2PA puts the credentials of a FLAC."""
+    """Return the ID3 tag before a file of another format, where C2PA puts the credentials of a FLAC; None if there is
+    none."""
     from mutagen.id3 import ID3, ID3NoHeaderError
 
     file.seek(0)
@@ -160,7 +165,7 @@ def _leading_id3(file: IO[bytes]) -> Any:
 
 
 def _id3_frames(tags: Any) -> Iterator[tuple[str, bytes]]:
-    """Yield XMP and content credentials in ID3 (C2PA 2.2, A.3.4: a general object)."""
+    """Yield the XMP and content credentials in ID3 frames (C2PA 2.2, A.3.4: a general object)."""
     if tags is None:
         return
     for frame in tags.getall("PRIV"):
@@ -172,7 +177,7 @@ def _id3_frames(tags: Any) -> Iterator[tuple[str, bytes]]:
 
 
 def _wav_chunks(file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
-    """Yield XMP, the INFO list and content credentials of a WAV."""
+    """Yield the XMP, INFO list and content credentials of a WAV."""
     from stages.audio.surveys.chunks import riff_files
 
     places = {b"_PMX": "XMP", b"LIST": "INFO", b"C2PA": "C2PA"}
@@ -182,7 +187,7 @@ def _wav_chunks(file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
 
 
 def _mp4_boxes(file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
-    """Yield XMP and content credentials of an MP4: boxes with an identity of their own."""
+    """Yield the XMP and content credentials of an MP4, which are boxes of type `uuid`."""
     from stages.audio.surveys.atoms import mp4_atoms
 
     places = {

@@ -1,9 +1,9 @@
-"""Prefetching recordings for a stage whose model works on one after another: meanwhile the next ones are read, mixed
-and resampled in processes of their own.
+"""Prefetching recordings for a stage whose model processes one after another: while it does, worker processes read the
+next ones, mix their channels and resample them.
 
-Processes, not threads: FFmpeg's decoders hand every frame to Python, which two threads do no faster than one, and what
-lets another thread run for a moment also keeps the model's thread waiting for its turn to launch the next kernel.
-Where the model itself works on the processors, it is better to leave it most of them, and all of a few.
+Processes are used, not threads. FFmpeg's decoders hand every frame to Python, so two threads are no faster than one;
+and they would hold the interpreter's lock that the model's thread needs to launch its next kernel. If the model itself
+runs on the CPU, it keeps most of the cores, and all of them if there are few.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,20 +19,21 @@ from stages.pipeline.cores import available_cores
 from stages.pipeline.workers import Call, WorkerDied, WorkerPool, WorkerTimeout, map_in_order
 
 CORES_PER_READER = 4
-"""Where the model works on the processors, one in so many is taken from it to prefetch."""
+"""If the model runs on the CPU, one reading process is started for this many cores."""
 
 RECORDINGS_PER_READER = 8
-"""A further process is worth its start from so many recordings on."""
+"""A further process is started only for this many more recordings, since its start takes time."""
 
 WAITING_PER_READER = 2
 """Recordings that are prefetched for each process."""
 
 MAX_SECONDS = 1800.0
-"""Sound that is in hand at a time, the model's own recording included: 0.7 GB of stereo at 48 kHz. A recording that is
-longer is in hand alone."""
+"""Most seconds of sound in memory at a time, including the recording that the model processes: 0.7 GB of stereo at 48
+kHz. A longer recording is in memory alone."""
 
 BASE_SECONDS, SECONDS_PER_SECOND = 300.0, 0.5
-"""How long a process may take for a recording, and for each second of it: only a decoder that hangs meets it."""
+"""Time limit of a process for a recording, seconds: a base, and so much for each second of sound. Only a decoder that
+hangs reaches it."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,14 @@ class PrefetchItem:
     """A recording to be read."""
 
     key: str
-    """The key of its row, for a person who reads that it was refused."""
+    """Key of its row, named in the reject if it cannot be read."""
     uri: str
     seconds: float
+    """Its duration as ingest found it; 0 if it is not known."""
 
 
 def prefetch_items(tracks: pa.Table) -> list[PrefetchItem]:
-    """Return the recordings of rows of `tracks`."""
+    """Return the recordings of some rows of `tracks`, to be prefetched."""
     rows = tracks.select(["track_id", "uri", "seconds"]).to_pylist()
     return [PrefetchItem(row["track_id"], row["uri"], row["seconds"] or 0.0) for row in rows]
 
@@ -55,15 +57,16 @@ def prefetch_items(tracks: pa.Table) -> list[PrefetchItem]:
 def prefetch(
     context: Context, items: Sequence[PrefetchItem], sample_rate: int | None = None, channels: int | None = None
 ) -> Iterator[Iterator[tuple[PrefetchItem, Waveform | Reject]]]:
-    """Iterate over the waveforms of recordings, or why they are refused, in the order given.
+    """Open an iterator over recordings and their waveforms, in the order given. A recording that cannot be read has a
+    reject in place of its waveform.
 
     Args:
-        sample_rate: Hz; None leaves the recordings' own rates.
-        channels: None leaves the recordings' own.
+        sample_rate: Hz; None keeps each recording's own rate.
+        channels: number of channels; None keeps each recording's own.
 
     Raises:
-        Stopped: from the iterator, where the run was asked to stop.
-        OSError: from the iterator, where the disk or the network failed.
+        Stopped: by the iterator, if the run was asked to stop.
+        OSError: by the iterator, if the disk or the network failed.
     """
     readers = _readers(context, items)
     if not readers:
@@ -97,7 +100,8 @@ def prefetch(
 
 
 def _readers(context: Context, items: Sequence[PrefetchItem]) -> int:
-    """Return how many processes read; 0 where recordings and the model's work had better take turns."""
+    """Return the number of reading processes; 0 if recordings should be read in this process, between the model's
+    work."""
     if context.settings.workers == 1 or any(item.uri.startswith("memory://") for item in items):
         return 0
     wanted = context.settings.workers or available_cores()

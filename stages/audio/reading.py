@@ -1,8 +1,9 @@
 """Reading recordings whole: any file that libsndfile or FFmpeg decodes, from any place that fsspec reaches.
 
-A survey of the file's own structure says what there is to be read. libsndfile reads it, or FFmpeg's decoders where it
-cannot; where the one refuses or stops early, the other is asked, and the longer reading is taken. What was odd is told
-with the samples; what is not whole is refused. All that read recordings read them here, so they get the same samples.
+A survey of the file's structure says what there is to read. libsndfile reads it, or FFmpeg's decoders if libsndfile
+cannot. If the first decoder fails or stops early, the other one reads the file too, and the longer result is taken.
+Anything odd is returned as a warning with the samples; a file that is not whole is rejected. All recordings are read
+here, so every stage gets the same samples.
 """
 
 from collections import deque
@@ -31,31 +32,31 @@ from stages.audio.tolerances import (
 Result = TypeVar("Result")
 
 BLOCK_FRAMES = 2**16
-"""Samples of silence that are made at a time."""
+"""Most samples of silence per channel in one block."""
 
 
 @dataclass(frozen=True)
 class AudioStream:
-    """An open recording. `blocks` gives its samples once, in order, float32 [C, n] each."""
+    """An open recording. `blocks` yields its samples once, in order, float32 [C, n] each."""
 
     format: str
     sample_rate: int
     channels: int
     claimed_frames: int | None
-    """Samples a channel that it should have; None where nothing says so."""
+    """Samples per channel that the file should have; None if nothing says how many."""
     blocks: Iterator[Samples]
 
 
 @dataclass(frozen=True)
 class Decoded(Generic[Result]):
-    """A recording that was read whole."""
+    """The result of reading a whole recording."""
 
     value: Result
-    """What was made of its samples."""
+    """What the consumer of the samples returned."""
     frames: int
-    """Samples a channel."""
+    """Samples per channel."""
     damage: float
-    """Share of them that is silence in place of damage."""
+    """Share of the samples that is silence in place of damage, 0 to 1."""
     warnings: tuple[str, ...]
     """What was odd about the file."""
 
@@ -77,11 +78,12 @@ def read_audio(uri: str, max_seconds: float = 4 * 3600.0, max_damage: float = MA
     """Read a whole recording.
 
     Args:
-        max_damage: share of it that may be silence in place of damage.
+        max_seconds: longest recording that is read.
+        max_damage: largest share of it that may be silence in place of damage.
 
     Raises:
-        AudioError: it cannot be found or decoded, is empty, cut short, longer than `max_seconds`, damaged, or not
-            finite.
+        AudioError: it cannot be found or decoded, or is empty, cut short, longer than `max_seconds`, too damaged, or
+            not finite.
         OSError: the disk or the network failed.
     """
 
@@ -106,21 +108,22 @@ def read_audio(uri: str, max_seconds: float = 4 * 3600.0, max_damage: float = MA
 
 
 def check_damage(damage: float, max_damage: float) -> None:
-    """Raise an `AudioError` where more than the share `max_damage` of a recording is damaged."""
+    """Raise an `AudioError` if more than the share `max_damage` of a recording is damaged."""
     if damage > max_damage:
         got = f"a damaged file: {100 * damage:.2g} % of it is lost"
         raise AudioError("damaged", f"expected at most {100 * max_damage:g} % of lost sound, got {got}; {RESTORE}")
 
 
 def decode(file: IO[bytes], consume: Callable[[AudioStream], Result]) -> Decoded[Result]:
-    """Read an open recording in blocks, with memory bounded whatever its length.
+    """Read an open recording in blocks. Memory is bounded, whatever its length.
 
     Args:
-        consume: is given the recording, and makes of all its blocks what is wanted. It is called again, to begin anew,
-            where the first reading turns out not to be the whole. An `AudioError` of its own ends the reading.
+        consume: is given the recording, reads its blocks, and returns what the caller wants of them. It is called again
+            with a fresh stream if the first reading was not whole. An `AudioError` that it raises itself ends the
+            reading.
 
     Raises:
-        AudioError: it cannot be decoded, was cut short, or its header claims what no recording has.
+        AudioError: the recording cannot be decoded or was cut short, or its header claims impossible values.
         OSError: the disk or the network failed.
     """
     container = container_of(file)
@@ -147,7 +150,7 @@ def decode(file: IO[bytes], consume: Callable[[AudioStream], Result]) -> Decoded
 
 @dataclass(frozen=True)
 class _Length:
-    """How many samples a part should have, and has."""
+    """How many samples a part should have, and how many were read."""
 
     expected: int
     read: int
@@ -164,7 +167,7 @@ class _Length:
 
 
 class _Reading(Generic[Result]):
-    """One reading of a recording, by one decoder for each part of it."""
+    """One reading of a recording, with one decoder for each of its parts."""
 
     def __init__(self, file: IO[bytes], container: str, layout: Layout, is_second: bool) -> None:
         self._file, self._container, self._layout, self._is_second = file, container, layout, is_second
@@ -176,11 +179,11 @@ class _Reading(Generic[Result]):
 
     @property
     def is_whole(self) -> bool:
-        """No decoder failed, stopped early, or left bytes unread."""
+        """Whether no decoder failed, stopped early, or left bytes unread."""
         return self.error is None and not self.bytes_left and all(length.is_complete for length in self._lengths)
 
     def read(self, consume: Callable[[AudioStream], Result]) -> None:
-        """Read all parts; where a decoder fails, `error` says so."""
+        """Read all parts; if a decoder fails, keep its error in `error`."""
         parts = self._layout.parts
         try:
             with self._open(parts[0]) as decoder:
@@ -194,19 +197,19 @@ class _Reading(Generic[Result]):
                 )
                 self._value = consume(stream)
         except AudioError as error:
-            # What the consumer refuses is refused; but where there was nothing to read, another decoder may give more.
+            # An error of the consumer is final. But if no samples were read, another decoder may read some.
             if not isinstance(error, DecoderError) and self.frames:
                 raise
             self.error = error
 
     def result(self, first: "_Reading[Result]") -> Decoded[Result]:
-        """Return what was read.
+        """Return the samples' value with the warnings about this reading.
 
         Args:
-            first: the reading that was made before this one, or this one.
+            first: the first reading of the file, which may be this one.
 
         Raises:
-            AudioError: so much is lacking that the file was cut short.
+            AudioError: so many samples are missing that the file was cut short.
         """
         remarks = list(self._layout.remarks)
         if first is not self and first.error is not None:
@@ -252,7 +255,7 @@ class _Reading(Generic[Result]):
                 yield from self._part_blocks(decoder, part)
 
     def _part_blocks(self, decoder: DecoderStream, part: Part) -> Iterator[Samples]:
-        """Yield the samples of a part, with silence where it has been found to be damaged."""
+        """Yield the samples of a part, with silence in the places that the survey found damaged."""
         read, silences = 0, deque(part.silences)
         for block in decoder.blocks:
             start = 0
@@ -287,7 +290,7 @@ class _Reading(Generic[Result]):
 
 
 def _refusal(file: IO[bytes], container: str, readings: list["_Reading[Any]"]) -> AudioError:
-    """Return what to say of a file that no decoder reads to its end."""
+    """Return the error for a file that no decoder can read to its end."""
     size = file.seek(0, 2)
     errors = [reading.error for reading in readings if reading.error is not None]
     for error in errors:
@@ -309,24 +312,24 @@ def _refusal(file: IO[bytes], container: str, readings: list["_Reading[Any]"]) -
 
 @dataclass(frozen=True, eq=False)
 class Waveform:
-    """A recording at the rate and in the channels that a model takes."""
+    """A recording at the sample rate and with the channels that a model takes."""
 
     samples: Samples
     """float32 [C, N]."""
     sample_rate: int
     """Hz."""
     seconds: float
-    """How long the recording is."""
+    """Duration of the recording."""
     peak: float
-    """The largest magnitude of a sample of the recording."""
+    """Largest magnitude of a sample of the recording, before it was converted."""
 
 
 def read_waveform(uri: str, sample_rate: int | None, channels: int | None) -> Waveform | AudioError:
-    """Read a recording at a rate (Hz) and number of channels, or as it is stored where these are None. How much of
-    it may be damaged, ingest has judged.
+    """Read a recording at a sample rate (Hz) and number of channels; None keeps the recording's own. Any share of
+    damage is accepted, because ingest has already checked it.
 
     Returns:
-        the waveform, or why it cannot be read.
+        the waveform, or the error if it cannot be read.
 
     Raises:
         OSError: the disk or the network failed.

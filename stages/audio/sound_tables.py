@@ -1,6 +1,8 @@
-"""Recordings inside of Parquet tables, as Hugging Face's `datasets` keeps them: a column whose values have the file's
-`bytes` and its `path` (the feature `Audio`). A row's sound is named `parquet://name::table` and read where it lies, a
-group of rows at a time; the table's other columns are told by a member of their own, `metadata.parquet`.
+"""Recordings inside Parquet tables, as Hugging Face's `datasets` stores them: a column whose values hold a file's
+`bytes` and its `path` (the feature `Audio`).
+
+A row's sound is named `parquet://name::table` and read in place, a row group at a time. The table's other columns are
+read as a member named `metadata.parquet`.
 """
 
 import io
@@ -18,44 +20,47 @@ from stages.audio.archives import archive_state
 PROTOCOL = "parquet://"
 
 DESCRIBED = "metadata.parquet"
-"""The member that tells the other columns, beside `FILE_NAME`."""
+"""Name of the member that holds the table's other columns, and `FILE_NAME`."""
 
 FILE_NAME = "file_name"
-"""The column of it that names the sound of a row."""
+"""Column of that member that names the sound of each row."""
 
 TABLES_KEPT, GROUPS_KEPT = 16, 2
-"""Tables whose names are kept, and groups of rows whose sounds are: recordings come in the order of their names."""
+"""Tables whose names are cached, and row groups whose sounds are cached: recordings are read in the order of their
+names."""
 
 
 @dataclass(frozen=True)
 class SoundTable:
-    """Where the sounds of a table lie."""
+    """Where the sounds of a table are."""
 
     column: str
+    """Name of the column that holds them."""
     rows: Mapping[str, tuple[int, int]]
-    """The group of rows and the row in it, by name."""
+    """For each sound, by its name: the row group, and the row in that group."""
 
 
 def row_uri(name: str, table: str) -> str:
-    """Return the URI of a row's sound in a table that is itself named by an absolute path or a URL."""
+    """Return the URI of a row's sound. `table` is an absolute path or a URL."""
     return f"{PROTOCOL}{name}::{table if '://' in table else f'file://{table}'}"
 
 
 def sound_table(filesystem: AbstractFileSystem, path: str) -> SoundTable | None:
-    """Return where the sounds of a table lie; None where it has none.
+    """Return where the sounds of a table are; None if it has none.
 
     Raises:
-        ValueError: it is no Parquet table.
+        ValueError: the file is not a Parquet table.
         OSError: the disk or the network failed.
     """
     return _sound_table(filesystem, path, archive_state(filesystem, path))
 
 
 def open_row(filesystem: AbstractFileSystem, path: str, name: str) -> io.BytesIO | None:
-    """Open the sound of a row, or what the other columns tell; None where there is no such row, or it has no bytes.
+    """Open the sound of a row, or for the name `metadata.parquet` the other columns. None if there is no such row, or
+    it has no bytes.
 
     Raises:
-        ValueError: it is no Parquet table.
+        ValueError: the file is not a Parquet table.
         OSError: the disk or the network failed.
     """
     state = archive_state(filesystem, path)
@@ -90,7 +95,7 @@ def _sound_table(filesystem: AbstractFileSystem, path: str, state: tuple[str, ..
 
 
 def _is_sound(kind: pa.DataType) -> bool:
-    """Return whether a column's values are files with their names."""
+    """Return whether a column's values are files: structs with a path and bytes."""
     if not pa.types.is_struct(kind):
         return False
     fields = {field.name: field.type for field in kind}
@@ -98,21 +103,22 @@ def _is_sound(kind: pa.DataType) -> bool:
 
 
 def _name(path: str | None, number: int, taken: Mapping[str, object]) -> str:
-    """Return a name of a row's sound that no other row has; what nobody has named is decoded by its content."""
+    """Return a name for a row's sound that no other row has. A row without a path gets a number as its name; its
+    extension does not matter, because files are decoded by their content."""
     name = PurePosixPath(path).name if path else f"{number}.wav"
     return f"{number}-{name}" if name in taken or name == DESCRIBED else name
 
 
 @lru_cache(GROUPS_KEPT)
 def _sounds(filesystem: AbstractFileSystem, path: str, state: tuple[str, ...], column: str, group: int) -> pa.Array:
-    """Return the files of a group of rows."""
+    """Return the bytes of the files of a row group."""
     with filesystem.open(path, "rb") as opened:
         read = pq.ParquetFile(opened).read_row_group(group, columns=[f"{column}.bytes"])
     return read.column(column).combine_chunks().field("bytes")
 
 
 def _describe(filesystem: AbstractFileSystem, path: str, table: SoundTable) -> bytes:
-    """Return the columns beside the files, as a Parquet table of its own."""
+    """Return the table's columns without sounds, as the bytes of a Parquet table."""
     with filesystem.open(path, "rb") as opened:
         file = pq.ParquetFile(opened)
         told = [field.name for field in file.schema_arrow if not _is_sound(field.type) and field.name != FILE_NAME]

@@ -1,5 +1,5 @@
-"""Files made of pieces of another file: what a decoder is given where a header is wrong, bytes between frames are no
-sound, or a file holds several."""
+"""Files made of pieces of another file. A decoder gets such a file if a header is wrong, if bytes between frames are
+not sound, or if the original holds several recordings."""
 
 import io
 from bisect import bisect_right
@@ -18,11 +18,11 @@ class Span:
 
 
 Piece = bytes | Span
-"""Bytes to be read as they are, or a span of the underlying file."""
+"""Literal bytes, or a span of the underlying file."""
 
 
 def splice(file: IO[bytes], pieces: Sequence[Piece]) -> io.BufferedReader:
-    """Return a file that reads as `pieces` one after the other; closing it leaves `file` open."""
+    """Return a file that reads as `pieces`, one after the other. Closing it leaves `file` open."""
     return io.BufferedReader(_Spliced(file, pieces), 2**16)
 
 

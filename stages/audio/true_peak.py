@@ -1,13 +1,14 @@
-"""True peak (ITU-R BS.1770-5, Annex 2), the highest value of a recording at four times its rate; and a limiter on it.
+"""True peak (ITU-R BS.1770-5, Annex 2), the highest value of a recording at four times its rate; and a limiter of it.
 
-Between two samples a band-limited signal cannot rise far above both: an interpolated value is the straight line between
-them and a remainder that is filtered from second differences, and the sum of that filter's magnitudes bounds it. So
-only the few chunks that could hold a higher value than is known already are brought to the higher rate, the most
-promising first. In music that is a hundredth of them; in noise it is all.
+Between two samples a band-limited signal cannot rise far above both. An interpolated value is a point on the straight
+line between them plus a remainder, which is a filter of second differences; the sum of the filter's magnitudes bounds
+the remainder. So only chunks that could exceed the highest value known so far are interpolated, those with the highest
+bounds first. In music these are a hundredth of all chunks; in noise they are all.
 
-The limiter never bends the waveform: it turns the gain down before a peak and up again after it, along a smooth curve.
-The gain that each sample needs is held over a window around it (a minimum filter), and the held curve is averaged three
-times over windows that are together no longer than that, so that the average is never above what a sample needs.
+The limiter does not clip the waveform: it lowers the gain before a peak and raises it again after it, along a smooth
+curve. For each sample it takes the minimum over a window of the gains that the samples in it need. This minimum is then
+averaged three times, over windows that together are no longer than the first, so the average never exceeds the gain
+that a sample needs.
 """
 
 import math
@@ -18,29 +19,30 @@ import numpy.typing as npt
 from stages.audio.samples import Samples
 
 PART = 2**17
-"""Samples a channel that are measured together: arrays of a megabyte, small beside a whole recording."""
+"""Samples per channel that are measured at a time: arrays of a megabyte, small compared with a whole recording."""
 
 OVERSAMPLING = 4
 
 CHUNK = 512
-"""Samples that are interpolated or passed over together."""
+"""Samples that are interpolated or skipped together."""
 
 REACH = 100
-"""Samples on either side that an interpolated value depends on, at soxr's high quality (its kernel has 96)."""
+"""Samples on either side that an interpolated value depends on, at soxr's quality "HQ" (whose kernel has 96)."""
 
 CURVATURE = 0.8
-"""By how much an interpolated value exceeds the samples around it at most, in units of the largest second difference in
-reach: 0.75 at half of the way between two samples, and a little for the kernel's ripple."""
+"""Bound on how far an interpolated value can exceed the samples around it, as a multiple of the largest second
+difference within reach: 0.75 halfway between two samples, and a little for the kernel's ripple."""
 
 CHUNKS_AT_ONCE = 32
-"""Chunks that are interpolated before the bounds of the others are looked at again."""
+"""Chunks that are interpolated before the bounds of the remaining ones are compared with the peak again."""
 
 LOOK_AHEAD = 0.02
-"""Seconds before and after a peak over which the limiter's gain moves: slow enough to keep a bass note's shape."""
+"""Seconds before and after a peak over which the limiter's gain changes: slow enough to keep the shape of a bass
+note."""
 
 
 class TruePeakMeter:
-    """Measures the true peak of a stream: `update` with blocks in order, then `result`."""
+    """Measures the true peak of a stream: call `update` with blocks [C, n] in order, then `result`."""
 
     def __init__(self, channels: int) -> None:
         self._peak = 0.0
@@ -50,16 +52,17 @@ class TruePeakMeter:
         self._search(block, end=0)
 
     def result(self) -> float:
-        """Return the highest magnitude of all channels; call it once, at the end."""
+        """Return the highest magnitude in all channels; call it once, at the end."""
         waiting = self._kept.shape[1] - CHUNK
         self._search(np.zeros((len(self._kept), 3 * CHUNK), np.float32), end=waiting)
         return self._peak
 
     def _search(self, block: Samples, end: int) -> None:
-        """Search the chunks whose neighbours have come; the last two chunks and what is over wait for more.
+        """Search the chunks whose neighbours have arrived. The last two chunks, and samples after them, wait for more.
 
         Args:
-            end: where the recording ends, in samples after the first chunk that is searched; 0 if not in sight.
+            end: where the recording ends, in samples after the start of the first chunk that is searched; 0 if it
+                continues.
         """
         samples = np.concatenate([self._kept, block], axis=1, dtype=np.float32)
         count = samples.shape[1] // CHUNK
@@ -85,14 +88,14 @@ class TruePeakMeter:
 
 
 def _chunk_bounds(samples: Samples, levels: Samples) -> Samples:
-    """Return what no interpolated value in a chunk exceeds.
+    """Return for each chunk a bound that no interpolated value in it exceeds.
 
     Args:
         samples: [C, N].
-        levels: the chunks' highest magnitudes, [C, chunks].
+        levels: the highest magnitude in each chunk, [C, chunks].
 
     Returns:
-        [C, chunks - 2], without the first chunk and the last.
+        the bounds of all chunks except the first and the last, [C, chunks - 2].
     """
     whole = samples[:, : levels.shape[1] * CHUNK]
     slopes = whole[:, 1:] - whole[:, :-1]
@@ -106,15 +109,15 @@ def _chunk_bounds(samples: Samples, levels: Samples) -> Samples:
 
 
 def _chunk_maxima(magnitudes: Samples) -> Samples:
-    """[C, chunks * CHUNK] → [C, chunks]."""
+    """Return the highest magnitude in each chunk: [C, chunks * CHUNK] → [C, chunks]."""
     maxima: Samples = magnitudes.reshape(len(magnitudes), -1, CHUNK).max(axis=2)
     return maxima
 
 
 def _interpolate(windows: Samples) -> Samples:
-    """Bring the middle of each window to four times the rate: [windows, CHUNK + 2 * REACH] → [windows, 4 * CHUNK].
+    """Resample the middle of each window to four times the rate: [windows, CHUNK + 2 * REACH] → [windows, 4 * CHUNK].
 
-    They go through one after the other as one stream: what follows a window does not reach its middle."""
+    All windows are resampled as one stream; a window's neighbours do not reach its middle."""
     import soxr
 
     finer = soxr.resample(windows.reshape(-1), 1, OVERSAMPLING, quality="HQ").reshape(len(windows), -1)
@@ -136,7 +139,8 @@ def _true_peak(samples: Samples) -> float | None:
 
 
 def limit_true_peak(samples: Samples, sample_rate: int, peak_dbtp: float) -> Samples:
-    """Limit samples [C, N] to a true peak of at most `peak_dbtp`; what keeps it already is returned unchanged."""
+    """Limit samples [C, N] to a true peak of at most `peak_dbtp`; samples that keep it already are returned
+    unchanged."""
     from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
     before = _true_peak(samples)
@@ -149,7 +153,8 @@ def limit_true_peak(samples: Samples, sample_rate: int, peak_dbtp: float) -> Sam
     for _ in range(3):
         gain = uniform_filter1d(gain, 2 * reach + 1, mode="nearest")
     limited: Samples = (samples * gain).astype(np.float32)
-    # A moving gain shifts the peaks between samples by a hair; what is left over goes by a gain for the whole clip.
+    # A changing gain moves the peaks between samples slightly. A gain for the whole clip removes what still exceeds the
+    # limit.
     for _ in range(4):
         after = _true_peak(limited)
         if after is None or after <= peak_dbtp:
@@ -159,7 +164,7 @@ def limit_true_peak(samples: Samples, sample_rate: int, peak_dbtp: float) -> Sam
 
 
 def _envelope(samples: Samples, sample_rate: int) -> npt.NDArray[np.float64]:
-    """Return the largest magnitude of any channel in the quarter samples around each sample: [C, N] → [N]."""
+    """Return for each sample the largest magnitude of any channel, also between it and its neighbours: [C, N] → [N]."""
     import soxr
 
     length = samples.shape[1]

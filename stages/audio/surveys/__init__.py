@@ -1,7 +1,7 @@
-"""Surveys: what a file's own structure says of its length and its wholeness, against what its header claims.
+"""Surveys: what a file's structure says about its length and whether it is whole, compared with its header.
 
-Decoders stop where a header says, or refuse a whole recording for a wrong one. A survey decodes nothing: it walks
-frames, pages or chunks, and returns what is to be decoded. For a clean file that is the file as it is.
+Decoders stop where a header says, or refuse a whole recording because one header is wrong. A survey decodes nothing: it
+walks over frames, pages or chunks, and returns what should be decoded. For a clean file that is the file as it is.
 """
 
 from typing import IO
@@ -28,18 +28,18 @@ _SURVEYS = {
     "au": survey_au,
 }
 WALKED = frozenset(_SURVEYS)
-"""Containers whose survey looks at all bytes: of others, a decoder may leave some."""
+"""Containers whose survey reads all of the structure. In files of other containers a decoder may leave bytes unread."""
 
 
 def survey(file: IO[bytes], container: str, search_all: bool = False) -> Layout:
-    """Return what of an open file is to be decoded; of a container that has no survey, the file as it is.
+    """Return what should be decoded of an open file: all of it, as it is, for containers without a survey.
 
     Args:
-        container: as `container_of` gives it.
-        search_all: look at all bytes, since a decoder left some.
+        container: as `container_of` returns it.
+        search_all: whether to search all bytes of a FLAC for further files, because a decoder left some unread.
 
     Raises:
-        AudioError: the file was cut short, or changes its format.
+        AudioError: the file was cut short, or its format changes in the middle.
         OSError: the disk or the network failed.
     """
     if container == "flac":

@@ -1,5 +1,7 @@
-"""MP4, ASF, CAF, W64 and AU: atoms, objects or chunks that say how long they are. Here is only looked for what decoders
-pass over without a word: a file that was cut, and others that follow in the same one."""
+"""MP4, ASF, CAF, W64 and AU: formats made of atoms, objects or chunks with a length in their headers.
+
+Their surveys look only for what decoders ignore silently: a file that was cut, and further files that follow in the
+same one."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,18 +19,19 @@ W64_HEADER = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 
 @dataclass(frozen=True)
 class Atom:
-    """An atom of an MP4 (ISO 14496-12, 4.2), or what other containers have of the kind."""
+    """An atom of an MP4 (ISO 14496-12, 4.2), or its counterpart in another container."""
 
     name: bytes
     position: int
+    """Where its header starts."""
     start: int
     """Where its content starts."""
     end: int
-    """Where it says that it ends."""
+    """Where it ends by its own header, which may be after the end of the file."""
 
 
 def mp4_atoms(file: IO[bytes], size: int) -> list[Atom]:
-    """Walk the atoms of an MP4, up to the first that is none."""
+    """Return the atoms of an MP4, up to the first bytes that are not an atom."""
     atoms, position = [], 0
     while position + 8 <= size:
         file.seek(position)
@@ -46,7 +49,7 @@ def mp4_atoms(file: IO[bytes], size: int) -> list[Atom]:
 
 
 def asf_objects(file: IO[bytes], size: int) -> list[Atom]:
-    """Walk the objects of an ASF (section 2 of its specification), up to the first that is none."""
+    """Return the objects of an ASF (section 2 of its specification), up to the first bytes that are not an object."""
     objects, position = [], 0
     while position + 24 <= size:
         file.seek(position)
@@ -60,7 +63,7 @@ def asf_objects(file: IO[bytes], size: int) -> list[Atom]:
 
 
 def survey_mp4(file: IO[bytes]) -> Layout:
-    """Look for a cut, and for further files.
+    """Look for a cut and for further files in an MP4.
 
     Raises:
         AudioError: the index is missing, or the file was cut short.
@@ -78,7 +81,7 @@ def survey_mp4(file: IO[bytes]) -> Layout:
 
 
 def survey_asf(file: IO[bytes]) -> Layout:
-    """Look for a cut, and for further files.
+    """Look for a cut and for further files in an ASF.
 
     Raises:
         AudioError: there is no data object, or the file was cut short.
@@ -91,7 +94,7 @@ def survey_asf(file: IO[bytes]) -> Layout:
 
 
 def survey_caf(file: IO[bytes]) -> Layout:
-    """Look for a cut, and for further files.
+    """Look for a cut and for further files in a CAF.
 
     Raises:
         AudioError: the file was cut short.
@@ -101,7 +104,7 @@ def survey_caf(file: IO[bytes]) -> Layout:
         file.seek(position)
         header = file.read(12)
         name, length = header[:4], int.from_bytes(header[4:], "big", signed=True)
-        # Samples to the end of the file have -1, and a file's own header has a version in place of a length.
+        # A length of -1 means samples up to the end of the file. The file's own header has a version in its place.
         length = -4 if name == b"caff" else size - position - 12 if length == -1 else length
         if length < (-4 if name == b"caff" else 0) or not name.isascii():
             break
@@ -111,7 +114,8 @@ def survey_caf(file: IO[bytes]) -> Layout:
 
 
 def survey_w64(file: IO[bytes]) -> Layout:
-    """Look for a cut, and for further files: chunks have a GUID and a length that counts itself, and are padded to 8.
+    """Look for a cut and for further files in a W64. Its chunks have a GUID and a length that includes the header, and
+    are padded to a multiple of 8 bytes.
 
     Raises:
         AudioError: the file was cut short.
@@ -129,7 +133,7 @@ def survey_w64(file: IO[bytes]) -> Layout:
 
 
 def survey_au(file: IO[bytes]) -> Layout:
-    """Look for a cut, and for further files.
+    """Look for a cut and for further files in an AU.
 
     Raises:
         AudioError: the file was cut short.

@@ -1,8 +1,8 @@
-"""WAV and AIFF: chunks that say how long they are (RIFF, RF64, IFF).
+"""WAV and AIFF: formats made of chunks with a length in their headers (RIFF, RF64, IFF).
 
-Only the headers of chunks are read. What is found: whether the length of the samples is known and true, how many there
-are, and where another file begins, as in two that were joined. Where a length is wrong, decoders are given the file
-with the right one.
+Only the headers of chunks are read. They show whether the length of the samples is known and right, how many samples
+there are, and where another file begins if two were joined. If a length is wrong, the decoder gets the file with the
+right one.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,13 @@ from stages.audio.surveys.layout import Layout, Part
 from stages.audio.tolerances import JUNK_BYTES, RESTORE, compare_length
 
 _UNKNOWN_LENGTHS = ((0x7F000000, 0x80010000), (0xFF000000, 0x100000000))
-"""What programs that write into a pipe leave for a size: near the largest number of 31 or of 32 bits."""
+"""Ranges of sizes, near the largest number of 31 or 32 bits, that programs write if they do not know the size, as when
+they write into a pipe."""
 
 _FORMS = (b"RIFF", b"RF64", b"RIFX", b"FORM")
 
 _WAV_CODES = (1, 3, 6, 7, 0xFFFE)
-"""Formats whose samples all take the same number of bytes: PCM, float, A-law, µ-law, extensible."""
+"""Codes of formats in which every sample takes the same number of bytes: PCM, float, A-law, µ-law, extensible."""
 
 _AIFC_TYPES = (
     b"NONE",
@@ -40,17 +41,20 @@ _AIFC_TYPES = (
 
 @dataclass(frozen=True)
 class Chunk:
-    """A chunk: its name, where its content starts, how long it says that is, and how much of it there is."""
+    """A chunk of a RIFF or IFF file."""
 
     name: bytes
     start: int
+    """Where its content starts."""
     length: int
+    """Bytes of content by its header."""
     present: int
+    """Bytes of content that are in the file."""
 
 
 @dataclass(frozen=True)
 class RiffFile:
-    """A RIFF or IFF file that lies in a file, alone or before others."""
+    """A RIFF or IFF file within a file, alone or followed by others."""
 
     form: bytes
     start: int
@@ -69,7 +73,8 @@ class RiffFile:
 
 
 def riff_files(file: IO[bytes]) -> list[RiffFile]:
-    """Walk the chunks of a file (EBU Tech 3306 for RF64): a name, a 32-bit size, a content padded to even length."""
+    """Return the RIFF or IFF files in a file, by walking over its chunks (EBU Tech 3306 for RF64). A chunk is a name, a
+    32-bit size, and content padded to an even length."""
     files: list[RiffFile] = []
     position, end, size = 0, audio_end(file), file.seek(0, 2)
     while position + 12 <= size:
@@ -92,7 +97,7 @@ def _riff_file(file: IO[bytes], base: int, end: int, size: int) -> RiffFile:
         if name in _FORMS and header[8:12] in (b"WAVE", b"AIFF", b"AIFC"):
             return RiffFile(form, base, position, order, tuple(chunks), 0)
         if has_samples and not _is_name(name):
-            # Some programs forget the byte that pads an odd length.
+            # Some programs omit the byte that pads an odd length.
             if not (chunks[-1].length % 2 and _is_name(_peek(file, position - 1, 4))):
                 break
             position -= 1
@@ -103,7 +108,7 @@ def _riff_file(file: IO[bytes], base: int, end: int, size: int) -> RiffFile:
             length = long_size
         present = max(0, min(length, size - start))
         if name == samples_name and length == 0 and not _is_name(_peek(file, start, 4)):
-            present = size - start  # a program that was stopped before it came back to write the length
+            present = size - start  # the program was stopped before it could go back and write the length
         has_samples = has_samples or name == samples_name
         chunks.append(Chunk(name, start, length, present))
         position = start + max(length, present) + length % 2
@@ -120,7 +125,7 @@ def _peek(file: IO[bytes], position: int, count: int) -> bytes:
 
 
 def survey_riff(file: IO[bytes]) -> Layout:
-    """Compare what WAV and AIFF files say of the length of their samples with what there is.
+    """Compare the length of the samples that a WAV or AIFF file claims with what it holds.
 
     Raises:
         AudioError: there is no chunk of samples, or it was cut short.
@@ -167,16 +172,16 @@ def _part(file: IO[bytes], riff: RiffFile, is_inside: bool, remarks: list[str]) 
 
 @dataclass(frozen=True)
 class _SampleCount:
-    """How bytes of samples are counted."""
+    """How bytes of samples are converted to a number of samples."""
 
     bytes_per_frame: int
-    """Bytes of one sample of all channels; 0 where samples are compressed."""
+    """Bytes of one sample of all channels; 0 if the samples are compressed."""
     sample_rate: int
-    """Samples a second; bytes a second where samples are compressed."""
+    """Samples per second; bytes per second if the samples are compressed."""
     before: int = 0
-    """Bytes of the chunk before its samples."""
+    """Bytes in the chunk before its samples."""
     claimed: int | None = None
-    """Samples a channel that the format chunk claims."""
+    """Samples per channel that the format chunk claims; None if it has no such field."""
 
     @classmethod
     def of(cls, file: IO[bytes], riff: RiffFile) -> "_SampleCount":
@@ -198,7 +203,7 @@ class _SampleCount:
 
 
 def _mended_header(file: IO[bytes], riff: RiffFile, samples: Chunk, count: _SampleCount) -> bytes:
-    """Return all that stands before the samples, with the sizes put right."""
+    """Return all bytes before the samples, with the sizes corrected."""
     header = bytearray(_peek(file, riff.start, samples.start - riff.start))
     header[4:8] = (len(header) + samples.present - 8).to_bytes(4, riff.order)
     header[-4:] = samples.present.to_bytes(4, riff.order)

@@ -1,7 +1,7 @@
-"""FLAC (RFC 9639): the header counts the samples, and every frame says where in the stream it is.
+"""FLAC (RFC 9639): the header holds the number of samples, and every frame its position in the stream.
 
-So the last frame's header tells how many samples there are, without decoding. Zero in the header means that the encoder
-did not know, as when it writes into a pipe; libsndfile then reads for ever.
+So the header of the last frame shows how many samples there are, without decoding. A number of zero in the file's
+header means that the encoder did not know it, for example because it wrote into a pipe; libsndfile then reads forever.
 """
 
 import re
@@ -15,16 +15,18 @@ from stages.audio.surveys.layout import Layout, Part
 from stages.audio.tolerances import RESTORE, compare_length
 
 START = b"fLaC\x00\x00\x00\x22"
-"""How every FLAC file begins: its name, and the header of the block STREAMINFO, or 0x80 for one that is the last."""
+"""First bytes of a FLAC file: its name and the header of the block STREAMINFO. The zero after the name is 0x80 if no
+other block follows."""
 
 _BEGINNING = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _FRAME_SYNC = re.compile(rb"\xff[\xf8\xf9]")
 
 _TAIL_BYTES = 2**18
-"""How far from the end the last frame is looked for at least; frames are mostly under 2^16 bytes."""
+"""Fewest bytes before the end that are searched for the last frame; most frames are shorter than 2^16 bytes."""
 
 _RATES = (0, 88_200, 176_400, 192_000, 8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000, 0, 0, 0, 0)
-"""What the code of a frame's sample rate stands for, Hz; 0 where the header or the end of the frame's own has it."""
+"""Sample rate, Hz, for each rate code of a frame's header; 0 where the rate is in the file's header or at the end of
+the frame's header."""
 
 _CRC8 = [0] * 256
 for _value in range(256):
@@ -36,18 +38,18 @@ for _value in range(256):
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """What the first block of metadata says."""
+    """Contents of STREAMINFO, the first block of metadata."""
 
     end: int
-    """Where the metadata ends."""
+    """Where the metadata ends in the file."""
     block_size: int
     """Samples in a frame."""
     longest_frame: int
-    """Bytes."""
+    """Bytes in the longest frame; 0 if the encoder did not know."""
     parameters: bytes
-    """The rate, channels, bits and number of samples as they stand there."""
+    """The block's fields of sample rate, channels, bits per sample and number of samples, undecoded."""
     digest: bytes
-    """The MD5 of the samples."""
+    """MD5 of the samples; all zero if the encoder did not compute it."""
 
     @property
     def sample_rate(self) -> int:
@@ -59,10 +61,10 @@ class StreamInfo:
 
 
 def survey_flac(file: IO[bytes], search_all: bool) -> Layout:
-    """Compare the number of samples that the header gives with the last frame's place.
+    """Compare the number of samples in the header with the position of the last frame.
 
     Args:
-        search_all: look through all bytes for further files, since a decoder left some.
+        search_all: whether to search all bytes for further files, because a decoder left some unread.
 
     Raises:
         AudioError: the file ends before its samples do.
@@ -102,10 +104,10 @@ def _layout_of_one(stream: StreamInfo, present: int | None) -> Layout:
 
 
 def read_stream_info(file: IO[bytes], start: int) -> StreamInfo:
-    """Read the metadata of a FLAC file that begins at `start`.
+    """Return what the metadata of a FLAC file says that begins at `start`.
 
     Raises:
-        AudioError: the file ends in it.
+        AudioError: the file ends within the metadata.
     """
     position, is_last, info = start + 4, False, b""
     while not is_last:
@@ -124,7 +126,7 @@ def read_stream_info(file: IO[bytes], start: int) -> StreamInfo:
 
 
 def _beginnings(file: IO[bytes], start: int, end: int) -> list[int]:
-    """Return where FLAC files begin between `start` and `end`."""
+    """Return the positions between `start` and `end` where FLAC files begin."""
     beginnings, position = [], start
     while position < end:
         file.seek(position)
@@ -137,14 +139,14 @@ def _beginnings(file: IO[bytes], start: int, end: int) -> list[int]:
 
 
 def _first_rate(file: IO[bytes], stream: StreamInfo) -> int:
-    """Return the sample rate (Hz) that the first frame gives; 0 where it leaves that to the header."""
+    """Return the sample rate (Hz) in the first frame's header; 0 if that refers to the file's header."""
     file.seek(stream.end)
     frame = file.read(4)
     return _RATES[frame[2] & 15] if len(frame) == 4 and _FRAME_SYNC.match(frame) else 0
 
 
 def _last_sample(file: IO[bytes], stream: StreamInfo, end: int) -> int | None:
-    """Return after how many samples the last frame before `end` ends; None where there is no frame."""
+    """Return the number of samples up to the end of the last frame before `end`; None if there is no frame."""
     start = max(stream.end, end - max(_TAIL_BYTES, 2 * stream.longest_frame))
     file.seek(stream.end)
     first = file.read(4)
@@ -153,7 +155,7 @@ def _last_sample(file: IO[bytes], stream: StreamInfo, end: int) -> int | None:
     last = None
     for match in _FRAME_SYNC.finditer(tail):
         header = tail[match.start() : match.start() + 16]
-        # A frame shares with the first one how blocks are counted, the rate, and the bits of a sample.
+        # All frames have the same numbering (by frame or by sample), sample rate and bits per sample as the first.
         if len(header) < 6 or header[1] != first[1] or (header[2] ^ first[2]) & 15 or (header[3] ^ first[3]) & 15:
             continue
         place = frame_place(header, stream.block_size)
@@ -163,12 +165,12 @@ def _last_sample(file: IO[bytes], stream: StreamInfo, end: int) -> int | None:
 
 
 def frame_place(header: bytes, block_size: int) -> range | None:
-    """Return which samples of the stream a frame holds (RFC 9639, 9.1); None where its header's checksum is wrong, or
-    its block size or frame number are none: what only looks like a header, in the midst of a frame.
+    """Return which samples of the stream a frame holds (RFC 9639, 9.1). Return None if the header's checksum, block
+    size or frame number is not valid: then the bytes are part of a frame and only look like a header.
 
     Args:
         header: at least the first 16 bytes of the frame.
-        block_size: that of STREAMINFO, for streams whose frames are numbered.
+        block_size: block size of STREAMINFO, for streams that number their frames, not their samples.
     """
     leading = next((count for count in range(8) if not header[4] << count & 0x80), 8)
     code = header[2] >> 4

@@ -1,4 +1,4 @@
-"""What a survey finds: the recordings that a file holds, where each lies, and what is odd about it."""
+"""What a survey returns: the recordings that a file holds, where each is, and what is odd about it."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,12 @@ from stages.audio.splicing import Piece
 
 @dataclass(frozen=True)
 class Silence:
-    """Sound that is lost: `frames` samples of silence stand for it."""
+    """A place in a part where sound was lost, and the length of the silence that replaces it."""
 
     position: int
-    """Samples of the decoded part before it."""
+    """Decoded samples of the part before it."""
     frames: int
+    """Samples of silence."""
 
 
 @dataclass(frozen=True)
@@ -19,17 +20,17 @@ class Part:
     """A whole recording in a file."""
 
     pieces: tuple[Piece, ...] | None = None
-    """What a decoder is given; None: the file as it is."""
+    """Pieces that a decoder should be given; None for the file as it is."""
     frames: int | None = None
-    """Samples a channel that the bytes hold, by the container's own structure; None where only decoding tells."""
+    """Samples per channel, by the container's structure; None if only decoding can tell."""
     silences: tuple[Silence, ...] = ()
     needs_ffmpeg: bool = False
-    """libsndfile would read less than there is, or pass over damage without a word."""
+    """Whether libsndfile would stop too early or ignore damage silently."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The recordings in a file, one after the other, and sentences on what is odd."""
+    """The recordings in a file, one after the other, and sentences about what is odd."""
 
     parts: tuple[Part, ...] = (Part(),)
     remarks: tuple[str, ...] = ()

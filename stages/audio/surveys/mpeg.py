@@ -1,8 +1,9 @@
-"""MPEG audio and AAC in ADTS: frames one after the other, each of which says how long it is.
+"""MPEG audio and AAC in ADTS: frames one after the other, each with its length in its header.
 
-The header frame before them (Xing, Info or VBRI) counts them, and may be wrong: encoders were stopped, editors cut,
-files were joined by `cat`. So all frames are walked, without decoding; what lies between them is damage, or the tags of
-a file that was joined. Where something is odd, decoders are given the frames alone, with the count put right.
+A header frame before them (Xing, Info or VBRI) holds their number. That number may be wrong: an encoder was stopped, an
+editor cut the file, files were joined by `cat`. So all frames are walked over, without decoding. Bytes between frames
+are damage, or the tags of a file that was joined. If something is odd, the decoder gets only the frames, and a header
+frame with the right number.
 """
 
 import re
@@ -18,26 +19,28 @@ from stages.audio.surveys.layout import Layout, Part, Silence
 from stages.audio.tolerances import JUNK_BYTES, RESTORE, UNSAID_SECONDS, compare_length
 
 WINDOW_BYTES = 2**20
-"""Bytes that are looked at at a time."""
+"""Bytes read at a time."""
 
 LONGEST_FRAME = 2**13
-"""Bytes; ADTS has 13 bits for the length, and frames of MPEG audio are shorter."""
+"""Bytes in the longest frame: ADTS has 13 bits for the length, and frames of MPEG audio are shorter."""
 
 DECODER_DELAY = 1105
-"""Samples that decoders leave out at the start where a header frame tells of LAME's delay: 576 + 529."""
+"""Samples that decoders omit at the start if a header frame gives LAME's delay: 576 + 529."""
 
 _SYNC = re.compile(rb"\xff(?=[\xe2-\xff][\x00-\xef])", re.DOTALL)
 _VBRI_OFFSET = 36
 
 LengthAt = Callable[[bytes, int], int]
-"""Returns the length of the frame in these bytes at this place; 0 where there is none of the file's kind."""
+"""Returns the length in bytes of the frame that starts at an offset of some bytes; 0 if no frame of the file's kind
+starts there."""
 
 
 @dataclass(frozen=True)
 class _Gap:
-    """Bytes among the frames, after so many of them, that are none."""
+    """Bytes between frames that are not a frame."""
 
     frames_before: int
+    """Number of frames of the run before them."""
     bytes: int
 
 
@@ -46,11 +49,11 @@ class _Run:
     """The frames of one recording."""
 
     header: Span | None = None
-    """The header frame."""
+    """The header frame; None if there is none."""
     mark: int = 0
-    """Where in it its name is."""
+    """Offset in the header frame of its name: Xing, Info or VBRI."""
     spans: list[list[int]] = field(default_factory=list)
-    """Where the other frames start and end, those that touch taken together."""
+    """Start and end of the other frames; adjacent frames share a span."""
     gaps: list[_Gap] = field(default_factory=list)
     frames: int = 0
 
@@ -61,17 +64,17 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Claim:
-    """What a header frame says."""
+    """The counts in a header frame."""
 
     frames: int
     size: int | None
-    """Bytes."""
+    """Bytes of all frames; None if it is not given."""
     frames_at: int
-    """Where in the header frame the number of frames is."""
+    """Offset in the header frame of the number of frames."""
     size_at: int
 
     def mended(self, header: bytes, run: _Run) -> bytes:
-        """Return the header frame with the counts of `run`."""
+        """Return the header frame with the counts of `run` written into it."""
         mended = bytearray(header)
         mended[self.frames_at : self.frames_at + 4] = run.frames.to_bytes(4, "big")
         if self.size is not None:
@@ -80,10 +83,10 @@ class _Claim:
 
 
 def survey_mpeg(file: IO[bytes]) -> Layout:
-    """Walk the frames of MPEG audio or ADTS.
+    """Walk over the frames of MPEG audio or ADTS.
 
     Raises:
-        AudioError: there are no frames, they change their kind, or are far fewer than the header frame says.
+        AudioError: there are no frames, their format changes, or they are far fewer than the header frame claims.
     """
     walk = _Walk(file)
     frames = max(1, sum(run.frames for run in walk.runs))
@@ -105,7 +108,7 @@ def survey_mpeg(file: IO[bytes]) -> Layout:
 
 
 def _part(run: _Run, walk: "_Walk", mean_bytes: float, is_odd: bool, remarks: list[str]) -> Part:
-    """Return what a decoder is given of a run; what is odd about it is added to `remarks`."""
+    """Return the part that a run of frames is; add sentences about what is odd to `remarks`."""
     lost = [max(1, round(gap.bytes / mean_bytes)) for gap in run.gaps]
     header = walk.read(run.header)
     claim = _claim_of(header, run.mark) if header else None
@@ -131,7 +134,7 @@ def _part(run: _Run, walk: "_Walk", mean_bytes: float, is_odd: bool, remarks: li
             Silence(max(0, gap.frames_before * walk.samples - delay), count * walk.samples)
             for gap, count in zip(run.gaps, lost, strict=True)
         ),
-        # Without a count libsndfile guesses from the first frame's bit rate, and stops at its guess.
+        # Without a count, libsndfile estimates the length from the first frame's bit rate and stops there.
         needs_ffmpeg=claim is None or bool(run.gaps),
     )
 
@@ -140,14 +143,14 @@ def _compare(claim: _Claim, run: _Run, header_bytes: int, lost: int, walk: "_Wal
     try:
         return compare_length(claim.frames * walk.samples, (run.frames + lost) * walk.samples, walk.rate)
     except AudioError:
-        # A header frame that is wrong about the frames and right about the bytes is no sign of a cut.
+        # If a header frame has the wrong number of frames but the right number of bytes, the file was not cut.
         if claim.size is None or run.gaps or abs(claim.size - run.bytes - header_bytes) > JUNK_BYTES:
             raise
         return f"expected {claim.frames:,} frames by its header, got {run.frames:,} in as many bytes as it says: taken"
 
 
 def _claim_of(header: bytes, mark: int) -> _Claim | None:
-    """Read the counts of a header frame; None where it gives no number of frames."""
+    """Return the counts in a header frame; None if it gives no number of frames."""
     flags, is_vbri = int.from_bytes(header[mark + 4 : mark + 8], "big"), header[mark : mark + 4] == b"VBRI"
     if not is_vbri and not flags & 1:
         return None
@@ -160,10 +163,10 @@ class _Walk:
     """A walk over all frames of a file.
 
     Args:
-        file: MPEG audio or ADTS, as `container_of` tells.
+        file: MPEG audio or ADTS, by `container_of`.
 
     Raises:
-        AudioError: there are no frames, or they change their kind.
+        AudioError: there are no frames, or their format changes.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -183,7 +186,7 @@ class _Walk:
         return b"" if span is None else self._peek(span.start, span.end - span.start)
 
     def _walk(self, position: int) -> int:
-        """Enter all frames from `position` on, and return where they end."""
+        """Record all frames from `position` on, and return where they end."""
         previous: int | None = None
         while position + 4 <= self._end:
             offset = self._offset(position)
@@ -200,7 +203,7 @@ class _Walk:
                 position, previous = position + tag, None
                 self.runs.append(_Run())
                 continue
-            # Where a frame's header is damaged, the frame before has the wrong length, or is damaged too.
+            # If a frame's header is damaged, the frame before it has the wrong length or is damaged too.
             resume = self._resume(position if previous is None else previous + 1)
             if resume is None:
                 break
@@ -225,7 +228,8 @@ class _Walk:
             run.spans.append([position, position + length])
 
     def _offset(self, position: int, count: int = LONGEST_FRAME) -> int:
-        """Return where in the window `position` is; the window holds `count` bytes from there, but for the end."""
+        """Return the offset of `position` in the window, which is moved so that it holds `count` bytes from there, or
+        all up to the end."""
         offset = position - self._start
         if offset < 0 or (offset + count > len(self._window) and self._start + len(self._window) < self._end):
             self._file.seek(position)
@@ -248,10 +252,11 @@ class _Walk:
         return base + position
 
     def _resume(self, position: int) -> int | None:
-        """Return where the next two frames in a row of the same kind start, or the very last one; None where none do.
+        """Return where the next two consecutive frames of the same kind start, or a frame that ends at the end of the
+        file; None if there are none.
 
         Raises:
-            AudioError: four in a row of another kind come first.
+            AudioError: four consecutive frames of another kind come first.
         """
         while position + 4 <= self._end:
             self._file.seek(position)
@@ -277,7 +282,8 @@ class _Walk:
         return None
 
     def _tag_length(self, position: int) -> int:
-        """Return how long the tag is that starts here, as where files with tags were joined; 0 where none does."""
+        """Return the length of the tag that starts here, as where files with tags were joined; 0 if none starts
+        here."""
         head = self._peek(position, 32)
         if head[:3] == b"ID3" and len(head) >= 10 and max(head[6:10]) < 128:
             return 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
@@ -287,13 +293,13 @@ class _Walk:
 
 
 def _mark_offset(header: bytes) -> int:
-    """Return where in a frame like this one Xing's mark stands: after the header and the side information."""
+    """Return where Xing's name is in a frame with this header: after the header and the side information."""
     is_mono, is_mpeg1 = header[3] >> 6 == 3, header[1] >> 3 & 3 == 3
     return 4 + (17 if is_mono else 32) if is_mpeg1 else 4 + (9 if is_mono else 17)
 
 
 def _mpeg_lengths(first: bytes) -> LengthAt:
-    """Return what tells the lengths of frames of the version, layer, rate and number of channels of the first one."""
+    """Return a function for the lengths of frames with the version, layer, rate and number of channels of the first."""
     is_mono, lengths = first[3] >> 6 == 3, _lengths_of_kind(first[1] & 0xFE, first[2] & 0x0C)
 
     def length_at(data: bytes, offset: int) -> int:
@@ -306,15 +312,15 @@ def _mpeg_lengths(first: bytes) -> LengthAt:
 
 @lru_cache
 def _lengths_of_kind(kind: int, rate: int) -> dict[int, int]:
-    """Return the lengths of frames by their second and third byte, of those whose second is `kind`, but for the bit of
-    the checksum, and whose third has the bits `rate`."""
+    """Return the lengths of frames of one kind, by the second and third byte of their headers. `kind` is the second
+    byte without its checksum bit; `rate` is the bits of the sample rate in the third."""
     headers = [(second, third) for second in (kind, kind | 1) for third in range(0x100) if third & 0x0C == rate]
     lengths = {second << 8 | third: frame_bytes(bytes([0xFF, second, third, 0])) for second, third in headers}
     return {header: length for header, length in lengths.items() if length}
 
 
 def _adts_lengths(first: bytes) -> LengthAt:
-    """Return what tells the lengths of frames of the profile, rate and channels of the first one."""
+    """Return a function for the lengths of frames with the profile, rate and channels of the first."""
     second, third, fourth = first[1] & 0xFE, first[2] & 0xFD, first[3] & 0xC0
 
     def length_at(data: bytes, offset: int) -> int:

@@ -1,7 +1,7 @@
-"""Ogg (RFC 3533): pages with a checksum each, that say to which stream they belong and where that begins and ends.
+"""Ogg (RFC 3533): pages with a checksum each, which say what stream they belong to and where it begins and ends.
 
-Streams may follow each other in a file ("chained"); libsndfile reads the first alone, and fills what is lost with
-sound of its own making. So the pages are walked, without decoding.
+Streams may follow each other in a file ("chained"). libsndfile reads only the first, and replaces lost pages with sound
+that it makes up. So the pages are walked over, without decoding.
 """
 
 import zlib
@@ -14,43 +14,43 @@ from stages.audio.surveys.layout import Layout, Part
 from stages.audio.tolerances import JUNK_BYTES, RESTORE
 
 FIRST_PAGE, LAST_PAGE = 2, 4
-"""Flags of a page that begins or ends a stream."""
+"""Flags of a page that begins a stream, and of one that ends it."""
 
 _MIRRORED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
-"""Each byte with its bits turned round: Ogg's checksum takes them from the other end than zlib's."""
+"""Each byte with its bits in reverse: Ogg's checksum starts from the other end of a byte than zlib's."""
 
 
 @dataclass
 class _Link:
-    """Streams that run side by side."""
+    """Streams that run in parallel."""
 
     start: int
     end: int = 0
     streams: set[int] = field(default_factory=set)
     open_streams: set[int] = field(default_factory=set)
     has_content: bool = False
-    """A page came that begins no stream."""
+    """Whether a page was read that does not begin a stream."""
     goes_on: bool = False
-    """A page came after its stream's last."""
+    """Whether a page was read after the last page of its stream."""
     damaged: int = 0
-    """Pages that are damaged or lost."""
+    """Number of pages that are damaged or lost."""
     next_numbers: dict[int, int] = field(default_factory=dict)
-    """The number of the page that comes next in each stream."""
+    """Expected number of the next page of each stream."""
 
 
 @dataclass
 class _Walk:
-    """What a file's pages are, from its beginning to its end."""
+    """What the pages of a file, from beginning to end, show."""
 
     links: list[_Link] = field(default_factory=list)
     cut_page: bool = False
-    """Its last page is cut."""
+    """Whether the last page is cut."""
     passed_over: int = 0
-    """Bytes that are in no page."""
+    """Bytes outside all pages."""
 
 
 def survey_ogg(file: IO[bytes]) -> Layout:
-    """Walk the pages of an Ogg file.
+    """Walk over the pages of an Ogg file.
 
     Raises:
         AudioError: there is no stream, or the file ends in the middle of one.
@@ -87,7 +87,7 @@ def survey_ogg(file: IO[bytes]) -> Layout:
 
 
 def _walk(file: IO[bytes]) -> _Walk:
-    """Go through the pages of a file."""
+    """Return what the pages of a file show."""
     walk, position = _Walk(), 0
     file.seek(position)
     while header := file.read(27):
@@ -112,7 +112,7 @@ def _walk(file: IO[bytes]) -> _Walk:
 
 
 def _enter(links: list[_Link], header: bytes, start: int, end: int) -> None:
-    """Enter a whole page, which lies from `start` to `end`."""
+    """Record a whole page, which lies from `start` to `end`."""
     flags, stream, number = header[5], int.from_bytes(header[14:18], "little"), int.from_bytes(header[18:22], "little")
     if flags & FIRST_PAGE:
         if not links or links[-1].has_content:
@@ -133,14 +133,15 @@ def _enter(links: list[_Link], header: bytes, start: int, end: int) -> None:
 
 
 def _is_whole(header: bytes, lengths: bytes, body: bytes) -> bool:
-    """Tell whether a page has the checksum that it says: CRC-32 of 0x04c11db7 from zero, its own field taken for 0."""
+    """Return whether a page has the checksum in its header: CRC-32 with 0x04c11db7, starting from zero, with the
+    checksum's own field as 0."""
     data = (header[:22] + bytes(4) + header[26:] + lengths + body).translate(_MIRRORED)
     checksum = zlib.crc32(data, 0xFFFFFFFF) ^ 0xFFFFFFFF
     return checksum.to_bytes(4, "big").translate(_MIRRORED) == header[22:26]
 
 
 def find_page(file: IO[bytes], position: int) -> int | None:
-    """Return where the next page may start, from `position` on; None at the end of the file."""
+    """Return where the next page may start, from `position` on; None if there is none."""
     while True:
         file.seek(position)
         data = file.read(2**16)
