@@ -1,11 +1,13 @@
-"""Bars: how many beats have one, with which beat it begins, and whether beats were tracked off the beat.
+"""Bars: how many beats a bar has, which beat begins it, and whether the tracked beats are really off-beats.
 
-What could be a bar - three or four beats, beginning on any beat or halfway between two - is weighed by what music of
-many kinds has in common: chords change at the beginning of a bar, and next in its middle; the bass and the kick play
-there; the snare on its second and fourth beat; melodies and snares on beats rather than between them, where chords may
-be; and what begins with its first sound begins with a bar. How much each of these counts is a conditional logit
-(D. McFadden, "Conditional logit analysis of qualitative choice behavior", 1974), fitted to the demo's pieces of seed 1
-and the same cut anywhere, low-passed at 3 kHz and with noise; docs/analysis.md has the error on pieces of another seed.
+A candidate bar has three or four beats and begins on any tracked beat, or halfway between two. Candidates are scored by
+what most kinds of music have in common. Chords change at the beginning of a bar, and next most often in its middle;
+bass and kick drum play there too. The snare plays on the second and fourth beat. Melodies and snares fall on beats
+rather than between them, where chords may fall. A recording that begins with its first sound begins with a bar.
+
+The weights are those of a conditional logit (D. McFadden, "Conditional logit analysis of qualitative choice behavior",
+1974). They were fitted to the demo's pieces of seed 1, and to the same pieces cut at any place, low-passed at 3 kHz and
+with added noise. docs/analysis.md gives the error on pieces of another seed.
 """
 
 from dataclasses import dataclass
@@ -18,10 +20,10 @@ from stages.analysis.onsets import Onsets, frames_of, seconds_of
 from stages.analysis.pitch import PitchClasses, mean_between
 
 METRES = (3, 4)
-"""Beats of a bar that are told apart."""
+"""Numbers of beats in a bar among which the detector chooses."""
 
 LOW, HIGH = slice(0, 2), slice(5, 7)
-"""Octaves of kick and bass (40 to 160 Hz), and those of the snare (1.3 to 5 kHz)."""
+"""Octave bands of kick and bass (40 to 160 Hz), and of the snare (1.3 to 5 kHz)."""
 
 WEIGHTS = {
     "on beats, 40 Hz": -0.37,
@@ -40,19 +42,20 @@ WEIGHTS = {
     "sound begins": 2.77,
     "three beats": -0.9,
 }
-"""What speaks for a bar -> how much a unit of it counts, in nepers. Onsets are in units of their mean over the
-recording, changes of chords are from 0 (the same pitch classes) to 1 (others)."""
+"""Weight of a unit of each piece of evidence for a bar, nepers. Onsets are in units of their mean over the recording;
+changes of chords are from 0 (the same pitch classes) to 1 (none in common)."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A way of counting: so many beats a bar, of which one begins with a beat, or halfway after it."""
+    """A way of counting bars."""
 
     beats: int
+    """Beats in a bar."""
     first: int
-    """The number of the beat, from 0, with which the first whole bar begins."""
+    """Number, from 0, of the tracked beat with which, or halfway after which, the first whole bar begins."""
     halfway: bool
-    """Whether what was tracked is off the beat: the beats are halfway between those given."""
+    """Whether the true beats are halfway between the tracked ones."""
 
 
 CANDIDATES = tuple(Bar(metre, first, half) for metre in METRES for half in (False, True) for first in range(metre))
@@ -61,10 +64,10 @@ CANDIDATES = tuple(Bar(metre, first, half) for metre in METRES for half in (Fals
 def bar_probabilities(
     onsets: Onsets, pitches: PitchClasses, beats: Float[Array64, " n"]
 ) -> Float[Array64, " candidates"]:
-    """Return how likely each of CANDIDATES is.
+    """Return the probability of each of CANDIDATES.
 
     Args:
-        beats: times of what may be the beats, s, at least two.
+        beats: times of the tracked beats, s, at least two.
     """
     scores = bar_evidence(onsets, pitches, beats) @ np.array(list(WEIGHTS.values()))
     odds = np.exp(scores - scores.max())
@@ -75,7 +78,7 @@ def bar_probabilities(
 def bar_evidence(
     onsets: Onsets, pitches: PitchClasses, beats: Float[Array64, " n"]
 ) -> Float[Array64, "candidates WEIGHTS"]:
-    """Measure what speaks for each of CANDIDATES, in the order of WEIGHTS."""
+    """Return the evidence for each of CANDIDATES, in the order of WEIGHTS."""
     halves = np.interp(np.arange(2 * len(beats) - 1) / 2, np.arange(len(beats)), beats)
     strokes, changes = _strokes(onsets, halves), _changes(pitches, halves, float(np.median(np.diff(beats))))
     begins = np.zeros(len(halves))
@@ -83,7 +86,7 @@ def bar_evidence(
         begins[int(np.abs(halves - _first_sound(onsets)).argmin())] = 1.0
     evidence = []
     for bar in CANDIDATES:
-        # Means over all bars, one for each half beat of a bar.
+        # Means over all bars, for each half beat of a bar.
         of_bar = (np.arange(len(halves)) - 2 * bar.first - bar.halfway) % (2 * bar.beats)
         counts = np.maximum(np.bincount(of_bar, minlength=2 * bar.beats), 1)
         stroke = np.stack([np.bincount(of_bar, octave, 2 * bar.beats) / counts for octave in strokes])
@@ -106,15 +109,15 @@ def bar_evidence(
 
 
 def _strokes(onsets: Onsets, moments: Float[Array64, " n"]) -> Float[Array64, "octaves n"]:
-    """Return the largest rise of each octave within 20 ms of moments, s."""
+    """Return the largest onset in each octave band within 20 ms of each of some moments, s."""
     frames = np.round(frames_of(moments)).astype(np.int64)[:, None] + np.arange(-2, 3)
     strokes: Array64 = onsets.rises[:, frames.clip(0, onsets.rises.shape[1] - 1)].max(-1)
     return strokes
 
 
 def _changes(pitches: PitchClasses, moments: Float[Array64, " n"], beat: float) -> Float[Array64, " n"]:
-    """Return how other the pitch classes of the beat after a moment are than those of the beat before: 1 - cosine; 0
-    where one of them is silent."""
+    """Return how much the pitch classes of the beat after each moment differ from those of the beat before: 1 - cosine;
+    0 if one of the two is silent."""
     before = mean_between(pitches.all, moments - beat, moments)
     after = mean_between(pitches.all, moments, moments + beat)
     sizes = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
@@ -123,7 +126,7 @@ def _changes(pitches: PitchClasses, moments: Float[Array64, " n"], beat: float) 
 
 
 def _first_sound(onsets: Onsets) -> float:
-    """Return the time of the first onset of some strength, s."""
+    """Return the time, s, of the first onset that is not weak."""
     strength = onsets.strength
     first = int((strength > 0.3 * np.percentile(strength, 98)).argmax())
     return float(seconds_of(np.array([first + 1.0]))[0])

@@ -1,7 +1,7 @@
-"""Tempo and beats out of onset strength (D. Ellis, "Beat tracking by dynamic programming", JNMR 36(1), 2007).
+"""Tempo and beats from onset strength (D. Ellis, "Beat tracking by dynamic programming", JNMR 36(1), 2007).
 
-librosa's `beat_track` is the same method; it is the oracle of the tests, and not called here because its import
-compiles for ten seconds and more.
+librosa's `beat_track` is the same method and the oracle of the tests. It is not used here because importing it compiles
+code for ten seconds or more.
 """
 
 import numpy as np
@@ -11,37 +11,40 @@ from stages.analysis.frames import Array64
 from stages.analysis.onsets import FRAMES_A_SECOND
 
 SLOWEST_TEMPO, FASTEST_TEMPO = 50.0, 210.0
-"""Beats a minute between which a tempo is looked for, unless a hint lies outside."""
+"""Range of tempos that are considered, beats per minute; it is extended if a hint is outside it."""
 
 PREFERRED_TEMPO, SPREAD_OCTAVES = 110.0, 0.9
-"""Centre (beats a minute) and width of the log-normal weight over tempos: how people tap (Ellis 2007, 3.2)."""
+"""Centre (beats per minute) and width (octaves) of the log-normal weight over tempos, which models how people tap
+(Ellis 2007, 3.2)."""
 
 HINT_OCTAVES, HINT_FLOOR = 0.05, 0.2
-"""Width of the weight around a tempo that was told, and how much any other tempo weighs beside it: a hint decides
-between a tempo and its double, and what it says is not in the sound at all is passed over."""
+"""Width (octaves) of the weight around a tempo given as a hint, and the weight of all other tempos relative to it. So a
+hint decides between a tempo and its double, but a hint that does not fit the sound at all is ignored."""
 
 LEAST_PERIODICITY = 0.03
-"""Of the autocorrelation at the tempo, 1 at lag 0: below it nothing recurs."""
+"""Lowest periodicity, relative to the autocorrelation at lag 0, that counts as a tempo."""
 
 TIGHTNESS = 200.0
-"""How much a beat that is early or late costs against its onset (librosa: 100, for music that is less regular)."""
+"""Cost of a beat that is early or late, relative to its onset strength (librosa: 100, for music that is less
+regular)."""
 
 GRID_SECONDS = 0.02
-"""Root mean square distance from evenly spaced beats up to which they are taken to be evenly spaced."""
+"""Largest root mean square distance, s, of beats from evenly spaced ones at which they are replaced by those."""
 
 
 def estimate_tempo(strength: Float[Array64, " F"], bpm: float | None) -> float | None:
-    """Return the tempo in beats a minute, or None where nothing recurs.
+    """Return the tempo in beats per minute; None if the onsets are not periodic.
 
-    The autocorrelation of the onset strength is summed over a lag and its multiples, and weighed by how people tap.
+    For each lag, the autocorrelation of the onset strength is averaged over the lag and its multiples, and weighted by
+    how people tap.
 
     Args:
-        strength: onset strength, `FRAMES_A_SECOND`.
-        bpm: a tempo that was told, if any.
+        strength: onset strength, `FRAMES_A_SECOND` values per second.
+        bpm: a hint of the tempo; None for no hint.
     """
     size, centred = len(strength), strength - strength.mean()
     spectrum = np.fft.rfft(centred, n=2 * size)
-    # Fewer frames overlap at longer lags, so each lag is divided by how many do.
+    # Fewer frames overlap at longer lags, so each lag is divided by the number that do.
     correlation = np.fft.irfft(np.abs(spectrum) ** 2, n=2 * size)[:size] / np.arange(size, 0, -1)
     if correlation[0] < 1e-9:
         return None
@@ -62,14 +65,14 @@ def estimate_tempo(strength: Float[Array64, " F"], bpm: float | None) -> float |
 
 
 def track_beats(strength: Float[Array64, " F"], period: float) -> Float[Array64, " n"]:
-    """Return the frames of the beats: of all series that are about `period` frames apart, the one with the strongest
+    """Return the frames of the beats: of all series of frames that are about `period` apart, the one with the strongest
     onsets (Ellis 2007, 3.3)."""
     size, reach = len(strength), round(period)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * 32 / period) ** 2)
     local = np.convolve(strength / max(float(strength.std()), 1e-9), kernel)[reach : reach + size]
     offsets = np.arange(-round(2 * period), -round(period / 2) + 1)
     cost = -TIGHTNESS * np.log(-offsets / period) ** 2
-    # Before the recording stand beats that cost nothing, so that the first one may be anywhere.
+    # Free beats are assumed before the recording, so that the first real beat may be anywhere.
     before = -int(offsets[0])
     score = np.zeros(before + size)
     back = np.empty(size, np.int64)
@@ -86,13 +89,13 @@ def track_beats(strength: Float[Array64, " F"], period: float) -> Float[Array64,
 
 
 def even_beats(beats: Float[Array64, " n"]) -> Float[Array64, " n"]:
-    """Return the evenly spaced beats that are nearest by least squares where those given are nearly so, else those
-    given, s."""
+    """Return the evenly spaced beats, s, that fit the given ones best by least squares; if the given beats are not
+    nearly even, return them unchanged."""
     if len(beats) < 4:
         return beats
     numbers = np.arange(len(beats))
     even = np.polyval(np.polyfit(numbers, beats, 1), numbers)
-    # One onset that is early or late, such as a fill's, moves no other beat.
+    # A single early or late onset, as in a fill, does not change the fit.
     near = np.abs(beats - even) < 2.5 * GRID_SECONDS
     if near.sum() >= 0.8 * len(beats):
         even = np.polyval(np.polyfit(numbers[near], beats[near], 1), numbers)

@@ -1,8 +1,8 @@
-"""Chords: the most likely series of chords for the pitch classes of every beat.
+"""Chords: the most likely sequence of chords, given the pitch classes of every beat.
 
 Each beat's pitch classes are compared with a template for every chord (T. Fujishima, "Realtime chord recognition of
-musical sound", ICMC 1999), the bass with its root; a hidden Markov model in which a chord tends to stay until the next
-beat, and rather until the next bar, finds the best series (A. Sheh and D. Ellis, ISMIR 2003).
+musical sound", ICMC 1999), and its bass with the chord's root. A hidden Markov model, in which chords tend to change at
+bars rather than at other beats, finds the best sequence (A. Sheh and D. Ellis, ISMIR 2003).
 """
 
 from dataclasses import dataclass
@@ -17,46 +17,47 @@ from stages.analysis.frames import Array64
 from stages.analysis.pitch import PitchClasses, mean_between
 
 TEMPLATES = {quality: CHORD_INTERVALS[quality] for quality in ("maj", "min", "dim", "7", "maj7", "min7")}
-"""Quality -> semitones above the root. Rarer qualities cost more right triads than they find."""
+"""Chord quality → semitones above the root. Rarer qualities are left out: including them makes more triads wrong than
+chords right."""
 
 RARITY = {"dim": 0.03, "7": 0.03, "maj7": 0.03, "min7": 0.03}
-"""By how much a rarer chord must be more like the tones than a triad is: a melody adds a fourth tone to many chords."""
+"""Score by which a rarer chord must fit better than a triad: a melody often adds a fourth tone to a triad."""
 
 BASS_WEIGHT = 0.3
-"""How much the bass counts beside all tones together, where it is the root."""
+"""Weight of the bass relative to that of all tones, if it is the chord's root."""
 
 INVERTED = 0.5
-"""How much of that it counts where it is another of the chord's tones."""
+"""Factor on the bass's weight if it is another tone of the chord."""
 
 SHARPNESS = 6.0
-"""Nepers a unit of likeness."""
+"""Nepers per unit of similarity between tones and template."""
 
 CHANGE, CHANGE_AT_BAR = 2.0, 0.3
-"""Nepers that another chord costs at a beat, and at the beginning of a bar."""
+"""Cost of a change of chord, nepers: at any beat, and at the beginning of a bar."""
 
 LEAST_LIKENESS = 0.6
-"""Of tones with the best chord's (12 equal ones have 0.5): below it there is no chord."""
+"""Lowest cosine similarity with the best chord's template that counts as a chord (12 equal tones have 0.5)."""
 
 INVERSION = 2.0
-"""Another tone of the chord is its bass where it is so many times as strong as the root in the bass."""
+"""How many times as strong as the root another tone must be in the bass to count as the chord's bass."""
 
 
 @dataclass(frozen=True)
 class Chord:
-    """A chord, from when to when."""
+    """A chord, with its start and end."""
 
     start: float
     """Seconds."""
     end: float
     """Seconds."""
     root: int
-    """Pitch class, 0 for C; -1 where there is no chord."""
+    """Pitch class, 0 for C; -1 if there is no chord."""
     quality: str
-    """A key of TEMPLATES; "N" where there is no chord."""
+    """A key of TEMPLATES; "N" if there is no chord."""
     bass: int
-    """Pitch class; -1 where there is no chord."""
+    """Pitch class of the bass; -1 if there is no chord."""
     confidence: float
-    """0 to 1: the likelihood of the chord against all others, the mean over its beats."""
+    """Probability of the chord among all chords, 0 to 1, averaged over its beats; 0 if there is no chord."""
 
 
 _NAMES = [(root, quality) for quality in TEMPLATES for root in range(12)]
@@ -69,12 +70,12 @@ _BASS[np.arange(len(_NAMES)), [root for root, _ in _NAMES]] = 1.0
 
 
 def find_chords(pitches: PitchClasses, moments: Float[Array64, " n"], downbeats: Float[Array64, " m"]) -> list[Chord]:
-    """Return the chords between moments, s, at which they may change; the last moment is the end.
+    """Return the chords of a recording. They may change at the given moments, s, the first of which is its beginning
+    and the last its end.
 
     Args:
-        pitches: of the recording.
         moments: beats, with the beginning and the end of the recording.
-        downbeats: those of them at which chords rather change.
+        downbeats: the moments that begin a bar, at which a change costs less.
     """
     starts, ends = moments[:-1], moments[1:]
     tones, bass = mean_between(pitches.all, starts, ends), mean_between(pitches.bass, starts, ends)
@@ -83,7 +84,7 @@ def find_chords(pitches: PitchClasses, moments: Float[Array64, " n"], downbeats:
     logits = SHARPNESS * evidence
     at_bar = np.isin(starts, downbeats)
     series = _most_likely(logits, np.where(at_bar, CHANGE_AT_BAR, CHANGE))
-    # Where no chord is like what sounds, there is none.
+    # If no chord is similar enough to the tones, there is no chord.
     chosen = np.where(likeness.max(1) < LEAST_LIKENESS, -1, series)
     odds = np.exp(logits - logits.max(1, keepdims=True))
     sure = odds / odds.sum(1, keepdims=True)
@@ -107,7 +108,7 @@ def _unit(values: Float[Array64, "n 12"]) -> Float[Array64, "n 12"]:
 
 
 def _most_likely(logits: Float[Array64, "n chords"], changes: Float[Array64, " n"]) -> npt.NDArray[np.int64]:
-    """Return the best series by Viterbi's algorithm, where another chord at a moment costs that moment's change."""
+    """Return the best sequence of chords by Viterbi's algorithm. `changes` is the cost of a change at each moment."""
     count = len(logits)
     score, back = logits[0].copy(), np.empty(logits.shape, np.int64)
     for moment in range(1, count):
@@ -123,7 +124,8 @@ def _most_likely(logits: Float[Array64, "n chords"], changes: Float[Array64, " n
 
 
 def _bass_of(root: int, quality: str, bass: Float[Array64, " 12"]) -> int:
-    """Return the chord's tone that is the bass: the root, unless another one is much stronger there."""
+    """Return the pitch class of the chord's bass: its root, unless another of its tones is much stronger in the
+    bass."""
     tones = [(root + step) % 12 for step in TEMPLATES[quality]]
     lowest = max(tones, key=lambda tone: bass[tone])
     return lowest if bass[lowest] > INVERSION * bass[root] else root

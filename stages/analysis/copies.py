@@ -1,8 +1,9 @@
 """Copies: passages that two recordings share, found by their prints.
 
-Constellations that two prints have in common, at one distance in time, are votes for a passage (A. Wang, ISMIR 2003);
-that distance may drift by 2.5 %, for one of them may run faster. Votes only say where to look: pieces on the same
-chords in one tempo, by the same instruments, have dozens in common. So the passage is then heard through, peak by peak.
+Each constellation that two prints have in common votes for a distance in time between them (A. Wang, ISMIR 2003). The
+distance may drift by up to 2.5 %, because one recording may run faster. Votes only show where to look: pieces with the
+same chords, tempo and instruments have dozens of constellations in common. So the passage is then compared peak by
+peak.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,48 +16,49 @@ from jaxtyping import Bool, Int
 from stages.analysis.prints import FRAMES_A_SECOND, Constellations, Frames, Hashes, Print, constellations
 
 LEAST_VOTES, VOTING_FRAMES = 4, 8
-"""Constellations in common, at distances within a quarter of a second, from which on two prints are compared."""
+"""Votes needed for two prints to be compared, and the range of distances, in frames (a quarter of a second), that they
+must lie in."""
 
 SPEEDS = 1 + np.arange(-5, 6) * 0.005
-"""How fast one of two recordings may run, as a multiple of the other."""
+"""Speeds of the first recording that are tried, as multiples of the other's."""
 
 NEAR_FRAMES, NEAR_STEPS = 2, 2
-"""A peak of one is in the other where that has one within 64 ms and half a semitone."""
+"""Largest difference between equal peaks of two recordings: frames (64 ms) and steps of pitch (half a semitone)."""
 
 BREAK_EVEN = 0.4
-"""A passage goes on as long as this share of its peaks is in the other; by chance some 5 % are, and up to 30 % in
-pieces that share chords, tempo and instruments."""
+"""Share of a passage's peaks that must be in the other recording for the passage to go on. By chance 5 % are, and up to
+30 % in pieces that share chords, tempo and instruments."""
 
 
 @dataclass(frozen=True)
 class Passage:
-    """What a recording has in common with another."""
+    """A passage that a recording has in common with another."""
 
     begin: float
-    """Where it begins in the one, s."""
+    """Where it begins in the recording, s."""
     other_begin: float
-    """Where it begins in the other, s."""
+    """Where it begins in the other recording, s."""
     seconds: float
     share: float
-    """Of the passage's peaks, how many are in the other."""
+    """Share of the passage's peaks that are in the other recording, 0 to 1."""
     speed: float
-    """How fast the other runs there, as a multiple of the one's speed."""
+    """How many times as fast the passage runs in the recording as in the other one."""
 
     @property
     def strength(self) -> float:
-        """Seconds of sound in common: the passage's, times its share."""
+        """Seconds of sound in common: the length of the passage times its share."""
         return self.seconds * self.share
 
     def likeness(self, seconds: float, other_seconds: float) -> float:
-        """Return how much of the shorter of two recordings is in the other, 0 to 1, by the lengths of both."""
+        """Return how much of the shorter of two recordings is in the other, 0 to 1, from the durations of both, s."""
         return min(self.strength / max(min(seconds, other_seconds), 1e-9), 1.0)
 
 
 class PrintIndex:
-    """Prints by their constellations, to be compared with others of which each is looked at once.
+    """An index of prints by their constellations, for comparing them all with another print in one pass.
 
     Args:
-        prints: of recordings few enough for memory, at 6 kB a second of sound.
+        prints: prints of so few recordings that the index fits in memory, at 6 kB per second of sound.
     """
 
     def __init__(self, prints: Sequence[Print]) -> None:
@@ -70,11 +72,12 @@ class PrintIndex:
         self._owners: Frames = owners[order]
 
     def passages(self, other: Print, told: Constellations | None = None) -> Iterator[tuple[int, Passage]]:
-        """Yield the longest passage in common with another print, for each print of the index that has one: by its
-        place among them.
+        """Yield the longest passage in common with another print, for each print of the index that has one, after that
+        print's number.
 
         Args:
-            told: the other's constellations, which take as long as all the rest, where it is compared with many.
+            told: the other print's constellations; None computes them, which takes as long as all the rest. Pass them
+                if the print is compared with several indexes.
         """
         told = constellations(other) if told is None else told
         begins, ends = (np.searchsorted(self._hashes, told.hashes, side) for side in ("left", "right"))
@@ -89,18 +92,18 @@ class PrintIndex:
                 yield int(owner), passage
 
     def longest(self, other: Print, told: Constellations | None = None) -> Passage | None:
-        """Return the longest passage that another print has in common with the index's only one; None where there is
-        none. `told` is as for `passages`."""
+        """Return the longest passage that another print shares with an index of a single print; None if there is none.
+        `told` is as in `passages`."""
         return next((passage for _, passage in self.passages(other, told)), None)
 
 
 def compare(one: Print, other: Print) -> Passage | None:
-    """Return the longest passage that two prints have in common; None where there is none."""
+    """Return the longest passage that two prints have in common; None if there is none."""
     return PrintIndex([one]).longest(other)
 
 
 def _voted_for(owners: Frames, distances: Frames) -> list[int]:
-    """Return the owners with enough votes for about one distance."""
+    """Return the owners with at least LEAST_VOTES votes for nearly the same distance."""
     found: set[int] = set()
     for shift in (0, VOTING_FRAMES // 2):
         boxes = owners.astype(np.int64) << 32 | ((distances + shift) // VOTING_FRAMES + (1 << 30))
@@ -110,7 +113,8 @@ def _voted_for(owners: Frames, distances: Frames) -> list[int]:
 
 
 def _passage(one: Print, peaks: npt.NDArray[np.int64], frames: Frames, others: Frames) -> Passage | None:
-    """Return the longest passage of a print in another, at the speed and distance that most votes are for."""
+    """Return the longest passage that a print shares with another, at the speed and distance with most votes; None if
+    there is none. `peaks` are those of the other, as for `_inside`."""
     most, speed, distance = 0, 1.0, 0.0
     for candidate in SPEEDS[np.argsort(np.abs(SPEEDS - 1), kind="stable")]:
         distances = np.sort(others - candidate * frames)
@@ -137,7 +141,8 @@ def _passage(one: Print, peaks: npt.NDArray[np.int64], frames: Frames, others: F
 def _inside(
     frames: Int[npt.NDArray[np.int64], " P"], pitches: Int[npt.NDArray[np.int64], " P"], peaks: npt.NDArray[np.int64]
 ) -> Bool[npt.NDArray[np.bool_], " P"]:
-    """Tell which peaks have one near them among others, which are given as 256 x frame + pitch."""
+    """Return for each peak whether one of `peaks`, which are encoded as 256 x frame + pitch in ascending order, is near
+    it."""
     found = np.zeros(len(frames), bool)
     for step in range(-NEAR_FRAMES, NEAR_FRAMES + 1):
         at = (frames + step) * 256

@@ -1,4 +1,4 @@
-"""Short-time spectra of a mono signal, in numpy: what onsets and pitches are found in."""
+"""Short-time spectra of a mono signal, in numpy, from which onsets and pitches are detected."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,20 +8,20 @@ Array = npt.NDArray[np.float32]
 Array64 = npt.NDArray[np.float64]
 
 INAUDIBLE = 1e-4
-"""Peak (-80 dBFS) under which a signal is silence: what remains there are the roundings of decoders and resamplers."""
+"""Peak (-80 dBFS) below which a signal is silence: only rounding errors of decoders and resamplers are that small."""
 
 SLOWEST_RATE = 8_000
-"""Hz; below it the drums cannot be told apart."""
+"""Lowest sample rate, Hz; below it drums cannot be distinguished."""
 
 FRAMES_AT_ONCE = 4096
-"""Frames that are transformed together, for the sake of memory."""
+"""Frames that are transformed together, which bounds the memory that is used."""
 
 
 def checked(samples: Float[Array, " N"], sample_rate: int) -> Float[Array, " N"]:
     """Return mono samples as float32.
 
     Raises:
-        ValueError: they are not one channel of finite samples at 8 kHz or more.
+        ValueError: the samples are not a single channel [N], not finite, or below 8 kHz.
     """
     if samples.ndim != 1 or sample_rate < SLOWEST_RATE:
         raise ValueError(
@@ -33,19 +33,20 @@ def checked(samples: Float[Array, " N"], sample_rate: int) -> Float[Array, " N"]
 
 
 def power_of_two(seconds: float, sample_rate: int) -> int:
-    """Return the number of samples nearest to a duration, by their logarithm, that is a power of two."""
+    """Return the power of two that is nearest, on a logarithmic scale, to the number of samples in a duration."""
     return 1 << round(float(np.log2(seconds * sample_rate)))
 
 
 def magnitudes(
     samples: Float[Array, " N"], sample_rate: int, window: int, frames_a_second: float, highest: float
 ) -> Float[Array, "F bins"]:
-    """Compute the magnitude spectra of windows around moments that are 1 / `frames_a_second` apart, the first at 0 and
-    the last at the end of the signal or just before it. Beyond its ends is silence.
+    """Compute the magnitude spectra of windows centred on moments that are 1 / `frames_a_second` apart. The first
+    moment is 0, the last is at most the end of the signal. Samples beyond the ends are zero.
 
     Args:
-        window: samples, under a Hann window whose sum is 1, so that a sinusoid of amplitude 1 has a magnitude of 0.5.
-        highest: Hz; bins above are left out.
+        window: length of the Hann window in samples. The window's sum is 1, so a sinusoid of amplitude 1 has a
+            magnitude of 0.5.
+        highest: Hz; higher bins are left out.
     """
     from scipy.fft import rfft
 

@@ -1,4 +1,4 @@
-"""The harmony of a recording: pitch classes, chords from beat to beat, key."""
+"""The harmony of a recording: pitch classes, chords from beat to beat, and key."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ from stages.analysis.keys import Key, find_key
 from stages.analysis.pitch import pitch_classes
 
 WITHOUT_BEATS = 0.5
-"""Seconds from one moment to the next at which a chord may change, where no beats are known."""
+"""Seconds between moments at which a chord may change, if no beats are known."""
 
 SHORTEST = 0.1
-"""Seconds; a beat that is nearer to the beginning or the end is that."""
+"""Seconds; a beat that is nearer to the beginning or the end of the recording is dropped."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Harmony:
     """The chords of a recording and its key."""
 
     chords: tuple[Chord, ...]
-    """One after another, without a gap, from the beginning to the end; none where it is silent."""
+    """Chords one after another, without gaps, from beginning to end; empty for silence."""
     key: Key | None
-    """None where nothing has a pitch."""
+    """None if nothing has a pitch."""
 
 
 def find_harmony(
@@ -36,10 +36,10 @@ def find_harmony(
     """Find the chords and the key of a mono signal.
 
     Args:
-        samples: mono, at any rate from 8 kHz on.
+        samples: mono, at 8 kHz or more.
         sample_rate: Hz.
-        beats: times, s, at which chords may change (`find_rhythm`); none lets them change twice a second.
-        downbeats: those of them that begin a bar, at which chords rather change.
+        beats: times, s, at which chords may change (`find_rhythm`); None or empty lets them change twice a second.
+        downbeats: the beats that begin a bar, at which chords change more readily.
 
     Raises:
         ValueError: the samples are not mono or not finite, or the rate is too low.

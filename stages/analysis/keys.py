@@ -1,9 +1,9 @@
-"""The key: of the 24 major and minor ones, the one that the chords and the pitch classes speak for most.
+"""The key: the one of the 24 major and minor keys that fits the chords and the pitch classes best.
 
 Profiles of pitch classes alone (C. Krumhansl, "Cognitive Foundations of Musical Pitch", 1990, chapter 4) mistake a
-minor key for its relative major, whose tones are the same, in three of ten of the demo's pieces; which chords there
-are, how long the tonic's lasts and which one is the first decide between the two. How much each counts is a conditional
-logit, fitted to the demo's pieces of seed 1.
+minor key for its relative major, which has the same tones, in three of ten of the demo's pieces. What decides between
+the two is which chords occur, how long the tonic's chord lasts, and which chord comes first. The weights of these are
+those of a conditional logit, fitted to the demo's pieces of seed 1.
 """
 
 from collections.abc import Sequence
@@ -20,29 +20,29 @@ from stages.analysis.pitch import PitchClasses
 MAJOR_PROFILE = (6.6, 2.0, 3.5, 2.3, 4.6, 4.0, 2.5, 5.2, 2.4, 3.7, 2.3, 3.4)
 MINOR_PROFILE = (6.5, 2.7, 3.5, 5.4, 2.6, 3.5, 2.5, 5.2, 4.0, 2.7, 4.3, 3.2)
 """Weight of each pitch class above the tonic, fitted to popular and electronic music (I. Sha'ath, "Estimation of key in
-digital music recordings", Birkbeck, 2011): of those tried (also Krumhansl's, Temperley's and Albrecht's) they find the
-most keys."""
+digital music recordings", Birkbeck, 2011). Of the profiles tried (also Krumhansl's, Temperley's and Albrecht's) these
+find the most keys."""
 
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
-"""Semitones of the degrees above the tonic (minor is the natural minor)."""
+"""Semitones of the scale's degrees above the tonic (minor is natural minor)."""
 
 DIATONIC, TONIC, SUBDOMINANT, FIRST, PROFILE = 3.6, 1.6, 3.2, 1.5, 2.5
-"""Nepers for: the share of time in chords of the key's own tones, in the tonic's chord, in a chord on the fourth
-degree; the first chord being the tonic's; the correlation with the profile."""
+"""Weights, nepers: of the share of time in chords within the key's scale, in the tonic's chord, and in a chord on the
+fourth degree; of a first chord that is the tonic's; and of the correlation with the profile."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key."""
+    """A key and the confidence that it is the right one."""
 
     name: str
-    """For instance `A minor`, with sharps."""
+    """For example `A minor`, with sharps."""
     confidence: float
-    """0 to 1: its probability among all keys."""
+    """Its probability among all keys, 0 to 1."""
 
 
 def find_key(pitches: PitchClasses, chords: Sequence[Chord]) -> Key | None:
-    """Return the key of a recording, or None where nothing in it has a pitch."""
+    """Return the key of a recording; None if nothing in it has a pitch."""
     profile = pitches.all.mean(0) if len(pitches.all) else np.zeros(12)
     centred = profile - profile.mean()
     if float(np.linalg.norm(centred)) < 1e-12:

@@ -1,8 +1,8 @@
 """Onset strength: how much begins to sound at every moment, octave by octave.
 
-Spectral flux after S. Böck and G. Widmer, "Maximum filter vibrato suppression for onset detection" (DAFx 2013):
-magnitudes in bands of a sixth of an octave, compressed by the logarithm; a rise counts only beyond the loudest of the
-neighbouring bands a moment before, so that a vibrato is no series of onsets.
+Spectral flux after S. Böck and G. Widmer, "Maximum filter vibrato suppression for onset detection" (DAFx 2013).
+Magnitudes are summed in bands of a sixth of an octave and compressed by the logarithm. A rise counts only beyond the
+loudest of the neighbouring bands shortly before, so that a vibrato does not count as a series of onsets.
 """
 
 from dataclasses import dataclass
@@ -13,56 +13,57 @@ from jaxtyping import Float
 from stages.analysis.frames import Array, Array64, magnitudes, power_of_two
 
 FRAMES_A_SECOND = 100
-"""Resolution of the onset strength."""
+"""Frames of onset strength per second."""
 
 WINDOW_SECONDS = 0.064
-"""Long enough to tell two neighbouring bass notes apart, short enough for sixteenth notes."""
+"""Window of a spectrum, s: long enough to separate two neighbouring bass notes, short enough for sixteenth notes."""
 
 LOWEST_HERTZ, OCTAVES, BANDS_AN_OCTAVE = 40.0, 8, 6
-"""From below the lowest kick to 10 kHz, as far as the sample rate goes."""
+"""Frequency bands: from below the lowest kick drum to 10 kHz, or to what the sample rate allows."""
 
 COMPRESSION = 1000.0
-"""Magnitudes are taken as log(1 + 1000 x): what is 60 dB below full scale still counts."""
+"""Magnitudes x are compressed as log(1 + 1000 x), so that what is 60 dB below full scale still counts."""
 
 EARLY_SECONDS = 0.015
-"""The flux is largest so long before an onset, when a window begins to hear it (the median over the demo's pieces)."""
+"""How long before an onset the flux is largest, because a window reaches ahead (the median over the demo's pieces)."""
 
 LEAD_SECONDS = 0.1
-"""Put before the recording, so that what it begins with is an onset like others."""
+"""Sound that is added before the recording, s, so that a sound at its very beginning is an onset like others."""
 
 
 @dataclass(frozen=True, eq=False)
 class Onsets:
-    """What begins to sound, and when."""
+    """Onsets in a recording, and how loud it is, frame by frame."""
 
     rises: Float[Array, "octaves F"]
-    """The rise of each octave at every frame, in units of the mean of their sum."""
+    """Onset strength in each octave, in units of the mean over frames of their sum."""
     level: Float[Array, " F"]
-    """How loud it is: the sum of all magnitudes."""
+    """Loudness: the sum of all magnitudes."""
     begins: bool
     """Whether the recording begins with an onset, rather than in the middle of a sound."""
 
     @property
     def strength(self) -> Float[Array64, " F"]:
-        """The onset strength over all octaves."""
+        """Onset strength, summed over all octaves."""
         strength: Array64 = self.rises.sum(0, dtype=np.float64)
         return strength
 
 
 def seconds_of(frames: Float[Array64, " n"]) -> Float[Array64, " n"]:
-    """Return the times in the recording, s, of onsets at frames, which need not be whole."""
+    """Return the times in the recording, s, of onsets at frames, which may be fractional."""
     return np.asarray(frames) / FRAMES_A_SECOND + EARLY_SECONDS - LEAD_SECONDS
 
 
 def frames_of(seconds: Float[Array64, " n"]) -> Float[Array64, " n"]:
-    """Return the frames of onsets at times of the recording: `seconds_of` backwards."""
+    """Return the frames of onsets at times in the recording, s: the inverse of `seconds_of`."""
     return (np.asarray(seconds) - EARLY_SECONDS + LEAD_SECONDS) * FRAMES_A_SECOND
 
 
 def onset_strength(samples: Float[Array, " N"], sample_rate: int) -> Onsets:
-    """Measure what begins to sound in a mono signal."""
+    """Measure the onsets in a mono signal."""
     begins, lead = _begins(samples, sample_rate), round(LEAD_SECONDS * sample_rate)
-    # A recording that was cut out of another begins with no onset: what lies before is made up from what follows.
+    # A recording that was cut from a longer one does not begin with an onset, so it is preceded by its own beginning,
+    # mirrored.
     before = np.zeros(lead, np.float32) if begins else np.pad(samples[lead:0:-1], (max(lead + 1 - len(samples), 0), 0))
     window = power_of_two(WINDOW_SECONDS, sample_rate)
     highest = LOWEST_HERTZ * 2**OCTAVES
@@ -84,8 +85,8 @@ def onset_strength(samples: Float[Array, " N"], sample_rate: int) -> Onsets:
 
 
 def _begins(samples: Float[Array, " N"], sample_rate: int) -> bool:
-    """Tell whether a signal begins with an onset: it comes out of silence, or what is bright in it dies away at once.
-    Of the demo's pieces 77 % do, and 9 % of the same cut anywhere."""
+    """Return whether a signal begins with an onset: it starts from silence, or its high frequencies decay at once. This
+    is true of 77 % of the demo's pieces, and of 9 % of the same pieces cut at any place."""
 
     def root_mean_square(signal: Float[Array, " n"], start: float, end: float) -> float:
         part = signal[round(start * sample_rate) : max(round(end * sample_rate), 1)]

@@ -1,8 +1,8 @@
-"""Pitch classes: how strong each of the twelve is at every moment, and in the bass.
+"""Pitch classes: how strong each of the twelve is at every moment, over all octaves and in the bass.
 
-Only the peaks of a spectrum count, each at the frequency that a parabola through it and its neighbours tells, after
-E. Gómez, "Tonal description of polyphonic audio for music content processing" (INFORMS Journal on Computing 18(3),
-2006): noise and the flanks of drums give none. How far a recording is tuned off A = 440 Hz is taken off first.
+Only the peaks of a spectrum count, after E. Gómez, "Tonal description of polyphonic audio for music content processing"
+(INFORMS Journal on Computing 18(3), 2006): noise and the flanks of drums have few peaks. The frequency of a peak is
+that of a parabola through it and its neighbours. The recording's deviation from A = 440 Hz is removed first.
 """
 
 from dataclasses import dataclass
@@ -13,19 +13,20 @@ from jaxtyping import Float
 from stages.analysis.frames import Array, Array64, magnitudes, power_of_two
 
 FRAMES_A_SECOND = 20
-"""Resolution of the pitch classes."""
+"""Frames of pitch classes per second."""
 
 WINDOW_SECONDS = 0.25
-"""Long enough for semitones from 110 Hz up."""
+"""Window of a spectrum, s: long enough to separate semitones from 110 Hz up."""
 
 LOWEST_PITCH, HIGHEST_PITCH = 28, 84
-"""MIDI pitches from E1 (41 Hz), a bass guitar's lowest, to C6 (1047 Hz), above which most is overtones."""
+"""Range of MIDI pitches: from E1 (41 Hz), the lowest of a bass guitar, to C6 (1047 Hz), above which most peaks are
+overtones."""
 
 HIGHEST_BASS = 50
-"""MIDI pitch (D3, 147 Hz) up to which a tone may be the bass."""
+"""Highest MIDI pitch of a bass tone (D3, 147 Hz)."""
 
 LEAST_MAGNITUDE = 1e-4
-"""A peak below it (-74 dBFS) is no tone."""
+"""Magnitude (-74 dBFS) below which a peak is not a tone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +34,11 @@ class PitchClasses:
     """Strength of the pitch classes, C first, at frames that are 1 / `FRAMES_A_SECOND` apart, the first at 0 s."""
 
     all: Float[Array64, "F 12"]
-    """Over all octaves."""
+    """Strength over all octaves."""
     bass: Float[Array64, "F 12"]
-    """Of the lowest tones."""
+    """Strength in the bass, up to HIGHEST_BASS."""
     tuning: float
-    """How far the recording is above A = 440 Hz, semitones, from -0.5 to 0.5."""
+    """Deviation of the recording from A = 440 Hz, semitones, from -0.5 to 0.5; positive if it is higher."""
 
 
 def pitch_classes(samples: Float[Array, " N"], sample_rate: int) -> PitchClasses:
@@ -51,7 +52,7 @@ def pitch_classes(samples: Float[Array, " N"], sample_rate: int) -> PitchClasses
     below, at, above = (np.log(spectra[frame, bin + step].astype(np.float64) + 1e-12) for step in range(3))
     off = 0.5 * (below - above) / np.minimum(below - 2 * at + above, -1e-9)
     pitch = 69 + 12 * np.log2((bin + 1 + off.clip(-0.5, 0.5)) * sample_rate / window / 440)
-    # The square root, so that the loudest instrument is not the only one.
+    # The square root keeps the loudest instrument from drowning out the others.
     strength = np.exp(0.5 * at)
     tuning = float(np.angle((strength * np.exp(2j * np.pi * pitch)).sum()) / (2 * np.pi)) if len(pitch) else 0.0
     pitch = pitch - tuning
@@ -70,7 +71,7 @@ def pitch_classes(samples: Float[Array, " N"], sample_rate: int) -> PitchClasses
 def mean_between(
     values: Float[Array64, "F 12"], starts: Float[Array64, " n"], ends: Float[Array64, " n"]
 ) -> Float[Array64, "n 12"]:
-    """Return the sums of frames between moments, s, divided by the length of each stretch; zeros where it is empty."""
+    """Return the mean of the frames between pairs of moments, s; zeros for an interval without frames."""
     sums = np.concatenate([np.zeros((1, 12)), np.cumsum(values, 0)])
     first, last = (
         np.round(np.asarray(times) * FRAMES_A_SECOND).astype(np.int64).clip(0, len(values)) for times in (starts, ends)

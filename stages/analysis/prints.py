@@ -1,13 +1,15 @@
-"""A print of a recording: where in time and pitch it is strongest, by which copies of a sound are known.
+"""Prints: where in time and pitch a recording is strongest, by which copies of it are recognised.
 
-After A. Wang, "An industrial strength audio search algorithm" (ISMIR 2003): the peaks of a spectrogram outlive codecs,
-gains and other sounds on top, and what two recordings share are constellations of them at one distance in time. As in
-Panako and Olaf (J. Six and M. Leman, ISMIR 2014; J. Six, 2020), a constellation is three peaks, told by the pitch of
-the first and by how far the others lie from it; so a recording that runs 1 % too fast still has most of them.
+After A. Wang, "An industrial strength audio search algorithm" (ISMIR 2003): the peaks of a spectrogram survive codecs,
+gains and other sounds on top. Recordings that share a passage have constellations of peaks in common, at one distance
+in time. As in Panako and Olaf (J. Six and M. Leman, ISMIR 2014; J. Six, 2020), a constellation is three peaks,
+described by the pitch of the first and the distances of the others from it. So a recording that runs 1 % too fast still
+has most of them.
 
-A print keeps the peaks alone, two small numbers each; constellations follow from them. Of many recordings quads tell
-which ones to compare: four peaks each, as R. Sonnleitner and G. Widmer have them ("Robust quad-based audio
-fingerprinting", TASLP 2016), of which two recordings that are no copies have some thirty times fewer in common.
+A print holds only the peaks, two small numbers each; constellations are computed from them. Among many recordings,
+quads show which pairs to compare. A quad is four peaks (R. Sonnleitner and G. Widmer, "Robust quad-based audio
+fingerprinting", TASLP 2016); two recordings that are not copies share about thirty times fewer quads than
+constellations.
 """
 
 from dataclasses import dataclass
@@ -20,42 +22,43 @@ from jaxtyping import Float, Int, UInt8
 from stages.analysis.frames import Array, magnitudes
 
 SAMPLE_RATE = 8_000
-"""Hz at which recordings are heard: what lossy coders throw away lies above half of it."""
+"""Sample rate of the sound that prints are taken from, Hz: what lossy coders discard is above half of it."""
 
 WINDOW, HOP = 1024, 256
-"""Samples: 128 ms tell neighbouring notes apart from 250 Hz on; a frame is 32 ms."""
+"""Samples in a window and between windows. 128 ms separates neighbouring notes from 250 Hz up; a frame is 32 ms."""
 
 FRAMES_A_SECOND = SAMPLE_RATE / HOP
 
 LOWEST_HERTZ, HIGHEST_HERTZ, STEPS_AN_OCTAVE = 200.0, 3600.0, 48
-"""Where peaks are looked for, and the resolution of their pitch: a quarter of a semitone."""
+"""Frequency range of peaks, and the resolution of their pitch: a quarter of a semitone."""
 
 PEAKS_A_SECOND = 12
-"""Of each second, the loudest so many are kept."""
+"""Peaks kept in each second: the loudest."""
 
 APART_FRAMES, APART_BINS = 6, 12
-"""A peak is the loudest point within 0.19 s and 94 Hz."""
+"""A peak must be the loudest point within this many frames and bins: 0.19 s and 94 Hz."""
 
 DEPTH_DECIBELS, NEAR_FRAMES = 50.0, 62
-"""A peak lies at most so far below the loudest point of the two seconds before and after it."""
+"""A peak may be at most this many decibels below the loudest point within this many frames: 2 s before and after it."""
 
 INAUDIBLE = 1e-6
-"""Magnitude (-114 dBFS) under which there is silence."""
+"""Magnitude (-114 dBFS) below which there is silence."""
 
 PART_SECONDS, MARGIN_SECONDS = 120, 8
-"""Sound that is transformed at a time, for the sake of memory, and what is heard again before and after it, for it may
-have a say in which peaks count: whole seconds, in which they are counted."""
+"""Sound that is transformed at a time, s, which bounds the memory that is used, and sound before and after it that is
+transformed again, because it affects which peaks count. Both are whole seconds, since peaks are counted by the
+second."""
 
 FAN, NEAREST, FARTHEST, WIDEST = 3, 2, 63, 72
-"""A constellation is a peak and two of the next three that lie 2 to 63 frames after it and within an octave and a
+"""A constellation is a peak and two of the next FAN peaks that are 2 to 63 frames after it and within an octave and a
 half."""
 
 PITCH_STEPS, TIME_STEPS = 4, 2
-"""What of a constellation is told apart: semitones, and 64 ms."""
+"""Resolution of constellations and quads: steps of pitch (a semitone) and frames (64 ms) that count as equal."""
 
 QUAD_FAN, QUADS = 5, 1024
-"""A quad is a peak and three of the next five; of a recording's quads those with the lowest hashes are kept, which are
-the same ones of every copy (a bottom-k sketch: A. Broder, SEQUENCES 1997)."""
+"""A quad is a peak and three of the next QUAD_FAN peaks. Of a recording's quads the QUADS with the lowest hashes are
+kept. Copies keep the same ones (a bottom-k sketch: A. Broder, SEQUENCES 1997)."""
 
 Frames = npt.NDArray[np.int32]
 Hashes = npt.NDArray[np.uint32]
@@ -64,12 +67,12 @@ Quads = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True, eq=False)
 class Print:
-    """The peaks of a recording, in order of time and then of pitch."""
+    """The peaks of a recording, ordered by time and then by pitch."""
 
     frames: Int[Frames, " P"]
-    """When: frames of 32 ms."""
+    """Time of each peak, in frames of 32 ms."""
     pitches: UInt8[npt.NDArray[np.uint8], " P"]
-    """How high: 48ths of an octave above 200 Hz."""
+    """Pitch of each peak, in 48ths of an octave above 200 Hz."""
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -84,39 +87,40 @@ class Print:
 
 @dataclass(frozen=True, eq=False)
 class Constellations:
-    """The constellations of a print, in order of their first peaks; one that is told in several ways stands in each."""
+    """Hashes of a print's constellations, in the order of their first peaks; a constellation may have several
+    hashes."""
 
     hashes: Int[Hashes, " H"]
     frames: Int[Frames, " H"]
-    """When the first peak of each is."""
+    """Time of the first peak of each, in frames."""
 
 
 def take_print(samples: Float[Array, " N"]) -> Print:
-    """Find the peaks of mono samples at `SAMPLE_RATE`; there are none in silence."""
+    """Return the print of mono samples at `SAMPLE_RATE`; it is empty for silence."""
     meter = PrintMeter()
     meter.update(samples)
     return meter.result()
 
 
 class PrintMeter:
-    """Takes the print of a recording that is heard in blocks, however they are cut, in bounded memory."""
+    """Takes the print of a recording that is given in blocks of any length, in bounded memory."""
 
     def __init__(self) -> None:
         self._held: list[Array] = []
         self._length = 0
         self._first = 0
-        """The frame of the recording at which what is held begins."""
+        """Frame of the recording at which the held samples begin."""
         self._parts = [Print(np.zeros(0, np.int32), np.zeros(0, np.uint8))]
 
     def update(self, samples: Float[Array, " n"]) -> None:
-        """Hear the next samples, mono at `SAMPLE_RATE`."""
+        """Add the next samples, mono at `SAMPLE_RATE`."""
         self._held.append(samples)
         self._length += len(samples)
         while self._length >= (PART_SECONDS + 2 * MARGIN_SECONDS) * SAMPLE_RATE:
             self._hear(round(PART_SECONDS * FRAMES_A_SECOND))
 
     def result(self) -> Print:
-        """Return the print of all that was heard."""
+        """Return the print of all samples so far; call it once, at the end."""
         if self._length:
             self._hear(None)
             self._held, self._length = [], 0
@@ -124,7 +128,8 @@ class PrintMeter:
         return Print(np.concatenate(frames), np.concatenate(pitches))
 
     def _hear(self, count: int | None) -> None:
-        """Take the peaks of the next `count` frames, or of all that are left, and hold on what lies beside them."""
+        """Take the peaks of the next `count` frames (None for all that are left), and keep the samples that later peaks
+        depend on."""
         samples, margin = np.concatenate(self._held), round(MARGIN_SECONDS * FRAMES_A_SECOND)
         begin = margin if self._first else 0
         end = None if count is None else begin + count
@@ -139,7 +144,7 @@ class PrintMeter:
 
 
 def _peaks(samples: Float[Array, " n"], first: int) -> Print:
-    """Find the peaks of a part of a recording that begins at a frame of it."""
+    """Return the peaks of a part of a recording. `first` is the frame of the recording at which the part begins."""
     spectra = magnitudes(samples, SAMPLE_RATE, WINDOW, FRAMES_A_SECOND, HIGHEST_HERTZ)
     hertz = SAMPLE_RATE / WINDOW
     spectra[:, : round(LOWEST_HERTZ / hertz) + 1] = 0
@@ -153,7 +158,7 @@ def _peaks(samples: Float[Array, " n"], first: int) -> Print:
     seconds = _seconds(frames[order] + first)
     kept = np.sort(order[np.arange(len(order)) - np.searchsorted(seconds, seconds) < PEAKS_A_SECOND])
     frames, bins = frames[kept], bins[kept]
-    # The peak of the parabola through three points of the logarithm tells a pitch finer than a bin.
+    # The maximum of a parabola through three points of the log spectrum gives the pitch more finely than a bin.
     below, at, above = (np.log(spectra[frames, bins + step] + 1e-9) for step in (-1, 0, 1))
     shift = 0.5 * (below - above) / np.minimum(below - 2 * at + above, -1e-9)
     octaves = np.log2((bins + shift.clip(-0.5, 0.5)) * hertz / LOWEST_HERTZ)
@@ -162,9 +167,9 @@ def _peaks(samples: Float[Array, " n"], first: int) -> Print:
 
 
 def loudest_within(magnitudes: Array, reach: int, axis: int) -> Array:
-    """Return the largest magnitude within `reach` steps of each one along an axis; beyond the ends is silence.
+    """Return the largest magnitude within `reach` steps of each one along an axis. Values beyond the ends count as 0.
 
-    Windows of 2, 4, 8 … are joined, in a seventh of the time that scipy's filters take."""
+    Windows of 2, 4, 8 … are combined, which takes a seventh of the time of scipy's filters."""
     beyond = [(reach, reach) if each == axis else (0, 0) for each in range(magnitudes.ndim)]
     largest, width, window = np.pad(magnitudes, beyond).swapaxes(0, axis), 1, 2 * reach + 1
     while width < window:
@@ -178,11 +183,11 @@ def _seconds(frames: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def constellations(print_: Print, loosely: bool = False) -> Constellations:
-    """Return the constellations of a print.
+    """Return the hashes of a print's constellations.
 
     Args:
-        loosely: each is told in all ways in which a neighbouring step of pitch or time would tell it, some ten. Of two
-            prints that are compared, one is to be told so.
+        loosely: whether to add the hashes that neighbouring steps of pitch and time would give, about ten for each
+            constellation. When two prints are compared, one of the two should have them.
     """
     first, second, third = _triples(print_)
     frames, pitches = print_.frames.astype(np.int64), print_.pitches.astype(np.int64)
@@ -206,8 +211,8 @@ def constellations(print_: Print, loosely: bool = False) -> Constellations:
 
 
 def quads(print_: Print) -> Int[Quads, " Q"]:
-    """Return the lowest hashes of a print's quads, each once, in rising order: by what of it is in common with many
-    others, these are chosen that are worth comparing."""
+    """Return the QUADS lowest hashes of a print's quads, without duplicates, in ascending order. Which recordings are
+    compared depends on how many of these they have in common."""
     followers = _followers(print_, QUAD_FAN)
     frames, pitches = print_.frames.astype(np.int64), print_.pitches.astype(np.int64)
     hashes = [np.zeros(0, np.uint64)]
@@ -226,7 +231,7 @@ def quads(print_: Print) -> Int[Quads, " Q"]:
 
 
 def _triples(print_: Print) -> list[npt.NDArray[np.int64]]:
-    """Return the places of the three peaks of each constellation."""
+    """Return the indices of the first, second and third peak of each constellation."""
     followers = _followers(print_, FAN)
     triples = [
         np.stack([np.arange(len(print_)), followers[:, a], followers[:, b]])[:, followers[:, b] >= 0]
@@ -237,8 +242,7 @@ def _triples(print_: Print) -> list[npt.NDArray[np.int64]]:
 
 
 def _followers(print_: Print, fan: int) -> Int[npt.NDArray[np.int64], "P fan"]:
-    """Return the places of the next peaks that lie near enough to each one, as many as `fan`; -1 where there are no
-    more."""
+    """Return for each peak the indices of the next `fan` peaks that are near enough; -1 where there are fewer."""
     frames, pitches, count = print_.frames, print_.pitches.astype(np.int64), len(print_)
     followers = np.full((count, fan), -1, np.int64)
     taken = np.zeros(count, np.int64)
@@ -257,8 +261,8 @@ def _followers(print_: Print, fan: int) -> Int[npt.NDArray[np.int64], "P fan"]:
 
 
 def _hash(*values: npt.NDArray[np.int64]) -> Hashes:
-    """Return one number for pitch, two heights and two times, all small: 6 + 6 + 6 + 5 + 5 bits, then mixed, so that
-    any part of the bits draws evenly."""
+    """Return a hash of a pitch, two heights and two times: 6 + 6 + 6 + 5 + 5 bits, multiplied by a constant so that
+    hashes are spread evenly."""
     pitch, *heights, near, far = values
     packed = (pitch + 2) // PITCH_STEPS
     for height in heights:

@@ -1,4 +1,4 @@
-"""The rhythm of a recording: onset strength, tempo, beats, bars."""
+"""The rhythm of a recording: onset strength, tempo, beats and bars."""
 
 from dataclasses import dataclass
 
@@ -13,30 +13,31 @@ from stages.analysis.onsets import FRAMES_A_SECOND, Onsets, frames_of, onset_str
 from stages.analysis.pitch import pitch_classes
 
 FEWEST_BEATS = 4
-"""Fewer are no rhythm."""
+"""Fewest beats that count as a rhythm."""
 
 LEAST_PROBABILITY = 0.4
-"""A way of counting bars that is less likely is not told."""
+"""Lowest probability of a way of counting bars at which bars are reported."""
 
 FADED = 1e-2
-"""A beat at which it is 40 dB below the loudest is no longer counted."""
+"""Level relative to the loudest (-40 dB) below which the recording has not begun or has faded out, so that beats do not
+count."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rhythm:
-    """The beats of a recording."""
+    """The beats and bars of a recording."""
 
     beats: Float[Array64, " n"]
-    """Times, s, rising; none where nothing recurs."""
+    """Times, s, ascending; empty if the onsets are not periodic."""
     downbeats: Float[Array64, " m"]
-    """Those of `beats` that begin a bar; none where that could not be told."""
+    """The beats that begin a bar, s; empty if the bars are not clear."""
     beats_per_bar: int | None
-    """3 or 4; None where that could not be told."""
+    """3 or 4; None if the bars are not clear."""
     bpm: float | None
-    """Beats a minute: 60 over the median distance of the beats."""
+    """Beats per minute: 60 over the median distance between beats; None if there are no beats."""
     confidence: float
-    """0 to 1: the share of onset strength on beats beyond that of any moment, times the probability of beats rather
-    than what lies between them."""
+    """0 to 1: how far the onset strength at beats exceeds that at any moment, times the probability that the beats are
+    not off-beats."""
 
 
 NO_RHYTHM = Rhythm(np.zeros(0), np.zeros(0), None, None, 0.0)
@@ -46,12 +47,12 @@ def find_rhythm(samples: Float[Array, " N"], sample_rate: int, bpm: float | None
     """Find the beats and bars of a mono signal.
 
     Args:
-        samples: mono, at any rate from 8 kHz on.
+        samples: mono, at 8 kHz or more.
         sample_rate: Hz.
-        bpm: a tempo that was told, as a hint: it decides between a tempo and its double.
+        bpm: a hint of the tempo, which decides between a tempo and its double; None for no hint.
 
     Raises:
-        ValueError: the samples are not mono or not finite, the rate is too low, or the hint is no tempo.
+        ValueError: the samples are not mono or not finite, the sample rate is too low, or the hint is not above 0.
     """
     samples = checked(samples, sample_rate)
     if bpm is not None and not 0 < bpm < np.inf:
@@ -72,7 +73,7 @@ def find_rhythm(samples: Float[Array, " N"], sample_rate: int, bpm: float | None
     same_beats = float(sum(probabilities[[candidate.halfway == bar.halfway for candidate in CANDIDATES]]))
     numbers = np.arange(len(beats)) - bar.first
     if bar.halfway:
-        numbers -= 1  # one more was put before the first
+        numbers -= 1  # `_between` added a moment before the first
     sounding = _sounding(onsets, beats) & (beats > -0.03) & (beats < len(samples) / sample_rate)
     if sounding.sum() < FEWEST_BEATS:
         return NO_RHYTHM
@@ -94,7 +95,7 @@ def _between(beats: Float[Array64, " n"]) -> Float[Array64, " m"]:
 
 
 def _sounding(onsets: Onsets, beats: Float[Array64, " n"]) -> npt.NDArray[np.bool_]:
-    """Tell which beats lie between the first and the last sound of a recording."""
+    """Return which beats lie between the first and the last sound of a recording."""
     frames = frames_of(beats).round().astype(np.int64) + 3
     heard = np.flatnonzero(onsets.level > FADED * onsets.level.max())
     sounding: npt.NDArray[np.bool_] = (frames >= heard[0]) & (frames <= heard[-1])
@@ -102,7 +103,7 @@ def _sounding(onsets: Onsets, beats: Float[Array64, " n"]) -> npt.NDArray[np.boo
 
 
 def _contrast(onsets: Onsets, beats: Float[Array64, " n"]) -> float:
-    """Return how much of the onset strength at beats is beyond that of any moment, 0 to 1."""
+    """Return how far the onset strength at beats exceeds the mean over all moments, as a share of it, 0 to 1."""
     strength = np.maximum.reduce([np.roll(onsets.strength, step) for step in range(-3, 4)])
     at_beats = float(strength[frames_of(beats).round().astype(np.int64).clip(0, len(strength) - 1)].mean())
     return max(0.0, 1 - float(strength.mean()) / max(at_beats, 1e-9))

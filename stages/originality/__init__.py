@@ -1,13 +1,14 @@
 """Originality: how much a clip has in common with what its model learned from, and with other clips.
 
-Two measures, each blind where the other sees: equal codes in one run (a model that repeats what it read), and equal
-peaks of the spectrum at one distance in time (`stages.analysis.copies`: a copy by other codes, or a bit faster). What
-held-out recordings have in common with the same recordings says how much is chance. A clip that has more is too near:
-it stays in its table, with its reasons here, and the view `clips` leaves it out.
+Two measures complement each other. Equal codes in one run reveal a model that repeats what it read. Equal peaks of the
+spectrum at one distance in time (`stages.analysis.copies`) reveal a copy by other codes, or at a slightly different
+speed. What held-out recordings have in common with the same recordings shows how much is chance. A clip that has more
+in common is too near: it stays in its table, with the reasons in the rows of this stage, and the view `clips` leaves it
+out.
 
-Of a clip that continues a prompt, only what was generated is compared. A recording whose melody was asked for counts
-with its codes alone, for its notes were wanted. Where a model comes from elsewhere, what it learned from is not known,
-and clips are compared with each other.
+If a clip continues a prompt, only the generated part is compared. If a recording's melody was asked for, only its codes
+count, because its notes were wanted. If a model comes from elsewhere, what it learned from is not known, and its clips
+are compared only with each other.
 """
 
 from collections.abc import Callable
@@ -28,7 +29,8 @@ WRITES, VERSION = ORIGINALITY, 4
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """Tell recordings by their ids and splits: what is said of them has no say here."""
+    """Return what the rows depend on: of tracks only their ids and splits, so that changed metadata recomputes
+    nothing."""
     columns = {
         TRACKS.name: ("track_id", "split"),
         REQUESTS.name: ("request_id", "melody", "prompt", "clap"),
@@ -42,8 +44,7 @@ def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) 
 def reduce(
     config: Config, context: Context, clips: pa.Table, verdicts: pa.Table, generations: pa.Table, requests: pa.Table
 ) -> ReduceResult:
-    """Compare every clip that nothing else is held against with the recordings its model learned from, and with the
-    clips before it.
+    """Compare every clip that passed the gate with the recordings its model learned from, and with the other clips.
 
     Raises:
         Stopped: the run was asked to stop.

@@ -1,9 +1,9 @@
-"""Runs of codes that a clip and a recording have in common, in the first codebook, whatever lies between their times.
+"""Runs of codes that a clip and a recording have in common, in the first codebook, at any distance in time.
 
-MusicGen's memorisation experiment (arXiv:2306.05284) counts how much of what follows a prompt is equal to the training
-example, exactly and to 80 %, in the first codebook, which holds the coarsest of the sound. Here the place is not known:
-short runs that are equal, at any distance in time, say where to look, and there the longest run of which 80 % is equal
-counts.
+MusicGen's memorisation experiment (arXiv:2306.05284) counts how much of what follows a prompt equals the training
+example, exactly and to 80 %, in the first codebook, which holds the coarsest part of the sound. Here the position in
+the recording is not known. So short equal runs, at any distance in time, show where to look; there the longest run of
+which 80 % is equal counts.
 """
 
 import hashlib
@@ -17,33 +17,35 @@ Codes = npt.NDArray[np.uint16]
 Hashes = npt.NDArray[np.uint64]
 
 LENGTH, DIFFERENT = 8, 3
-"""Codes of a short run, a sixth of a second at 50 Hz, and how many different ones it must have: silence and a tone that
-is held repeat one code."""
+"""Codes in a short run, a sixth of a second at 50 Hz, and how many different codes it must have: silence and held tones
+repeat a single code."""
 
 PARTIAL = 0.8
-"""Share of a run that is equal (MusicGen's partial matches)."""
+"""Share of a run that must be equal (MusicGen's partial matches)."""
 
 DISTANCES = 8
-"""Distances in time, those with most short runs, at which two are compared: music repeats itself."""
+"""Most distances in time at which two series are compared: those with most short runs in common. There are several
+because music repeats itself."""
 
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of codes in common."""
+    """A run of codes that two series have in common."""
 
     begin: int
-    """Its first frame in the one."""
+    """Its first frame in the first series."""
     other_begin: int
-    """Its first frame in the other."""
+    """Its first frame in the other series."""
     frames: int
+    """Its length in frames."""
     equal: int
-    """How many of them have equal codes."""
+    """Number of its frames with equal codes."""
 
 
 def longest_run(one: Int[Codes, " T"], other: Int[Codes, " U"]) -> Run | None:
-    """Return the longest run that two series have in common; None where no short run of one is in the other."""
+    """Return the run with most equal codes that two series have in common; None if they share no short run."""
     hashes, frames = _short_runs(one)
     order = np.argsort(hashes, kind="stable")
     hashes, frames = hashes[order], frames[order]
@@ -58,11 +60,11 @@ def longest_run(one: Int[Codes, " T"], other: Int[Codes, " U"]) -> Run | None:
 
 
 def short_run_keys(codes: Int[Codes, " T"], codec: str | None) -> Int[Hashes, " R"]:
-    """Return the hashes of a series' short runs, each once: by what of it is in common with others, these are chosen
-    that are worth comparing.
+    """Return the hashes of a series' short runs, without duplicates. Which recordings are compared depends on how many
+    of these they have in common.
 
     Args:
-        codec: whose codes they are: those of another one have nothing in common with them.
+        codec: identity of the codec; codes of different codecs get different hashes.
     """
     salt = int.from_bytes(hashlib.sha256((codec or "").encode()).digest()[:8], "big")
     keys: Hashes = np.unique(_short_runs(codes)[0]) ^ np.uint64(salt)
@@ -70,7 +72,7 @@ def short_run_keys(codes: Int[Codes, " T"], codec: str | None) -> Int[Hashes, " 
 
 
 def _short_runs(codes: Int[Codes, " T"]) -> tuple[Hashes, npt.NDArray[np.int64]]:
-    """Return hashes of all short runs that say something, and the frames at which they begin."""
+    """Return the hashes of all short runs with at least DIFFERENT codes, and the frames at which they begin."""
     if len(codes) < LENGTH:
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)
     windows = np.lib.stride_tricks.sliding_window_view(codes, LENGTH)
@@ -84,7 +86,7 @@ def _short_runs(codes: Int[Codes, " T"]) -> tuple[Hashes, npt.NDArray[np.int64]]
 
 
 def _longest(series: Codes, other: Codes, distance: int) -> Run:
-    """Return the longest run of which enough is equal, where the other series is so many frames later."""
+    """Return the longest run of which the share PARTIAL is equal, if `other` is `distance` frames later."""
     begin, end = max(0, -distance), min(len(series), len(other) - distance)
     equal = series[begin:end] == other[begin + distance : end + distance]
     sums = np.concatenate([[0.0], np.cumsum(np.where(equal, 1.0, -PARTIAL / (1 - PARTIAL)))])

@@ -1,9 +1,10 @@
-"""Clips, and held-out recordings beside them, compared with all that models learned from.
+"""Comparing clips, and held-out recordings beside them, with all recordings that models learned from.
 
-What is asked about is held in memory, as series of codes and as prints. What was learned from goes by twice, shard by
-shard: once by the quads of its prints and the short runs of its codes alone, which say what of it each subject has most
-in common with (`schemas.queries.postings`); and then those few are compared peak by peak and code by code. So memory
-grows with the catalog, and time with the catalog and the training set, and not with their product.
+The subjects, which are the clips and held-out recordings, are in memory as series of codes and as prints. The
+recordings are read in two passes, shard by shard. The first reads only the quads of their prints and the short runs of
+their codes, to find those that each subject has most in common with (`schemas.queries.postings`). The second compares
+these few peak by peak and code by code. So memory grows with the catalog, and time with the sum of the catalog and the
+training set, not with their product.
 """
 
 from collections import defaultdict
@@ -23,14 +24,15 @@ from stages.originality.codes import Codes, Run, longest_run, short_run_keys
 from stages.pipeline.contract import Context
 
 COMPARED = 32
-"""Recordings, or clips, that a subject is compared with: those that it has most in common with."""
+"""Most recordings, or clips, that a subject is compared with: those that it has most in common with."""
 
 LEAST_SOUND, LEAST_CODES = 1.0, 0.25
-"""How much it has in common with them at the least (`schemas.queries.postings`): two quads, or half a short run of
-codes, that nothing else has. Less than for copies among recordings, for what is no copy is to be measured too."""
+"""What a subject must have in common with a recording to be compared with it, as `schemas.queries.postings` counts: two
+quads, or half a short run of codes, that nothing else has. This is less than for copies among recordings, because clips
+that are not copies should be measured too."""
 
 SUBJECTS = 2**40
-"""The number of the first subject."""
+"""Number of the first subject among the rows; recordings have lower numbers."""
 
 NO_PRINT = Print(np.zeros(0, np.int32), np.zeros(0, np.uint8))
 NO_CODES = np.zeros(0, np.uint16)
@@ -38,33 +40,34 @@ NO_CODES = np.zeros(0, np.uint16)
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A clip, or a held-out recording, that is compared."""
+    """A clip, or a held-out recording, that is compared with recordings."""
 
     codes: Codes
-    """Of its first codebook."""
+    """Codes of the first codebook, [T]."""
     codec: str | None
-    """Whose codes they are: only those of one codec can be equal."""
+    """Identity of the codec that made the codes; only codes of the same codec can be equal."""
     peaks: Print
     learned: frozenset[str]
-    """The recordings that it is compared with."""
+    """Ids of the recordings that it is compared with."""
     melodies: frozenset[str] = frozenset()
-    """Those whose melody was asked for: their sound, though not their codes, may be heard."""
+    """Ids of the recordings whose melody was asked for: having their sound in common is allowed, having their codes is
+    not."""
 
 
 @dataclass
 class Nearest:
-    """What a subject has most of in common with recordings."""
+    """What a subject has most in common with the recordings that it is compared with, and with which of them."""
 
     run: Run | None = None
     run_track: str | None = None
     passage: Passage | None = None
     passage_track: str | None = None
     allowed: Passage | None = None
-    """The passage with a recording whose melody was asked for."""
+    """The longest passage in common with a recording whose melody was asked for."""
     allowed_track: str | None = None
 
     def add_run(self, run: Run, track: str) -> None:
-        # At a tie the first id wins, whatever the order of the shards.
+        # If two are equal, the lower id wins, so that the order of the shards does not matter.
         if self.run is None or (-run.equal, track) < (-self.run.equal, self.run_track or ""):
             self.run, self.run_track = run, track
 
@@ -77,7 +80,7 @@ class Nearest:
 
 
 def compare_with_learned(context: Context, subjects: Sequence[Subject]) -> list[Nearest]:
-    """Find the nearest recordings of each subject among those it is compared with.
+    """Return what each subject has most in common with the recordings that it is compared with.
 
     Raises:
         Stopped: the run was asked to stop.
@@ -126,19 +129,21 @@ def compare_with_learned(context: Context, subjects: Sequence[Subject]) -> list[
 
 
 KeysOfTracks = tuple[str, Mapping[str, npt.NDArray[np.uint64]]]
-"""A shard, and the keys of its recordings."""
+"""A shard, and the keys of its recordings by id."""
 
 
 def _candidates(
     subjects: Sequence[npt.NDArray[np.uint64]], learned: Iterable[KeysOfTracks], least: float
 ) -> dict[str, dict[str, list[int]]]:
-    """Find what was learned from that subjects have most in common with.
+    """Return the recordings that subjects have most in common with.
 
     Args:
-        subjects: their keys.
+        subjects: the keys of each subject.
+        learned: the keys of the recordings, shard by shard.
+        least: how much a subject and a recording must have in common.
 
     Returns:
-        The subjects that each recording is to be compared with, by their places, by its shard and id.
+        For each shard, for the id of each of its recordings: the numbers of the subjects to compare it with.
     """
     tracks: list[tuple[str, str]] = []
 
@@ -147,7 +152,7 @@ def _candidates(
             yield keys_of(list(keys.values()), len(tracks))
             tracks.extend((shard, track) for track in keys)
 
-    # Recordings are numbered as they come, and subjects stand behind them all.
+    # Recordings are numbered in the order in which they are read; subjects have higher numbers than all of them.
     asked = keys_of(subjects, SUBJECTS)
     found = most_in_common([asked], known(), least=least, most=COMPARED, among_asked=False)
     candidates: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -159,16 +164,19 @@ def _candidates(
 
 @dataclass(frozen=True)
 class Likest:
-    """The clip that another one is most like."""
+    """The clip that another clip is most similar to."""
 
     place: int
+    """Its number among the subjects."""
     passage: Passage | None
-    """What they have in common; None where they are of the same codes, and so the same sound."""
+    """What they have in common; None if their codes are equal, and so their sound."""
 
 
 def compare_with_each_other(subjects: Sequence[Subject]) -> list[Likest | None]:
-    """Find of each subject the one among the others that it has most in common with, and what: one of the same codes,
-    the earliest, else by their sound. A clip of few peaks, short or quiet, has too few to tell the same sound by."""
+    """Return for each subject the other subject that it has most in common with; None if there is none.
+
+    A subject with equal codes comes first (the earliest of them), because short or quiet clips have too few peaks to
+    recognise equal sound by. Otherwise the longest passage counts."""
     best = list[Likest | None]([None] * len(subjects))
     prints = [each.peaks for each in subjects]
     found = most_in_common([keys_of([quads(each) for each in prints])], [], least=LEAST_SOUND, most=COMPARED)
@@ -190,14 +198,14 @@ def compare_with_each_other(subjects: Sequence[Subject]) -> list[Likest | None]:
 
 
 def quads_of(context: Context, shard: str, wanted: frozenset[str]) -> dict[str, npt.NDArray[np.uint64]]:
-    """Return the quads of the prints of some of a shard's recordings by `track_id`."""
+    """Return the quads of some of a shard's recordings, by `track_id`."""
     rows = _among(context.store.read(PRINTS, context.versions[TRACKS.name], [shard], ["track_id", "quads"]), wanted)
     lists = (each.values.to_numpy() for each in rows.column("quads"))
     return dict(zip(rows.column("track_id").to_pylist(), lists, strict=True))
 
 
 def prints_of(context: Context, shard: str, wanted: frozenset[str]) -> dict[str, Print]:
-    """Return the prints of some of a shard's recordings by `track_id`."""
+    """Return the prints of some of a shard's recordings, by `track_id`."""
     columns = ["track_id", "peak_frames", "peak_pitches"]
     rows = _among(context.store.read(PRINTS, context.versions[TRACKS.name], [shard], columns), wanted)
     peaks = zip(rows.column("peak_frames"), rows.column("peak_pitches"), strict=True)
@@ -206,7 +214,8 @@ def prints_of(context: Context, shard: str, wanted: frozenset[str]) -> dict[str,
 
 
 def codes_of(context: Context, shard: str, wanted: frozenset[str]) -> dict[str, tuple[str | None, float, Codes]]:
-    """Return of some of a shard's recordings the codec, its frames a second, and the codes of the first codebook."""
+    """Return the codec's identity, its frames per second and the codes of the first codebook of some of a shard's
+    recordings, by `track_id`. Empty if the shard has no tokens."""
     version = context.versions.get(TOKENS.name)
     if version is None or shard not in context.store.shards(TOKENS, version):
         return {}
@@ -221,7 +230,7 @@ def codes_of(context: Context, shard: str, wanted: frozenset[str]) -> dict[str, 
 
 
 def cut(peaks: Print, begin: float, seconds: float | None = None) -> Print:
-    """Return the peaks of a span of a print, its beginning at 0."""
+    """Return the peaks of a part of a print, with its beginning, s, moved to 0."""
     first = round(begin * FRAMES_A_SECOND)
     chosen = peaks.frames >= first
     if seconds is not None:

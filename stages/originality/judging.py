@@ -1,4 +1,5 @@
-"""Which clips are too near: what each has in common with recordings and clips, beside what held-out music has."""
+"""Deciding which clips are too near, from what they have in common with recordings and clips and what held-out music
+has."""
 
 import math
 from collections.abc import Sequence
@@ -15,14 +16,15 @@ from stages.pipeline.contract import Context
 
 @dataclass(frozen=True)
 class Baseline:
-    """What held-out recordings have in common with what a model learned from, s, in rising order."""
+    """Seconds that each held-out recording has in common with what a model learned from, ascending."""
 
     codes: Sequence[float]
     sounds: Sequence[float]
 
 
 def judge(config: Config, context: Context, heard: Sequence[HeardClip], held_out: Sequence[Subject]) -> list[Row]:
-    """Return the rows of `originality`, in the order of the clips."""
+    """Return the rows of `originality`, in the order of the clips. `held_out` are held-out recordings to compare with
+    the same recordings as the clips."""
     nearest = compare_with_learned(context, [*(each.subject for each in heard), *held_out])
     rate = next((each.frame_rate for each in heard if each.frame_rate), 1.0)
     baselines: dict[frozenset[str], Baseline] = {}
@@ -57,8 +59,8 @@ def judge(config: Config, context: Context, heard: Sequence[HeardClip], held_out
 
 
 def threshold(least: float, values: Sequence[float], quantile: float) -> float:
-    """Return from how many seconds in common on a clip is too near: more than a share of the held-out recordings, and
-    not less than `least`."""
+    """Return the seconds in common from which on a clip is too near: more than the share `quantile` of the held-out
+    recordings have (`values`), and at least `least`."""
     return max(least, math.nextafter(float(np.quantile(values, quantile)), math.inf)) if len(values) else least
 
 
@@ -100,7 +102,7 @@ def _sound_columns(config: Config, found: Nearest, baseline: Baseline) -> Row:
 
 
 def _percentile(value: float, values: Sequence[float]) -> float | None:
-    """Return the share of held-out recordings, 0 to 100, that have less or as much in common."""
+    """Return the percentage of held-out recordings that have as much in common or less, 0 to 100; None without any."""
     return 100 * float(np.searchsorted(values, value, "right")) / len(values) if len(values) else None
 
 

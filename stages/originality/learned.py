@@ -1,4 +1,4 @@
-"""What models learned from: only those recordings count against their clips."""
+"""Which recordings models learned from: clips are compared only with those of their own model."""
 
 from collections.abc import Iterable
 
@@ -11,8 +11,8 @@ LANGUAGE_MODEL = "language_model"
 
 
 def learned_by(context: Context, checkpoint_ids: Iterable[str]) -> dict[str, frozenset[str]]:
-    """Return the ids of the recordings that each of some language models learned from, itself or as a model that it
-    started from; none for a model from elsewhere, of which that is not known."""
+    """Return for each language model the ids of the recordings that it, or a model that it was started from, learned
+    from. The set is empty for a model from elsewhere, because what it learned from is not known."""
     columns = ["checkpoint_id", "kind", "parents", "training_set"]
     rows = {row["checkpoint_id"]: row for row in context.store.read_all(CHECKPOINTS, columns).to_pylist()}
     sets: dict[str, frozenset[str]] = {}

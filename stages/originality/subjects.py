@@ -1,4 +1,5 @@
-"""What is compared: the generated part of every clip, and held-out recordings that are as long."""
+"""The subjects of the comparison: the generated part of every clip, and excerpts of held-out recordings of equal
+length."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from stages.originality.learned import learned_by
 from stages.pipeline.contract import Context, Reject
 
 TRACK = "track:"
-"""How references to recordings of the store begin."""
+"""Prefix of references to recordings of the store."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,18 +31,20 @@ class HeardClip:
     clip: Row
     subject: Subject
     line: int
-    """Where it stands among the requests: of two equal clips the later one is the duplicate."""
+    """Line of its request in the requests file: of two equal clips the later one is the duplicate."""
     prompt_seconds: float
+    """Length of the prompt at its beginning, which is not compared."""
     frame_rate: float
-    """Frames of codes a second."""
+    """Frames of codes per second; 0 if the codes are not known."""
     referred: tuple[str, ...]
-    """The recordings that its request refers to."""
+    """Ids of the recordings that its request refers to."""
 
 
 def clip_subjects(
     context: Context, clips: pa.Table, verdicts: pa.Table, generations: pa.Table, requests: pa.Table
 ) -> tuple[list[HeardClip], list[Reject]]:
-    """Read every clip that no other stage has something against, in the order of the requests."""
+    """Return every clip that passed the gate, read and ready to be compared, in the order of the requests; and a reject
+    for each clip that cannot be read."""
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
     generation_of = {(row["request_id"], row["take"]): row for row in generations.drop_columns(["chroma"]).to_pylist()}
     for verdict in verdicts.to_pylist():
@@ -91,15 +94,15 @@ def _heard(
 
 
 def held_out_subjects(config: Config, context: Context, heard: Sequence[HeardClip]) -> list[Subject]:
-    """Take as much of held-out recordings as clips are long, once for each set of recordings that clips are compared
-    with; none where no set is known."""
+    """Return the beginnings of held-out recordings, of the median length of the clips, once for each set of recordings
+    that clips are compared with. Empty if no such set is known."""
     sets = {each.subject.learned for each in heard if each.subject.learned}
     if not sets or TRACKS.name not in context.versions:
         return []
     rows = context.rows(TRACKS, ["track_id", "split", "shard", "copies_of"]).to_pylist()
     learned = frozenset[str]().union(*sets)
     rows = [row for row in rows if row["split"] != "train" and row["track_id"] not in learned and not row["copies_of"]]
-    # Out of as few shards as hold so many, for these are read whole.
+    # Recordings are taken from as few shards as possible, because whole shards are read.
     rows.sort(key=lambda row: (by_hash(f"shard {row['shard']}"), by_hash(row["track_id"])))
     chosen = rows[: config.held_out]
     seconds = float(np.median([each.clip["seconds"] - each.prompt_seconds for each in heard]))
