@@ -1,8 +1,9 @@
 """Scores: facts about every clip, and how well it follows what was asked for.
 
-A clip's scores depend on it and its request alone. What they are to be compared with lies beside them: chance for the
-melody, and the most that the codec lets through of it; whatever takes generating, or is the same for all clips, is made
-once for a model by the stage `controls`, and `measure` lays both out as a score card.
+A clip's scores depend only on the clip and its request. Values to compare them with are columns beside them: the chance
+level for the melody, and its ceiling, which is what the codec lets through. Comparisons that need generation, or that
+are the same for all clips of a model, are made once by the stage `controls`. The stage `measure` puts both into a score
+card.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,35 +31,35 @@ OPTIONAL = (TOKENS,)
 
 
 class Config(schemas.Config):
-    """What scores are made with."""
+    """The networks and settings that scores are made with."""
 
     codec: WeightsRef = ENCODEC_32KHZ
-    """The codec of the clips' codes: it decodes the references and what the untrained model makes. In a recipe it is
-    `tokenize.codec` unless it is given, or the codec inside `generate.checkpoint` where that is one from elsewhere."""
+    """The codec of the clips' codes, which decodes the recordings whose melodies are followed. In a recipe it is
+    `tokenize.codec` unless it is given, or the codec inside `generate.checkpoint` if that is one from elsewhere."""
     clap: WeightsRef | None = LAION_CLAP
-    """What compares clips with words, and embeds them for the stage nearest (MusicGen, section 4, "CLAP"); in a recipe
-    `clap.model` unless it is given. None leaves both out."""
+    """The CLAP model that compares clips with words and embeds them for the stage `nearest` (MusicGen, section 4,
+    "CLAP"); in a recipe `clap.model` unless it is given. None leaves both out."""
     vocabulary: WeightsRef | None = ROBERTA_VOCABULARY
     """RoBERTa's vocabulary, for the words of a LAION checkpoint, which brings none; in a recipe `clap.vocabulary`
     unless it is given. None where `clap` is a folder."""
     stride: float = Field(default=STRIDE, gt=0, lt=1)
-    """From one window of a long clip to the next, as a share of a window: where its seams are. In a recipe it is
-    `generate.stride` unless it is given."""
+    """Distance from one window of a long clip to the next, as a share of a window, which says where its seams are. In a
+    recipe it is `generate.stride` unless it is given."""
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """Leave out the vocabulary where there is no CLAP model to compare words with."""
+    """Return what the scores depend on. The vocabulary is left out if there is no CLAP model to compare words with."""
     return Dependencies(config if config.clap else config.model_copy(update={"vocabulary": None}), CONSULTS)
 
 
 def shard(
     config: Config, context: Context, clips: pa.Table, requests: pa.Table, generations: pa.Table, verdicts: pa.Table
 ) -> Iterator[Shard]:
-    """Score every clip.
+    """Yield the scores of every clip, or a reject if it cannot be read.
 
     Raises:
         ValueError: the codec is not the one that the store's codes came from.
-        MissingWeights: weights that the scores need cannot be had.
+        MissingWeights: weights that the scores need are not available.
     """
     from stages.audio import AudioError, read_audio
     from stages.evaluate.ceilings import Ceilings

@@ -1,5 +1,5 @@
-"""The ceiling of a clip's melody following: its reference through the codec, which is as much as the codec lets
-through."""
+"""The ceiling of a clip's melody following: the score of its reference recording through the codec, which no clip can
+be expected to exceed."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,11 +19,12 @@ class Ceilings:
     """Measures the ceilings of clips that follow a melody.
 
     Args:
-        generations: of those clips.
-        request_of: their requests.
+        codec_reference: the codec of the clips' codes.
+        generations: rows of those clips.
+        request_of: rows of `requests` by id.
 
     Raises:
-        ValueError: the codec is not the one that the generations' codes belong to.
+        ValueError: the codec is not the one that made the generations' codes.
     """
 
     def __init__(
@@ -41,8 +42,8 @@ class Ceilings:
         self._tokens = rows_of_tracks(context.store, context.versions, TOKENS, tracks)
 
     def of(self, generation: Row, melody: Melody, analysis: ChromaConfig) -> float | None:
-        """Return the chroma similarity of the melody's own track, through the codec; None where it is no track, or of a
-        model that speaks other codes than the store's own."""
+        """Return the chroma similarity of the melody and its own track through the codec. None if the melody is not a
+        track's, or the model uses other codes than the store's tokens."""
         reference = self._tokens.get(self._track_of[generation["request_id"]] or "")
         if reference is None or CodesFormat.from_row(reference) != CodesFormat.from_row(generation):
             return None
@@ -53,6 +54,6 @@ class Ceilings:
 
 
 def _melody_track(request: Row) -> str | None:
-    """Return the id of the track whose melody was asked for; None where it was a file."""
+    """Return the id of the track whose melody was asked for; None if none was, or it was a file's."""
     reference = Reference.from_row(request["melody"] or "")
     return reference.value if reference.kind == "track" else None

@@ -1,15 +1,18 @@
 """Controls: sounds that the clips are compared with, each scored like a clip.
 
-A score means little alone. What a detector hears of a held-out recording that is known (`raw`) says how far it is to be
-believed; the same through the codec (`codec`) is the most that a language model over its codes can reach; what a model
-of random weights makes of the same requests, with the seeds of their clips (`untrained`), is what the training must
-beat. Two experiments are made where they are asked for, as they cost generation: another request's conditions with a
-clip's own seed, judged by what was told (`swap_followed`) and by what was not (`swap_ignored`), and other coefficients
-of guidance (`guidance 2`).
+A score by itself means little, so four kinds of sounds are scored too:
 
-What a model of random weights makes is kept as files too, to be heard beside the clips.
+- `raw`: held-out recordings of which the truth is known. Their scores show how reliable the detectors are.
+- `codec`: the same recordings through the codec. Their scores are the most that a language model over its codes can
+  reach.
+- `untrained`: what a model with random weights makes of the same requests with the clips' seeds. Training must beat
+  their scores. They are also stored as files, to be heard beside the clips.
+- two experiments, which are made only on request because they need generation. One generates with a clip's own seed but
+  another request's conditions; it is judged by the conditions that were given (`swap_followed`) and by those that were
+  not (`swap_ignored`). The other uses other guidance coefficients (`guidance 2`).
 
-All of it is of a model and its recordings, not of single clips: it is made once for each, in batches, and kept.
+All of these belong to a model and its recordings, not to single clips. They are made once for each model, in batches,
+and kept.
 """
 
 from collections.abc import Callable
@@ -30,7 +33,8 @@ OPTIONAL, WRITES, VERSION = (TRACKS, PIECES, TOKENS, CHROMA), CONTROLS, 5
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """Tell new and changed requests and recordings by what is read of them; a new clip alone is none."""
+    """Return what the controls depend on: requests, and the columns of recordings that are used. Generations and
+    verdicts count only by their models, so that a new clip alone changes nothing."""
     columns: dict[str, tuple[str, ...]] = {table.name: ("checkpoint_id",) for table in (GENERATIONS, VERDICTS)}
     columns |= {TRACKS.name: ("track_id", "key", "bpm", "instrument", "split")}
     return Dependencies(config, (), columns=columns)
@@ -45,10 +49,10 @@ def reduce(
     tracks: pa.Table,
     pieces: pa.Table,
 ) -> ReduceResult:
-    """Score the recordings, then what is generated for the sake of comparison.
+    """Score the recordings, and then the sounds that are generated for comparison.
 
     Raises:
-        ValueError: the codec is not the one that the codes belong to.
+        ValueError: the codec is not the one that made the codes.
         Stopped: the run was asked to stop.
     """
     from stages.evaluate.experiments import experiments, score_experiment
@@ -56,7 +60,7 @@ def reduce(
 
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
     generation_of = {(row["request_id"], row["take"]): row for row in generations.to_pylist()}
-    # Of a take that was made again the try that became the clip is compared, by its seed.
+    # If a take was generated again, the try that became the clip counts, with its seed.
     rows = [
         chosen_try(row, generation_of[row["request_id"], row["take"]])
         for row in verdicts.to_pylist()

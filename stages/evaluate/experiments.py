@@ -1,4 +1,4 @@
-"""Experiments: what a model, or one of its architecture and random weights, makes of requests under other terms."""
+"""Experiments: requests generated under other conditions, by a catalog's model or by one with random weights."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,12 +49,14 @@ class Take:
 
 @dataclass(frozen=True)
 class Trial:
-    """One sound of an experiment: with the seed of one take, and all else that another was told."""
+    """One sound of an experiment: it has the seed of one take and all other inputs of another."""
 
     own: Take
+    """The take whose seed is used."""
     told: Take
+    """The take whose request is used, except for guidance."""
     guidance: float | None = None
-    """The coefficient; None for what the take's own request has."""
+    """Guidance coefficient; None for that of the own take's request."""
 
 
 @dataclass(frozen=True)
@@ -64,21 +66,21 @@ class Experiment:
     checkpoint: str
     trials: Sequence[Trial]
     sounds: str
-    """Names the sounds as they are judged by what was told."""
+    """Name of the group of sounds, judged by the request that was used."""
     ignored: str | None = None
-    """Names them as they are judged by the own request as well, which was not told."""
+    """Name of the group when the same sounds are judged by their own request, which was not used; None not to do so."""
     untrained_seed: int | None = None
-    """Where random weights come from; None for the model's own."""
+    """Seed of random weights; None for the model's own weights."""
 
 
 def experiments(
     config: Config, context: Context, generations: Sequence[Row], request_of: Mapping[str, Row]
 ) -> Iterator[Experiment]:
-    """Plan the experiments on each model of the store, on requests chosen by hash among those that ask for something
-    that can be heard, and that continue no prompt, which would sound by itself."""
+    """Yield the experiments on each model of the store. Requests are chosen by hash, among those that ask for something
+    detectable and that do not continue a prompt, whose sound would be judged too."""
     for checkpoint in sorted({row["checkpoint_id"] for row in generations}):
         if context.library.checkpoint(checkpoint) is None:
-            continue  # one from elsewhere, whose training is not what this catalog shows
+            continue  # a model from elsewhere, whose training is not part of this catalog
         takes = [
             Take(request_of[row["request_id"]], row)
             for row in generations
@@ -105,10 +107,10 @@ def _asks_something(take: Take) -> bool:
 
 
 def score_experiment(context: Context, codec_reference: WeightsRef, experiment: Experiment) -> list[Row]:
-    """Generate and decode the trials of an experiment, and score them.
+    """Generate, decode and score the trials of an experiment.
 
     Raises:
-        ValueError: the codec is not the one that the model's codes belong to.
+        ValueError: the codec is not the one that decodes the model's codes.
         Stopped: the run was asked to stop.
     """
     local = context.weights(WeightsRef.to_checkpoint(experiment.checkpoint))
@@ -153,7 +155,7 @@ def score_experiment(context: Context, codec_reference: WeightsRef, experiment: 
 def _kept(
     context: Context, row: Row, trial: Trial, sound: Float[npt.NDArray[np.float32], "C N"], sample_rate: int
 ) -> Row:
-    """Write what an untrained model made, to be heard beside the clip. Returns its columns `path` and `sha256`."""
+    """Write what an untrained model made, to be heard beside the clip. Return its columns `path` and `sha256`."""
     levelled, _ = normalise_loudness(sound, sample_rate, LISTENING_LOUDNESS, LISTENING_PEAK)
     tags = {"title": "Untrained model", "artist": "Segue (generated)", "generated": "true"}
     tags |= {"request": row["request_id"], "checkpoint": row["checkpoint_id"]}
@@ -167,12 +169,12 @@ def _kept(
 
 
 def _clip(trial: Trial, facts: CheckpointFacts) -> "GenerationRequest":
-    """Return what is generated for a trial: a take's request with the seed of its own."""
+    """Return what to generate for a trial: one take's request with the other take's seed."""
     own, told = trial.own.request, trial.told.generation
     guided = (own["guidance"], own.get("guidance_asked")) if trial.guidance is None else (trial.guidance, True)
     request = trial.told.request | dict(zip(("guidance", "guidance_asked"), guided, strict=True))
     melody = Melody.of_row(told)
-    # A CLAP reference is left out: it would have to be embedded again, and nothing here is judged by it.
+    # A CLAP reference is left out: it would have to be embedded again, and no score here depends on it.
     attributes = Attributes(
         description=description_of(request, facts.model),
         chroma=None if melody is None else melody.frames,
@@ -185,8 +187,8 @@ def _clip(trial: Trial, facts: CheckpointFacts) -> "GenerationRequest":
 
 
 def untrained(model: MusicModel, seed: int) -> MusicModel:
-    """Build a model of the same architecture with the random weights that training would begin with; a text encoder
-    that learned with the model is random again, a frozen one stays."""
+    """Return a model of the same architecture with the random weights that training would start from. A text encoder
+    that was fine-tuned with the model gets random weights too; a frozen one is kept."""
     encoder, tokenizer = None, None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,5 +1,5 @@
-"""Likeness of a clip to its words in CLAP's space: MusicGen's text relevance (arXiv:2306.05284, section 4, "CLAP
-score")."""
+"""Similarity of a clip to its description in CLAP's space: MusicGen's text relevance (arXiv:2306.05284, section 4,
+"CLAP score")."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,16 +11,16 @@ from stages.networks.clap import load_joint_embedder
 from stages.pipeline.contract import Context
 
 Windows = Float[npt.NDArray[np.float32], "W E"]
-"""The embeddings of a clip's windows, each of unit length."""
+"""Embeddings of a clip's windows, each of unit length."""
 
 Embedding = Float[npt.NDArray[np.float32], " E"]
 
 HOP_SECONDS = 10.0
-"""From one window of a clip to the next: side by side."""
+"""Seconds from the start of one window of a clip to the next; windows do not overlap."""
 
 
 class Likeness:
-    """Embeds clips, and compares them with words.
+    """Embeds clips and words, by one CLAP model.
 
     Args:
         clap: the CLAP model that made the store's embeddings.
@@ -32,11 +32,11 @@ class Likeness:
         self.embedder = context.borrow("clap", lambda: load_joint_embedder(folder, context.device, words))
 
     def embed(self, recording: DecodedAudio) -> Windows:
-        """Embed a clip's windows, each of unit length."""
+        """Return the embeddings of a clip's windows, each of unit length."""
         return self.embedder.embed_audio(recording.samples, recording.sample_rate, HOP_SECONDS).embeddings
 
     def embed_words(self, words: str | None) -> Embedding | None:
-        """Embed words, of unit length; None where there are none, or none can be read."""
+        """Return the embedding of words, of unit length; None if there are no words or the model cannot read words."""
         if not words or self.embedder.text is None:
             return None
         embedding: Embedding = self.embedder.embed_text([words])[0]
@@ -44,5 +44,5 @@ class Likeness:
 
 
 def mean_similarity(windows: Windows, words: Embedding | None) -> float | None:
-    """Return the mean similarity of a clip's windows to words; None where there are none."""
+    """Return the mean cosine similarity of a clip's windows and words; None if there is no embedding of words."""
     return None if words is None else float((windows @ words).mean())

@@ -1,12 +1,18 @@
 """Measures: the score card of a catalog, a row for each measure of each group of sounds, with n and an interval.
 
-The groups are the `clips`, those that users see; `chance`, the same clips judged by what other requests asked for, so
-that one who always makes the commonest key scores no more than that; and those of the table `controls`. A share has
-Wilson's interval, a mean and a distance a bootstrap's (`stages.evaluate.statistics`), all of 95 %.
+The groups are
 
-Sets are compared as wholes by the Fréchet distance of two Gaussians, as FAD does (K. Kilgour et al., "Fréchet audio
-distance", Interspeech 2019). That name belongs to embeddings: `mel_fd` is taken of plain statistics of mel bands, and
-`fad_clap` of the embeddings of a CLAP whose digest is named. Too few sounds for their dimensions are refused.
+- `clips`: the clips that users see;
+- `chance`: the same clips judged by what other requests asked for, so that a model that always makes the commonest key
+  scores no more than chance;
+- the groups of the table `controls`.
+
+A share has Wilson's interval, a mean or a distance a bootstrap's (`stages.evaluate.statistics`), all of 95 %.
+
+Sets of sounds are compared by the Fréchet distance of two Gaussians, as in FAD (K. Kilgour et al., "Fréchet audio
+distance", Interspeech 2019). The name FAD implies embeddings: `fad_clap` uses those of a CLAP whose digest is given,
+while `mel_fd` uses plain statistics of mel bands. If there are too few sounds for the number of dimensions, the
+distance is refused.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,17 +39,17 @@ OPTIONAL, WRITES, VERSION = (CONTROLS, ORIGINALITY, TRACKS, CLAP), MEASURES, 4
 
 CLIPS_GROUP, CHANCE_GROUP = "clips", "chance"
 REFERENCE_GROUP = "raw"
-"""What sets are compared with: held-out recordings as they are."""
+"""Group that sets are compared with: held-out recordings as they are."""
 
 ROTATIONS = 5
-"""Other requests that each clip is judged by for chance."""
+"""Most other requests that each clip is judged by for the chance level."""
 
 LENGTH_TOLERANCE = 0.02
-"""Seconds by which a clip may miss the length that was asked for."""
+"""Largest difference, s, between a clip's length and the length that was asked for."""
 
 
 class Config(schemas.Config):
-    """What names the embeddings that sets are compared by."""
+    """The model whose embeddings sets are compared by."""
 
     clap: WeightsRef | None = LAION_CLAP
     """The CLAP model of the clips' and the tracks' embeddings, whose digest `fad_clap` names. In a recipe it is
@@ -51,8 +57,8 @@ class Config(schemas.Config):
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """Read the clips' table for their models, of it and of `originality` what tells which users see, and of the tracks
-    their splits alone."""
+    """Return what the measures depend on: the clips' models, the columns that say which clips users see, and the
+    tracks' splits."""
     columns = {
         CLIPS.name: ("request_id", "take", "checkpoint_id", "reasons", "sha256"),
         ORIGINALITY.name: ("request_id", "take", "sha256", "too_near"),
@@ -69,10 +75,10 @@ class Measure:
     unit: str
     """`share` (0 to 1), `cosine`, `Hz`, `s` or `full scale`."""
     of: Callable[[Row], Any] | None = None
-    """Computes it of a row, where it is no column."""
+    """Computes the value from a row, if it is not a column."""
 
     def values(self, rows: Sequence[Row]) -> list[Any]:
-        """Return its values, of the rows that have one."""
+        """Return the values of those rows that have one."""
         values = (self.of(row) if self.of else row.get(self.column) for row in rows)
         return [value for value in values if value is not None]
 
@@ -96,7 +102,8 @@ CARD = (
     Measure("tail_silence", "s"),
     Measure("dc", "full scale"),
 )
-"""The measures, in the order of the card. One of right or wrong is a share of sounds; of others the mean is taken."""
+"""The measures, in the order of the card. True or false values give the share of sounds that are right; others are
+averaged."""
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "key": ("key_correct", "key_score"),
@@ -106,7 +113,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "drums": ("drums_correct",),
     "instruments": ("instrument_recall",),
 }
-"""What is asked for -> the measures of whether it was followed."""
+"""What is asked for → the measures of whether it was followed."""
 
 
 def reduce(
@@ -118,7 +125,7 @@ def reduce(
     originality: pa.Table,
     tracks: pa.Table,
 ) -> ReduceResult:
-    """Lay out the score card of the clips of each model."""
+    """Return the score cards of the clips of each model."""
     control_rows = controls.to_pylist()
     shown = clips_shown(clips.to_pylist(), originality.to_pylist())
     model_of = {(row["request_id"], row["take"]): row["checkpoint_id"] for row in shown}
@@ -145,8 +152,8 @@ def _by_sounds(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def card_rows(groups: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
-    """Yield the rows of `measures` for groups of rows of `scores` and `controls`, without their checkpoint; chance is
-    that of the clips."""
+    """Yield the rows of `measures`, without their checkpoint, for groups of rows of `scores` and `controls`. Chance is
+    computed for the clips."""
     for measure in CARD:
         for sounds, rows in groups.items():
             if values := measure.values(rows):
@@ -167,7 +174,7 @@ def _averaged(measure: str, sounds: str, unit: str, values: Sequence[Any]) -> Ro
         right = sum(values)
         return _row(measure, sounds, unit, wilson_interval(right, len(values))) | {"successes": right}
     if any(measure in columns for columns in FAMILIES.values()) and set(values) in ({0.0}, {1.0}):
-        # Answers that are all wholly right, or wholly wrong, have no spread to be resampled.
+        # If all answers are entirely right, or all entirely wrong, a bootstrap has no spread to resample.
         return _row(measure, sounds, unit, wilson_interval(round(sum(values)), len(values)))
     return _row(measure, sounds, unit, mean_interval(values))
 
@@ -178,8 +185,8 @@ def _row(measure: str, sounds: str, unit: str, estimate: Estimate, note: str = "
 
 
 def chance_values(column: str, rows: Sequence[Row]) -> list[float]:
-    """Return what clips score by chance: each the mean of a measure over what some other requests asked for; of a
-    melody over all orders of its frames. Nothing where there is no such measure, or no other request."""
+    """Return the chance values of a measure: for each clip its mean over what some other requests asked for; for the
+    melody, over all orders of its frames. Empty if the measure has no chance level, or there is no other request."""
     if column == "chroma_similarity":
         return [row["chroma_similarity_chance"] for row in rows if row.get("chroma_similarity_chance") is not None]
     family = next((asked for asked, columns in FAMILIES.items() if column in columns), None)
@@ -196,7 +203,7 @@ def chance_values(column: str, rows: Sequence[Row]) -> list[float]:
 
 
 def _asked(row: Row) -> Asked:
-    """Return what a row says was asked."""
+    """Return what was asked, by a row's columns."""
     beats, chords, instruments = row["beats_asked"], row["chords_asked"], row["instruments_asked"]
     return Asked(
         key=row["key_asked"],
@@ -218,7 +225,7 @@ def _mel_vectors(rows: Sequence[Row]) -> Vectors:
 
 
 def _distance(measure: str, sounds: str, first: Vectors, second: Vectors, note: str) -> Row:
-    """Return the row of a distance, or that it was refused."""
+    """Return the row of a distance; if there are too few sounds, the row says that it was refused."""
     try:
         return _row(measure, sounds, "distance", frechet_interval(first, second), note)
     except ValueError as error:
@@ -227,8 +234,8 @@ def _distance(measure: str, sounds: str, first: Vectors, second: Vectors, note: 
 
 
 def _clap_rows(context: Context, scores: Sequence[Row], tracks: pa.Table, digest: str) -> list[Row]:
-    """Return the row of the clips' distance from the held-out recordings in CLAP's space, a vector a sound: the mean of
-    its windows'."""
+    """Return the row for the distance between clips and held-out recordings in CLAP's space. Each sound is the mean of
+    its windows' embeddings. Empty if clips or recordings have none."""
     of_clips = [np.mean(row["embeddings"], axis=0) for row in scores if row["embeddings"]]
     held_out = tracks.filter(pc.is_in(tracks.column("split"), pa.array(["valid", "test"]))).column("track_id")
     of_tracks: list[Any] = []

@@ -1,5 +1,5 @@
-"""Held-out recordings as they are and through the codec: how far detectors are to be believed, and the most that a
-language model over the codec's codes can reach."""
+"""Held-out recordings, as they are and through the codec: their scores show how reliable detectors are, and the most
+that a language model over the codec's codes can reach."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from model.conditioning.config import ChromaConfig
 
 DEFAULT_SECONDS = 10.0
-"""Length of what is scored of a recording where there is no request to be as long as."""
+"""Seconds of a recording that are scored if there are no requests whose length could be taken."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class HeldOut:
     track: Row
     truth: Asked
     seconds: float
-    """Of its beginning that are scored."""
+    """Length of the beginning that is scored."""
 
 
 def held_out_recordings(count: int, requests: pa.Table, tracks: pa.Table, pieces: pa.Table) -> list[HeldOut]:
-    """Choose at most `count` recordings of the splits valid and test, by the hash of their shards and then their ids:
-    out of as few shards as hold so many, for these are read whole."""
+    """Choose at most `count` recordings of the splits valid and test, by the hashes of their shards and then of their
+    ids. So they come from as few shards as possible, because whole shards are read."""
     lengths = requests.column("seconds").to_numpy()
     wanted = float(np.median(lengths)) if len(lengths) else DEFAULT_SECONDS
     piece_of = {_place_in_corpus(piece["uri"]): piece for piece in pieces.to_pylist()}
@@ -62,14 +62,14 @@ def held_out_recordings(count: int, requests: pa.Table, tracks: pa.Table, pieces
 
 
 def _place_in_corpus(uri: str) -> str:
-    """Return where a piece's file lies in the demo corpus, which names it wherever that is: earlier releases wrote
-    where the corpus was, and a store may have been moved since."""
+    """Return the path of a piece's file within the demo corpus, which identifies the piece wherever the corpus is.
+    Earlier releases stored the corpus's location, and a store may have been moved since."""
     return uri.rpartition("/demo/")[2]
 
 
 def _is_piece(track: Row, piece: Row) -> bool:
-    """Return whether a recording is the piece that lies at its place in the corpus: a folder of one's own may be called
-    `demo` too. It says so itself, and is as long to the sample."""
+    """Return whether a recording at the path of a piece is that piece: it has its title and artist, and its length to
+    the sample. A user's own folder may also be called `demo`."""
     if any(track[name] != piece[name] for name in ("title", "artist", "sample_rate")):
         return False
     return bool(abs(track["seconds"] - piece["seconds"]) * piece["sample_rate"] <= 1.5)
@@ -78,13 +78,13 @@ def _is_piece(track: Row, piece: Row) -> bool:
 def score_recordings(
     context: Context, codec_reference: WeightsRef, chosen: Sequence[HeldOut], generations: Sequence[Row]
 ) -> tuple[list[Row], list[Reject]]:
-    """Score recordings, raw and through the codec where they have codes.
+    """Score recordings, raw, and through the codec if they have codes.
 
     Args:
-        generations: of the models whose melodies' measure theirs is taken by.
+        generations: rows of `generations`; the recordings' melodies are measured by the settings of their models.
 
     Raises:
-        ValueError: the codec is not the one that the tokens belong to.
+        ValueError: the codec is not the one that made the tokens.
     """
     analysis = melody_analysis(context, sorted({row["checkpoint_id"] for row in generations}))
     codecs: dict[CodesFormat, AnyCodec] = {}
@@ -114,7 +114,7 @@ def score_recordings(
 
 @dataclass(frozen=True)
 class _Sounds:
-    """A recording with its melody, and its codes with the codec that they belong to, where it has them."""
+    """A recording with its melody, its row of `tokens` and the codec of its codes; None for what it does not have."""
 
     recording: HeldOut
     melody: Melody | None
@@ -123,7 +123,7 @@ class _Sounds:
 
 
 def _scored(sounds: _Sounds, analysis: "ChromaConfig | None", instruments: InstrumentJudges) -> list[Row] | Reject:
-    """Score a recording as it is, and through the codec where it has codes."""
+    """Score a recording as it is, and through the codec if it has codes."""
     recording, melody = sounds.recording, sounds.melody
     try:
         sound = read_audio(recording.track["uri"])
@@ -144,7 +144,7 @@ def _scored(sounds: _Sounds, analysis: "ChromaConfig | None", instruments: Instr
 
 
 def _with_tables(context: Context, chosen: Sequence[HeldOut]) -> Iterator[tuple[HeldOut, Row | None, Row | None]]:
-    """Yield each recording with its rows of `tokens` and `chroma`, a shard at a time."""
+    """Yield each recording with its rows of `tokens` and `chroma`, one shard after the other."""
     shards: dict[int, list[HeldOut]] = {}
     for recording in chosen:
         shards.setdefault(recording.track["shard"] or 0, []).append(recording)
@@ -174,7 +174,7 @@ def _codec_of(context: Context, reference: WeightsRef, tokens: Row, codecs: dict
 
 
 def _melody(chroma: Row | None, seconds: float) -> Melody | None:
-    """Return the melody of the first seconds of a track, by its row of `chroma`."""
+    """Return the melody of the first seconds of a track, from its row of `chroma`; None if it has no row."""
     if chroma is None:
         return None
     frames = np.array(chroma["chroma"][: max(1, round(seconds * chroma["frame_rate"]))], dtype=np.float32)

@@ -1,5 +1,7 @@
-"""Scoring a sound: what is measured and heard in it, against what was asked. Clips, recordings, and what an untrained
-model makes go through this same function, so that no comparison is between two detectors."""
+"""Scoring a sound: what is measured and detected in it, compared with what was asked.
+
+Clips, recordings and the output of an untrained model are scored by this same function, so that they are always
+compared by the same detectors."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -26,14 +28,15 @@ def score_sound(
     borders: Sequence[float] = (),
     instruments: HeardInstruments | None = None,
 ) -> dict[str, Any]:
-    """Return the columns of `scores` that a sound gives with what was asked of it.
+    """Return the columns of `scores` for a sound and what was asked of it.
 
     Args:
-        borders: seconds at which its decoding windows meet.
-        instruments: what its codes tell of them; None where it has none. Others that were asked for are not judged.
+        borders: times, s, at which its decoding windows meet.
+        instruments: what was detected in its codes; None if it has no codes. Other instruments that were asked for are
+            not judged.
 
     Raises:
-        ValueError: no samples, or a sample rate below 8 kHz.
+        ValueError: there are no samples, or the sample rate is below 8 kHz.
     """
     mono = to_mono(samples)[0]
     wave = torch.from_numpy(mono)

@@ -1,9 +1,9 @@
-"""Statistics of small samples: what a share, a mean or a distance between two sets is worth with so many of them.
+"""Statistics of small samples: estimates of shares, means and distances between sets, with intervals.
 
-A share of right answers has Wilson's score interval (E. B. Wilson, "Probable inference, the law of succession, and
-statistical inference", JASA 22, 1927), which holds at any size and never leaves 0 to 1; a mean of numbers has a
-bootstrap interval (B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7, 1979). Both
-are of 95 %.
+The share of right answers has Wilson's score interval (E. B. Wilson, "Probable inference, the law of succession, and
+statistical inference", JASA 22, 1927), which holds for samples of any size and never leaves 0 to 1. A mean of numbers
+has a bootstrap interval (B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7, 1979).
+Both are 95 % intervals.
 """
 
 import math
@@ -15,37 +15,38 @@ import numpy.typing as npt
 from jaxtyping import Float
 
 Vectors = Float[npt.NDArray[np.float64], "n d"]
-"""One vector for each sound of a set."""
+"""A set of sounds, with one vector each."""
 
 Z = 1.959963984540054
-"""Standard normal deviate of a two-sided interval of 95 %."""
+"""Standard normal deviate of a two-sided 95 % interval."""
 
 RESAMPLES = 1000
-"""Bootstrap samples of a mean; its interval is then good to about a twentieth of its own width."""
+"""Bootstrap samples of a mean, which give its interval to about a twentieth of its width."""
 
 DISTANCE_RESAMPLES = 200
-"""Bootstrap samples of a distance between sets, of which only the spread is taken."""
+"""Bootstrap samples of a distance between sets, of which only the spread is used."""
 
 SOUNDS_PER_DIMENSION = 4
-"""Sounds that a set must have for each dimension of its vectors, for its covariance to be worth comparing."""
+"""Fewest sounds in a set for each dimension of its vectors: with fewer, its covariance is too uncertain to be
+compared."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval of 95 %."""
+    """A value with its 95 % interval."""
 
     value: float
     low: float
     high: float
     n: int
-    """How many it was measured on."""
+    """Number of values that it was estimated from."""
 
 
 def wilson_interval(successes: int, n: int) -> Estimate:
     """Estimate a share from `successes` of `n`, with Wilson's score interval.
 
     Raises:
-        ValueError: n is under 1, or successes are not between 0 and n.
+        ValueError: n is below 1, or `successes` is not between 0 and n.
     """
     from scipy.stats import binomtest
 
@@ -56,12 +57,13 @@ def wilson_interval(successes: int, n: int) -> Estimate:
 
 
 def mean_interval(values: Sequence[float]) -> Estimate:
-    """Estimate a mean, with the percentile interval of a bootstrap that is the same for the same values in any order.
+    """Estimate a mean, with the percentile interval of a bootstrap. The same values in any order give the same
+    interval.
 
-    One value alone says nothing of its spread: its interval is without bounds.
+    A single value says nothing about its spread: its interval is infinite.
 
     Raises:
-        ValueError: no values, or some that are not finite.
+        ValueError: there are no values, or some are not finite.
     """
     sample = np.sort(np.asarray(values, dtype=np.float64))
     if not len(sample) or not np.isfinite(sample).all():
@@ -75,7 +77,7 @@ def mean_interval(values: Sequence[float]) -> Estimate:
 
 
 def least_sounds(dimensions: int) -> int:
-    """Return how many sounds a set must have at least for its Fréchet distance from another to be measured."""
+    """Return the fewest sounds that a set must have for its Fréchet distance from another to be measured."""
     return SOUNDS_PER_DIMENSION * dimensions
 
 
@@ -85,7 +87,7 @@ def frechet_distance(first: Vectors, second: Vectors) -> float:
     tr(C1 + C2 - 2 (C1 C2)^½). It is 0 or more, in squared units of the vectors.
 
     Raises:
-        ValueError: a set is smaller than `least_sounds`, or their vectors differ in length.
+        ValueError: a set has fewer sounds than `least_sounds`, or the vectors of the two sets differ in length.
     """
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"expected vectors of one length, got {first.shape[1]} and {second.shape[1]}")
@@ -95,7 +97,7 @@ def frechet_distance(first: Vectors, second: Vectors) -> float:
     between = first.mean(axis=0) - second.mean(axis=0)
     of_first, of_second = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
     root = _square_root(np.atleast_2d(of_first))
-    # The product's eigenvalues are those of a symmetric matrix, so that no complex root is ever taken.
+    # The eigenvalues of the product equal those of a symmetric matrix, so no complex root is needed.
     mixed = np.linalg.eigvalsh(root @ np.atleast_2d(of_second) @ root)
     traces = float(np.trace(np.atleast_2d(of_first)) + np.trace(np.atleast_2d(of_second)))
     return max(0.0, float(between @ between) + traces - 2 * float(np.sqrt(mixed.clip(min=0)).sum()))
@@ -110,12 +112,13 @@ def _square_root(matrix: Float[npt.NDArray[np.float64], "d d"]) -> Float[npt.NDA
 def frechet_interval(first: Vectors, second: Vectors) -> Estimate:
     """Estimate the Fréchet distance of two sets, with an interval from the spread of a bootstrap over their sounds.
 
-    A resampled set repeats sounds and so lies further from any other: only the bootstrap's spread is taken, about the
-    distance of the sets themselves. That itself is too large for small sets, by about d²/n for the same distribution;
-    so it is to be read beside the distance between two halves of one set. `n` is that of the smaller set.
+    A resampled set repeats sounds and is therefore further from any other set. So only the spread of the bootstrap is
+    used, around the distance of the sets themselves. That distance is too large for small sets, by about d²/n for sets
+    of the same distribution; compare it with the distance between two halves of one set. `n` is the size of the smaller
+    set.
 
     Raises:
-        ValueError: as `frechet_distance`.
+        ValueError: as in `frechet_distance`.
     """
     distance = frechet_distance(first, second)
     random = np.random.default_rng(0)

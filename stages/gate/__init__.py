@@ -1,16 +1,17 @@
 """The gate: every take is judged before it becomes a clip, and made again if something is wrong with it.
 
-A generation is decoded, as it would be alone and before its loudness is touched, and held against the limits of its
-configuration (`stages.gate.config`). One that does not keep them all is *retaken*: generated once more as it was, with
-the take's next seed, until a try passes or the budget is spent. What never passes is *quarantined*: it becomes a file
-as well, to be listened to, but no view of clips shows it (`schemas.queries.views`). Of its tries the one with the
-fewest reasons against it is kept.
+A generation is decoded as it would be alone, before its loudness is changed, and compared with the limits of the
+configuration (`stages.gate.config`). A take that exceeds a limit is *retaken*: generated again with the same inputs and
+the take's next seed, until a try passes or the number of retakes is used up. A take that never passes is *quarantined*:
+it becomes a file too, so that people can listen to it, but no view of clips shows it (`schemas.queries.views`). The try
+with the fewest reasons against it is kept.
 
-A row is a take with all of its tries, so that it is whole or not there, however often the work is broken off; the view
-`tries` has a row a try. Codes stand in it only where a retake was chosen: those of a first try are in `generations`.
-A verdict depends on the take alone: the engine gives a take the same codes in any batch, and each is judged by itself.
+A row is a take with all of its tries, so it is whole or absent, however often the work is interrupted. The view `tries`
+has a row for each try. A row holds codes only if a retake was chosen; the codes of first tries are in `generations`. A
+verdict depends only on the take: the engine generates the same codes for a take in any batch, and each try is judged by
+itself.
 
-Sound that was decoded here is handed on to `decode` while there is room for it (`stages.checkpoints.decoded`).
+Decoded sound is handed on to `decode` while there is room for it (`stages.checkpoints.decoded`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,18 +39,19 @@ __all__ = ["CONSULTS", "READS", "VERSION", "WRITES", "Config", "Limits", "depend
 READS, CONSULTS, WRITES, VERSION = (GENERATIONS, REQUESTS), CONSULTED, VERDICTS, 1
 
 AT_ONCE = {"cpu": 128, "cuda": 512}
-"""Takes that are made again together, by device, as many as `generate` has in memory together."""
+"""Takes that are generated again together, by device: as many as `generate` has in memory at a time."""
 
 Codes = npt.NDArray[np.uint16]
 """[K, T]."""
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """Return what has a say: what generates, and what its conditions are looked up in, only where takes are made again.
+    """Return what the verdicts depend on. The models that generate, and the tables that conditions are looked up in,
+    count only if takes may be generated again.
 
     Raises:
-        NotTrainedYet: an earlier stage is still to train the checkpoint.
-        ValueError: it is none, or cannot be had.
+        NotTrainedYet: an earlier stage has not trained the checkpoint yet.
+        ValueError: there is no such checkpoint, or it is not available.
     """
     if not config.retakes:
         named = ("checkpoint", "text_encoder", "codec", "separator", "clap", "vocabulary")
@@ -61,15 +63,15 @@ def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) 
 
 @dataclass(frozen=True, eq=False)
 class _Try:
-    """A try of a take, judged."""
+    """A try of a take that was judged."""
 
     retake: int
-    """How many came before."""
+    """Number of tries before it."""
     seed: int
     codes: Codes
     reasons: tuple[str, ...]
     facts: Mapping[str, Any]
-    """What it was judged by, by field of `verdicts.tries`."""
+    """The measures that it was judged by, named as the fields of `verdicts.tries`; empty if it has no finite sound."""
 
     def as_row(self) -> Row:
         return {"retake": self.retake, "seed": self.seed, "passed": not self.reasons} | {
@@ -80,7 +82,7 @@ class _Try:
 
 @dataclass(frozen=True, eq=False)
 class _Unheard:
-    """A try whose codes are there, and no more."""
+    """A try that has codes but was not decoded and judged yet."""
 
     take: "_Take"
     retake: int
@@ -90,7 +92,7 @@ class _Unheard:
 
 @dataclass(frozen=True, eq=False)
 class _Take:
-    """A take with the tries that there are of it."""
+    """A take and the tries of it that were judged so far."""
 
     generation: Row
     request: Row
@@ -106,11 +108,11 @@ class _Take:
 
     @property
     def best(self) -> _Try:
-        """The try that passed, or the one with the fewest reasons against it, the earliest of them."""
+        """The try that passed, or else the one with the fewest reasons against it, the earliest of those."""
         return min(self.tries, key=lambda each: (not each.facts, len(each.reasons), each.retake))
 
     def verdict(self) -> Shard:
-        """Return its row."""
+        """Return the take's row, or its reject if no try has finite sound."""
         best = self.best
         if not best.facts:
             message = f"expected finite samples for line {self.request['line']}, got NaN or infinity from the codec"
@@ -123,11 +125,11 @@ class _Take:
 
 
 def shard(config: Config, context: Context, generations: pa.Table, requests: pa.Table) -> Iterator[Shard]:
-    """Judge every generation, and yield its verdict once a try of it has passed or none is left.
+    """Yield the verdict of every generation, as soon as a try of it has passed or no retake is left.
 
     Raises:
-        ValueError: the codec is not one that the codes can belong to, or the checkpoint is broken.
-        MissingWeights: weights that a retake needs cannot be had.
+        ValueError: the codec cannot decode the codes, or the checkpoint is broken.
+        MissingWeights: weights that a retake needs are not available.
     """
     rows = generations.to_pylist()
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
@@ -153,7 +155,7 @@ def shard(config: Config, context: Context, generations: pa.Table, requests: pa.
 
 
 def _retake(config: Config, context: Context, judge: "_Judge", takes: Sequence[_Take]) -> Iterator[Shard]:
-    """Make takes again, round by round, and yield each verdict when it is known."""
+    """Generate takes again, in rounds, and yield each verdict when it is known."""
     from stages.gate.retaking import Retaker
 
     retaker = Retaker(config.generation, context)
@@ -177,7 +179,7 @@ def _retake(config: Config, context: Context, judge: "_Judge", takes: Sequence[_
         for number, codes in retaker.generate([take.request for take in failing], seeds):
             context.check_stopped()
             again = _Unheard(failing[number], retake, seeds[number], codes.numpy().astype(np.uint16))
-            (take,) = judge.hear([again])  # at once, so that a gate that is killed keeps what it made
+            (take,) = judge.hear([again])  # judged at once, so that its verdict survives if the gate is killed
             if take.passed or retake == config.retakes:
                 context.progress.advance()
                 yield take.verdict()
@@ -189,10 +191,10 @@ def _retake(config: Config, context: Context, judge: "_Judge", takes: Sequence[_
 
 
 class _Judge:
-    """Decodes tries and judges them, each by itself; the sound of the best of a take is handed on to `decode`.
+    """Decodes tries and judges each by itself. The sound of a take's best try is handed on to `decode`.
 
     Raises:
-        ValueError: the codec is not one that the codes can belong to.
+        ValueError: the codec cannot decode the codes.
     """
 
     def __init__(self, config: Config, context: Context, generations: Sequence[Row]) -> None:
@@ -212,8 +214,8 @@ class _Judge:
         self._analyses = {each: melody_analysis(context, [each]) if followed else None for each in checkpoints}
 
     def hear(self, tries: Sequence[_Unheard]) -> Iterator[_Take]:
-        """Decode tries, cut to the seconds that were asked for as `decode` cuts them, judge each, add it to its take's
-        tries, and yield the take."""
+        """Decode tries, cut to the asked duration as in `decode`, and judge them. Yield the take of each try after
+        adding the try to it."""
         from stages.checkpoints.codecs import CodesFormat, decode_generations
         from stages.checkpoints.decoded import DecodedSound
 
@@ -228,10 +230,11 @@ class _Judge:
             yield take
 
     def _judge(self, generation: Row, request: Row, sound: "DecodedSound") -> tuple[tuple[str, ...], Mapping[str, Any]]:
-        """Return what speaks against a try, and what it was judged by, which is nothing where there is no sound.
+        """Return the reasons against a try, and the measures that it was judged by, which are empty if it has no finite
+        sound.
 
         Args:
-            generation: with the codes of the try.
+            generation: the take's row, with the codes of the try.
         """
         from stages.gate.judging import follow_request, reasons_against
         from stages.gate.measuring import measure_try

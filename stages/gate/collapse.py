@@ -1,15 +1,15 @@
-"""Collapse: a language model that stops composing holds one frame, or goes round in a loop. It is seen in the codes.
+"""Collapse: detecting, from the codes, a language model that stops composing and holds one frame or repeats a loop.
 
-A lag is no longer than two seconds: music repeats its bars, and means to. A loop is looked for in the first codebook,
-which carries what is heard first: the others refine it by chance, so that a loop that ears take for exact need not be
-exact in them. A held frame must be held in all of them, for a long tone is one code in the first.
+Loops of more than two seconds do not count: music repeats its bars intentionally. Loops are looked for in the first
+codebook, which carries most of what is heard. The others refine it with some randomness, so a loop that sounds exact
+need not be exact in them. A held frame must be held in all codebooks, because a long tone is one code in the first.
 """
 
 import numpy as np
 import numpy.typing as npt
 
 LONGEST_LAG = 2.0
-"""Seconds after which a repetition counts as music's own."""
+"""Longest lag of a loop, seconds; repetition after a longer lag counts as the music's own."""
 
 Codes = npt.NDArray[np.uint16]
 """[K, T]."""
@@ -18,15 +18,16 @@ Flags = npt.NDArray[np.bool_]
 
 
 def held_seconds(codes: Codes, frame_rate: float) -> float:
-    """Return the seconds of the longest stretch in which no code changes."""
+    """Return the duration of the longest stretch in which no code changes, s."""
     if not codes.shape[1]:
         return 0.0
     return (_longest_run((codes[:, 1:] == codes[:, :-1]).all(axis=0)) + 1) / frame_rate
 
 
 def looped_seconds(codes: Codes, frame_rate: float) -> float:
-    """Return the seconds of the longest stretch in which the first codebook says what it said at a fixed lag before, of
-    two frames to two seconds; at least as long as the lag, so that something is heard twice. One code held is no loop.
+    """Return the duration, s, of the longest stretch in which the first codebook repeats what it held at a fixed lag
+    before, of two frames to two seconds. A stretch shorter than its lag does not count, because nothing is heard twice
+    in it; nor does a single held code.
     """
     first, longest = codes[0], 0
     changes = np.append(True, first[1:] != first[:-1])
@@ -37,7 +38,8 @@ def looped_seconds(codes: Codes, frame_rate: float) -> float:
 
 
 def _longest_run(flags: Flags, with_any: Flags | None = None) -> int:
-    """Return the length of the longest run of true flags; of those alone in which `with_any` is true somewhere."""
+    """Return the length of the longest run of true flags. With `with_any`, only runs count in which it is true
+    somewhere."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
     starts, ends = edges[::2], edges[1::2]
     if with_any is not None:

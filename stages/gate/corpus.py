@@ -1,8 +1,7 @@
-"""Measuring recordings for the gate: where a corpus lies against each limit, what would fail, and which limits it
-suggests.
+"""Measuring recordings for the gate: where a corpus lies against each limit, what would fail, and which limits to use.
 
-Recordings are measured whole and in excerpts as long as clips, as decoded files rather than as a codec gives them back.
-Of what a codec's codes are judged by (`held`, `looped`) nothing is said unless one is named.
+Recordings are measured whole and in excerpts as long as clips. Their sound is that of the decoded files, not of a
+codec's output. The measures of codes (`held`, `looped`) are only taken if a codec is given.
 """
 
 import math
@@ -21,27 +20,27 @@ if TYPE_CHECKING:
     from stages.checkpoints.codecs import AnyCodec
 
 BORDERS = 6
-"""Moments of each stretch of sound at which seams are looked for, as if decoding windows met there."""
+"""Moments in each excerpt that are measured as if decoding windows met there."""
 
 ROOM = 1.25
-"""How far a limit that is suggested lies beyond what is to pass."""
+"""Factor by which a suggested limit exceeds the value that should pass."""
 
 
 SILENT = -70.0
-"""LUFS of what has no loudness (the absolute gate of ITU-R BS.1770)."""
+"""Loudness, LUFS, that stands for sound without a loudness (the absolute gate of ITU-R BS.1770)."""
 
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A stretch of a recording, measured."""
+    """A stretch of a recording, and its measures."""
 
     name: str
     begin: float
-    """Seconds; 0 of a whole recording."""
+    """Start in the recording, s; 0 for a whole recording."""
     is_whole: bool
     measures: Measures
     reasons: tuple[str, ...]
-    """What it does not keep, a sentence each."""
+    """The limits that it does not keep, in a sentence each."""
 
 
 @dataclass(frozen=True)
@@ -50,25 +49,26 @@ class LimitSummary:
 
     limit: str
     is_floor: bool
-    """The limit is the least that passes, and not the most."""
+    """Whether the limit is the least that passes, not the most."""
     value: float | None
-    """The limit; None where it is off."""
+    """The current limit; None if it is off."""
     measured: int
-    """Excerpts that have such a measure."""
+    """Number of excerpts that have this measure."""
     median: float
     furthest_passing: float | None
-    """The largest measure, or the least of a floor, among those that keep all limits; None where none does."""
+    """Largest measure (smallest, for a floor) of the excerpts that keep all limits; None if there are none."""
     furthest: float
-    """The same among all."""
+    """Largest measure (smallest, for a floor) of all excerpts."""
     furthest_name: str
     failing: int
+    """Number of excerpts that do not keep this limit."""
     suggested: float | None
-    """The limit as it is where the asked share of excerpts keeps it, else one that they keep with room; None, which
-    turns it off, where silence is to pass."""
+    """The current limit if the asked share of excerpts keeps it, else a limit that they keep with room. None, which
+    turns the limit off, if silence should pass."""
 
     @property
     def is_other(self) -> bool:
-        """Whether another limit is suggested than there is."""
+        """Whether the suggested limit differs from the current one."""
         return self.suggested != self.value
 
 
@@ -86,7 +86,8 @@ _MEASURES: dict[str, Callable[[Measures], float | None]] = {
     "held": lambda measures: measures.held_seconds,
     "looped": lambda measures: measures.looped_seconds,
 }
-"""A limit -> what it is held against. What a request asks for has no measure in a recording."""
+"""For each limit, the measure that is compared with it. Limits on what a request asks for have no measure in a
+recording."""
 
 FLOORS = ("loudness",)
 """Limits that are the least that passes."""
@@ -101,13 +102,13 @@ def measure_recording(
     seconds: float = 10.0,
     step: float = 5.0,
 ) -> Iterator[Excerpt]:
-    """Measure a recording whole and in excerpts.
+    """Yield the measures of a recording, whole and in excerpts.
 
     Args:
         samples: [C, N].
-        codec: through which its codes are judged; None leaves them out.
-        seconds: length of an excerpt; a recording that is no longer is measured whole alone.
-        step: from the begin of one excerpt to that of the next, seconds.
+        codec: the codec whose codes are measured too; None leaves their measures out.
+        seconds: length of an excerpt; a recording that is not longer is measured only whole.
+        step: seconds from the start of one excerpt to that of the next.
     """
     length = samples.shape[1] / sample_rate
     starts = np.arange(0, length - seconds + 1e-9, step).tolist() if length > seconds else []
@@ -133,10 +134,11 @@ def _measure(part: Samples, sample_rate: int, codec: "AnyCodec | None") -> Measu
 
 
 def summarise(excerpts: Sequence[Excerpt], limits: Limits, share: float) -> list[LimitSummary]:
-    """Say for each limit where excerpts lie, how many fail it, and which limit would let a share of them pass.
+    """Summarise for each limit where the excerpts lie, how many fail it, and which limit would let a share of them
+    pass.
 
     Args:
-        share: of the excerpts, how many are to pass: 1 for all, less where some are known to be bad.
+        share: share of the excerpts that should pass: 1 for all, less if some are known to be bad.
     """
     return [each for name in _MEASURES if (each := _summary(name, excerpts, limits, share)) is not None]
 
@@ -148,7 +150,7 @@ def _summary(name: str, excerpts: Sequence[Excerpt], limits: Limits, share: floa
     is_floor, limit = name in FLOORS, getattr(limits, name)
     values.sort(key=lambda pair: pair[0], reverse=is_floor)
     furthest, owner = values[-1]
-    # The first that may fail lies behind those that are to pass.
+    # The excerpts are sorted so that those that may fail come after those that should pass.
     kept = values[max(0, math.ceil(share * len(values)) - 1)][0]
     passes = limit is None or (kept >= limit if is_floor else kept <= limit)
     return LimitSummary(
@@ -166,7 +168,7 @@ def _summary(name: str, excerpts: Sequence[Excerpt], limits: Limits, share: floa
 
 
 def _fails(name: str, value: float, limit: float | None, seconds: float) -> bool:
-    """Return whether a measure of a stretch of so many seconds does not keep a limit, by itself."""
+    """Return whether one measure of an excerpt of the given length, s, does not keep its limit."""
     if limit is None:
         return False
     if name == "silent_share":
@@ -175,7 +177,8 @@ def _fails(name: str, value: float, limit: float | None, seconds: float) -> bool
 
 
 def _beyond(value: float, is_floor: bool, bounds: Sequence[object]) -> float | None:
-    """Return a limit of two digits, a quarter beyond a value and within what the knob may be; None beyond silence."""
+    """Return a limit of two digits that exceeds a value by a quarter, within the bounds of the knob; None for a floor
+    if the value is silence."""
     if is_floor and value <= SILENT:
         return None
     target = value - (ROOM - 1) * abs(value) if is_floor else value + (ROOM - 1) * abs(value)

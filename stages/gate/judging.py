@@ -1,4 +1,4 @@
-"""Judging a try: each limit that it does not keep is a sentence that says what was expected and what came."""
+"""Judging a try: each limit that it does not keep gives a sentence with what was expected and what was measured."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,19 +16,20 @@ from stages.judging.listening import listen
 from stages.judging.melody import Melody
 
 SHORTEST_SILENCE = 0.5
-"""Seconds at either end that may be silent however short a clip is: a note needs time to begin and to die away."""
+"""Seconds of silence that are allowed at either end however short a clip is: a note needs time to begin and to
+decay."""
 
 SHORTEST_LOUDNESS = 0.4
-"""Seconds from which a sound has a loudness (ITU-R BS.1770)."""
+"""Shortest sound, s, that has a loudness (ITU-R BS.1770)."""
 
 
 @dataclass(frozen=True)
 class _Limit:
-    """The most that one measure may be."""
+    """The upper limit of one measure."""
 
     name: str
     words: str
-    """Its value, `{}`, in words."""
+    """Words for a value of the measure, with `{}` in its place."""
     limit: Callable[[Limits], float | None]
 
 
@@ -45,7 +46,8 @@ _SIMPLE = (
 
 
 def reasons_against(measures: Measures, limits: Limits, seconds_asked: float) -> list[str]:
-    """Return what a try does not keep, a sentence each that begins with the measure's name."""
+    """Return the reasons against a try: for each limit that it does not keep, a sentence that begins with the measure's
+    name."""
     reasons = [*_length(measures, limits, seconds_asked), *_silence(measures, limits)]
     for each in _SIMPLE:
         limit, value = each.limit(limits), getattr(measures, each.name)
@@ -61,7 +63,7 @@ def _length(measures: Measures, limits: Limits, asked: float) -> Iterator[str]:
 
 
 def _silence(measures: Measures, limits: Limits) -> Iterator[str]:
-    """Say whether ends, or the whole, are silent: of a whole that is, no more is to be said of its ends."""
+    """Yield the reasons if an end, or the whole, is silent. If the whole is silent, its ends are not mentioned."""
     length, loudness = measures.seconds, measures.loudness
     if limits.loudness is not None and length >= SHORTEST_LOUDNESS and (loudness or -np.inf) < limits.loudness:
         got = "nothing above -70" if loudness is None else f"{loudness:.1f}"
@@ -80,7 +82,7 @@ def _silence(measures: Measures, limits: Limits) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Obedience:
-    """What was heard of what a request asks for, where its limits have it judged; the names are those of `tries`."""
+    """How well a try follows its request, for what has a limit; the names are those of `tries`."""
 
     key: str | None = None
     key_score: float | None = None
@@ -92,11 +94,12 @@ class Obedience:
 def follow_request(
     sound: Samples, sample_rate: int, request: Row, melody: Melody | None, analysis: ChromaConfig | None, limits: Limits
 ) -> tuple[Obedience, list[str]]:
-    """Judge what was asked for and has a limit, and return what was heard and what falls short. Nothing is listened to
-    that has none.
+    """Judge a try by those of its request's conditions that have a limit. Return what was detected, and the reasons
+    against the try. Detectors run only for conditions with a limit.
 
     Args:
-        melody: what it is to follow, with how the model's melodies are measured.
+        melody: the melody to follow; None if there is none.
+        analysis: settings by which the model's melodies are measured; None not to judge the melody.
     """
     asked = asked_by_request(request)
     wanted = Asked(

@@ -1,4 +1,4 @@
-"""What is measured of a try: of its sound as the codec gave it, and of its codes."""
+"""What is measured of a try: its sound as the codec decoded it, and its codes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,48 +14,50 @@ from stages.judging.seams import seam_excess
 from stages.judging.sound import measure_sound
 
 HALF_A_STEP = 0.5 / 2**15
-"""Magnitude under which a sample is zero with 16 bits."""
+"""Magnitude below which a sample is zero in 16 bits."""
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What was measured of a try; the names are those of the view `tries`."""
+    """Measures of a try; the names are those of the view `tries`."""
 
     seconds: float
     head_silence: float
-    """Seconds."""
+    """Seconds of silence at the beginning."""
     tail_silence: float
+    """Seconds of silence at the end."""
     silence: float
     """Share of windows that are silent, 0 to 1."""
     zeros: float
     """Share of samples that 16 bits would make zero, 0 to 1."""
     loudness: float | None
-    """LUFS."""
+    """Integrated loudness, LUFS; None if there is none."""
     clipping_runs: float
     """Share of samples in flat tops, 0 to 1."""
     true_peak: float | None
-    """dBTP."""
+    """True peak, dBTP; None if every sample is zero."""
     dc: float
+    """Absolute mean of the channel whose mean is furthest from zero, as a share of full scale."""
     end_noise: float | None
-    """How much flatter than all before the last second is (`stages.judging.noise`)."""
+    """How much flatter the last second is than all before it (`stages.judging.noise`); None if that cannot be said."""
     seam: float | None
-    """How much changes where windows meet, in units of the largest change elsewhere; None for a clip of one window."""
+    """Largest change where windows meet, in units of the largest change elsewhere; None for a clip of one window."""
     held_seconds: float | None
-    """Seconds of sound in which no code changes; None without codes."""
+    """Longest stretch in which no code changes, s; None without codes."""
     looped_seconds: float | None
-    """Seconds of sound that repeat what was before."""
+    """Longest stretch that repeats the codes before it, s; None without codes."""
 
 
 def measure_try(
     sound: Samples, sample_rate: int, codes: Codes | None, frame_rate: float, borders: Sequence[float] = ()
 ) -> Measures:
-    """Measure a try.
+    """Return the measures of a try.
 
     Args:
         sound: [C, N], finite, at least one sample.
-        codes: [K, T], those of the prompt too.
-        frame_rate: frames of codes a second.
-        borders: seconds at which decoding windows meet.
+        codes: [K, T], without those of a prompt; None leaves their measures out.
+        frame_rate: frames of codes per second.
+        borders: times, s, at which decoding windows meet.
     """
     heard, facts = measure_audio(sound, sample_rate), measure_sound(sound, sample_rate)
     clipping = ClippingMeter(len(sound))
@@ -63,7 +65,7 @@ def measure_try(
     mono = to_mono(sound)[0]
     held = looped = None
     if codes is not None:
-        # Silence is one code: what is silent at the ends is measured as that, and not twice.
+        # A silent end is one code held. It is measured as silence already, so its codes are left out here.
         first = round(facts.head_silence * frame_rate)
         last = max(first, codes.shape[1] - round(facts.tail_silence * frame_rate))
         held = held_seconds(codes[:, first:last], frame_rate)

@@ -1,4 +1,4 @@
-"""Retakes: takes that did not pass, generated once more with other seeds, as the stage `generate` made them."""
+"""Retakes: generating takes that did not pass again, with other seeds, in the way of the stage `generate`."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Retaker:
-    """Generates takes again. The model is loaded, and the conditions of a request are read, when they are needed.
+    """Generates takes again. The model is loaded, and a request's conditions are read, only when they are needed.
 
     Args:
-        config: what the first tries were generated with.
+        config: the settings that the first tries were generated with.
     """
 
     def __init__(self, config: GenerationConfig, context: Context) -> None:
@@ -42,20 +42,22 @@ class Retaker:
         return ConditionReader(self._context, self._trained.facts, self._config)
 
     def read_conditions(self, request: Row) -> None:
-        """Read what a request is generated from, once for all of its takes and their retakes.
+        """Read the conditions that a request is generated from, once for all of its takes and retakes.
 
         Raises:
-            RequestRefused: it refers to what is not there any more.
+            RequestRefused: it refers to something that does not exist any more.
         """
         if request["request_id"] not in self._conditions:
             self._reader.read_rows([request])
             self._conditions[request["request_id"]] = self._reader.read(request)
 
     def generate(self, requests: Sequence[Row], seeds: Sequence[int]) -> "Iterator[tuple[int, Int[Tensor, 'K _']]]":
-        """Yield the number and the codes of a take of each request, made with its seed, as soon as they are whole.
+        """Yield the number of each request and the codes of a take of it, [K, T], made with its seed, as soon as they
+        are complete.
 
         Args:
-            requests: those whose conditions were read; one stands once for each of its takes.
+            requests: requests whose conditions were read; each occurs once for each of its takes that is generated.
+            seeds: one for each of the requests.
 
         Raises:
             Stopped: the run was asked to stop.

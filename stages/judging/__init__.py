@@ -1,5 +1,6 @@
 """Judging a sound: what was asked for, what is detected in it, whether the two agree, and what is wrong with it.
 
-Stages that judge clips share it: `gate`, before a clip is one, and `evaluate`, which scores those that are. The same
-functions judge recordings, so that no number of a clip stands without one to compare it with.
+The stages that judge clips share this package: `gate`, which judges takes before they become clips, and `evaluate`,
+which scores clips. The same functions judge recordings, so that every number about clips can be compared with one about
+recordings.
 """

@@ -1,4 +1,4 @@
-"""What was asked of a sound: of a clip by its request, of a recording by what is known of it."""
+"""What a sound should be: a clip by its request, a recording by what is known about it."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -13,17 +13,18 @@ from stages.judging.judging import Asked
 WITHOUT_DRUMS = re.compile(
     r"\b(?:without|no|minus|sans)\s+(?:any\s+)?(?:drums?|percussion|beats?)\b|\bdrumless\b", re.I
 )
-"""Words that ask for no drums."""
+"""Matches words that ask for a clip without drums."""
 
 WITH_DRUMS = re.compile(r"\bdrums?\b(?!\s+(?:and|n|&)\s+bass\b)|\bpercussion\b", re.I)
-"""Words that ask for drums; the name of a genre does not."""
+"""Matches words that ask for drums, but not the name of the genre drum and bass."""
 
 
 def asked_by_request(request: Row, instruments: Collection[str] = ()) -> Asked:
-    """Return what a row of `requests` asks for. The beats of a clip begin with it, unless it continues a prompt.
+    """Return what a row of `requests` asks for. Beats are asked for from the start of the clip on, unless the clip
+    continues a prompt.
 
     Args:
-        instruments: those that can be told from each other; others that a request names are not judged.
+        instruments: names of the instruments that the detector knows; others that a request names are not judged.
     """
     bpm = request["bpm"]
     words = " , ".join(filter(None, (request["description"], dict(request["fields"] or ()).get("instrument"))))
@@ -38,8 +39,8 @@ def asked_by_request(request: Row, instruments: Collection[str] = ()) -> Asked:
 
 
 def _asked_chords(request: Row) -> tuple[dict[str, Any], ...] | None:
-    """Return the chords of a request over its clip, each bar's by themselves. They begin with the clip, a prompt
-    included, as those that the model is told do."""
+    """Return the chords that a request asks for during its clip, one or more for each bar. They begin with the clip,
+    including its prompt, as do those that the model is given. None if the request has no chords or no tempo."""
     if not request["chords"] or request["bpm"] is None:
         return None
     meter = parse_meter(request["meter"] or DEFAULT_METER)
@@ -52,7 +53,7 @@ def _asked_chords(request: Row) -> tuple[dict[str, Any], ...] | None:
 
 
 def asked_drums(description: str | None) -> bool | None:
-    """Return whether words ask for drums, or for none; None where they say nothing of drums."""
+    """Return True if words ask for drums, False if they ask for none, None if they do not mention drums."""
     if not description:
         return None
     if WITHOUT_DRUMS.search(description):
@@ -61,8 +62,8 @@ def asked_drums(description: str | None) -> bool | None:
 
 
 def asked_instruments(words: str, instruments: Collection[str]) -> tuple[str, ...]:
-    """Return the instruments that words ask for, in singular or plural, without those that they ask to be left out. Of
-    names within each other the longer one is meant: a distorted guitar is no guitar."""
+    """Return the instruments that words ask for, in singular or plural, except those that should be left out. If one
+    name is part of another, the longer one counts: a distorted guitar is not a guitar."""
     if not instruments:
         return ()
     names = "|".join(re.escape(name) for name in sorted(instruments, key=lambda name: (-len(name), name)))
@@ -74,18 +75,18 @@ def asked_instruments(words: str, instruments: Collection[str]) -> tuple[str, ..
 
 
 def beat_grid(bpm: float, seconds: float) -> tuple[float, ...]:
-    """Return the times of the beats of so many seconds, the first at their beginning."""
+    """Return the times of the beats in a duration, s; the first is at 0."""
     beats = int(seconds * bpm / 60 - 1e-6) + 1
     return tuple(60 / bpm * beat for beat in range(beats))
 
 
 def truth_of_track(track: Row, piece: Row | None, seconds: float) -> Asked:
-    """Return what the first seconds of a recording are known to be: by its metadata, and all of it by its score where
-    it is a piece of the demo corpus.
+    """Return what the first `seconds` of a recording are known to be: from its metadata, and for a piece of the demo
+    corpus from its score, which says everything.
 
     Args:
         track: a row of `tracks`.
-        piece: its row of `pieces`.
+        piece: its row of `pieces`; None if it is not a piece of the demo corpus.
     """
     instruments = instrument_names(track["instrument"]) or None
     if piece is None:
@@ -102,19 +103,19 @@ def truth_of_track(track: Row, piece: Row | None, seconds: float) -> Asked:
 
 
 def instrument_names(metadata: str | None) -> tuple[str, ...]:
-    """Return the instruments that metadata names, in lower case, without drums: those are told by their sound."""
+    """Return the instruments that metadata names, in lower case, without drums, which have a detector of their own."""
     names = (name.strip().lower() for name in (metadata or "").split(","))
     return tuple(dict.fromkeys(name for name in names if name and not WITH_DRUMS.search(name)))
 
 
 def _played_seconds(piece: Row) -> float:
-    """Return the length of a piece's whole bars, without its ringing out, which is shorter than a bar."""
+    """Return the duration of a piece's whole bars, s, without its final decay, which is shorter than a bar."""
     bar = piece["beats_per_bar"] * 60 / piece["bpm"]
     return float(int(piece["seconds"] / bar + 1e-6) * bar)
 
 
 def _piece_chords(piece: Row) -> list[dict[str, Any]]:
-    """Return the chords of a piece as rows of `harmony`: they are all of one length."""
+    """Return the chords of a piece in the form of `harmony`; all have the same length."""
     length = _played_seconds(piece) / len(piece["chords"])
     chords = []
     for number, name in enumerate(piece["chords"]):
@@ -129,5 +130,5 @@ def _chord(start: float, end: float, root: int, quality: str, bass: int) -> dict
 
 
 def _mostly_before(chords: Sequence[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
-    """Return the chords of which at least half lies in the first seconds: there is too little to hear of others."""
+    """Return the chords of which at least half lies in the first seconds; too little of the others can be heard."""
     return [chord for chord in chords if (chord["start"] + chord["end"]) / 2 <= seconds]

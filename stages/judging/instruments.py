@@ -1,12 +1,13 @@
-"""Which instruments play, told from a sound's codes.
+"""Which instruments play, detected from a sound's codes.
 
-A codec that has learned on music spends its codes on what there is to hear, so how often each code comes tells
-instruments apart where detectors of sound are misled by what the codec does to it. A recording is the roots of its
-codes' frequencies, by codebook (a bag of audio words: S. Pancoast and M. Akbacak, Interspeech 2012; roots as in
-Hellinger's distance), and a ridge regression of the names in the metadata of training recordings on them ranks those
-names for any other codes of the same codec. No network is needed, and nothing is learned but from the store itself.
+A codec that was trained on music spends its codes on what is audible. So the frequencies of its codes distinguish
+instruments, where detectors that work on sound are misled by the codec's distortions. The features of a recording are
+the square roots of its codes' frequencies, for each codebook (a bag of audio words: S. Pancoast and M. Akbacak,
+Interspeech 2012; roots as in Hellinger's distance). A ridge regression from these features to the instrument names in
+the metadata of training recordings then ranks the names for any codes of the same codec. It needs no network and learns
+only from the store itself.
 
-How far it is to be believed is what it says of held-out recordings, whose codes it hears as it hears those of clips.
+How reliable it is shows on held-out recordings, whose codes it judges in the same way as those of clips.
 """
 
 from collections.abc import Collection, Sequence
@@ -30,14 +31,15 @@ from stages.pipeline.contract import Context
 Codes = Int[npt.NDArray[Any], "K T"]
 
 RECORDINGS = 1024
-"""Most recordings that it learns from."""
+"""Most recordings that a judge learns from."""
 
 LEAST_RECORDINGS, LEAST_OF_AN_INSTRUMENT = 64, 8
-"""Recordings with instruments, and with one of them, below which there is nothing to learn."""
+"""Fewest recordings with instruments, and fewest with a given instrument, that a judge can learn from."""
 
 REGULARISATION = 0.3
-"""Weight of the ridge, where features have unit variance and the norm of their number. Of 0.03 to 1 it ranked the
-demo's held-out recordings best: 89 % of what plays was among as many names, where 85 to 87 % were with the others."""
+"""Weight of the ridge, for features of unit variance that are divided by the root of their number. Of the values from
+0.03 to 1 it ranked the instruments of the demo's held-out recordings best: 89 % of those that play were among the names
+returned; with the other values, 85 to 87 %."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +52,16 @@ class InstrumentJudge:
     scale: Float[npt.NDArray[np.float64], " F"]
     weights: Float[npt.NDArray[np.float64], "F I"]
     shares: Float[npt.NDArray[np.float64], " I"]
-    """Of the recordings in which each instrument plays."""
+    """Share of the recordings in which each instrument plays."""
     usual: int
-    """Instruments, of these, that play in a recording: the median."""
+    """Median number of these instruments in a recording."""
 
     @classmethod
     def fit(
         cls, codes: Sequence[Codes], instruments: Sequence[Collection[str]], cardinality: int
     ) -> "InstrumentJudge | None":
-        """Learn from recordings; None where they are too few, or no instrument plays in some and not in others."""
+        """Learn from recordings. None if there are too few, or if no instrument plays in enough of them and is missing
+        in enough."""
         counts: dict[str, int] = {}
         for name in (name for names in instruments for name in set(names)):
             counts[name] = counts.get(name, 0) + 1
@@ -71,19 +74,19 @@ class InstrumentJudge:
         standard = (features - mean) / scale
         plays = np.array([[name in each for name in names] for each in instruments], dtype=np.float64)
         shares = plays.mean(axis=0)
-        # As many equations as recordings, which are fewer than features.
+        # Solved in the dual form, with one equation for each recording: there are fewer recordings than features.
         products = standard @ standard.T + REGULARISATION * np.eye(len(standard))
         weights = standard.T @ np.linalg.solve(products, plays - shares)
         return cls(names, cardinality, mean, scale, weights, shares, max(1, round(float(np.median(plays.sum(axis=1))))))
 
     def hear(self, codes: Codes) -> tuple[str, ...]:
-        """Return as many names as usually play, those first that are most likely to."""
+        """Return the most likely names, the likeliest first, as many as usually play."""
         likely = (_features(codes, self.cardinality) - self.mean) / self.scale @ self.weights + self.shares
         return tuple(self.names[number] for number in np.argsort(-likely, kind="stable")[: self.usual])
 
 
 def _features(codes: Codes, cardinality: int) -> Float[npt.NDArray[np.float64], " F"]:
-    """Return the roots of the frequencies of codes, F = K x cardinality."""
+    """Return the square roots of the codes' frequencies, [F] with F = K x cardinality."""
     counts = [np.bincount(level, minlength=cardinality) for level in codes]
     frequencies: npt.NDArray[np.float64] = np.concatenate(counts) / max(1, codes.shape[1])
     return np.sqrt(frequencies)
@@ -91,19 +94,19 @@ def _features(codes: Codes, cardinality: int) -> Float[npt.NDArray[np.float64], 
 
 @dataclass(frozen=True)
 class HeardInstruments:
-    """What is told of a sound's instruments."""
+    """The instruments detected in a sound."""
 
     likeliest: tuple[str, ...]
-    """As many as usually play, the likeliest first."""
+    """The likeliest instruments first, as many as usually play."""
     names: tuple[str, ...]
-    """All that can be told apart."""
+    """All instruments that the judge knows."""
 
 
 class InstrumentJudges:
-    """Tells the instruments of rows of `generations` or `tokens`, by a judge for each format of codes.
+    """Detects the instruments in rows of `generations` or `tokens`, with one judge for each format of codes.
 
-    Each learns from at most `RECORDINGS` training recordings, out of as few shards as hold so many, by hash. Of codes
-    that the store has no such recordings of nothing is told.
+    Each judge learns from at most `RECORDINGS` training recordings, which are chosen by hash from as few shards as
+    possible. If the store has no such recordings for a format of codes, nothing is detected for it.
     """
 
     def __init__(self, context: Context) -> None:
@@ -113,7 +116,8 @@ class InstrumentJudges:
         self._key = keys_digest((row["track_id"],) for row in self._recordings)
 
     def hear(self, row: Row) -> HeardInstruments | None:
-        """Tell the instruments of a row's codes, without those of a prompt. Threads may call it at once."""
+        """Return the instruments in a row's codes, without those of its prompt; None if no judge can be trained or
+        there are no codes. Threads may call this at the same time."""
         judge = self._judge(CodesFormat.from_row(row))
         codes = np.array(row["codes"], dtype=np.int64)[:, row.get("prompt_frames") or 0 :]
         return None if judge is None or not codes.size else HeardInstruments(judge.hear(codes), judge.names)
@@ -128,7 +132,7 @@ class InstrumentJudges:
 
 
 def _labelled(context: Context) -> list[Row]:
-    """Return the training recordings to learn from: rows of `tracks`."""
+    """Return the training recordings to learn from, as rows of `tracks`."""
     rows = context.rows(TRACKS, ["track_id", "split", "shard", "instrument"]).to_pylist()
     labelled = [row for row in rows if row["split"] == "train" and instrument_names(row["instrument"])]
     labelled.sort(key=lambda row: (by_hash(f"shard {row['shard']}"), by_hash(row["track_id"])))

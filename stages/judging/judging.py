@@ -1,17 +1,19 @@
-"""Judging: what was asked of a sound against what was heard in it, each by the measure that the field uses.
+"""Judging: comparing what was asked of a sound with what was detected in it, by the measures that the field uses.
 
-What was asked and could not be heard is wrong, not left out: a model that makes nothing must not score.
+What was asked for but not detected counts as wrong; it is not left out, because a model that generates nothing must not
+score.
 
-- **Key**: right or wrong, and MIREX's score, which gives a near miss a part (audio key detection since 2005: 1 for the
-  key, 0.5 a perfect fifth off, 0.3 the relative key, 0.2 the parallel one).
-- **Tempo**: Accuracy 1, within 4 %; Accuracy 2 forgives factors of 2 and 3 (F. Gouyon et al., IEEE TASLP 2006, 14(5),
-  section III-B).
+- **Key**: right or wrong, and MIREX's score, which gives part of a point for a near miss (audio key detection since
+  2005: 1 for the key, 0.5 a perfect fifth off, 0.3 the relative key, 0.2 the parallel one).
+- **Tempo**: Accuracy 1, within 4 %; Accuracy 2 also accepts factors of 2 and 3 (F. Gouyon et al., IEEE TASLP 2006,
+  14(5), section III-B).
 - **Beats**: F-measure with a tolerance of 70 ms (S. Dixon, "Evaluation of the audio beat tracking system BeatRoot",
   JNMR 2007).
-- **Instruments**: recall of what was asked for among the likeliest k, as many as usually play (C. Manning et al.,
-  "Introduction to Information Retrieval", 2008, 8.4): more may play than a request names.
-- **Chords**: share of the asked chords, one or more a bar, that sound through most of their time, told apart by root
-  and major or minor (MIREX's `majmin`; M. Mauch and S. Dixon, ISMIR 2010).
+- **Instruments**: recall of the asked instruments among the likeliest k, where k is how many usually play (C. Manning
+  et al., "Introduction to Information Retrieval", 2008, 8.4). Precision is not used, because more may play than a
+  request names.
+- **Chords**: share of the asked chords, one or more for each bar, that sound for most of their time. Chords are
+  compared by root and by major or minor (MIREX's `majmin`; M. Mauch and S. Dixon, ISMIR 2010).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,38 +26,38 @@ TEMPO_TOLERANCE = 0.04
 """Relative error within which a tempo counts as right."""
 
 TEMPO_FACTORS = (1.0, 2.0, 0.5, 3.0, 1 / 3)
-"""Multiples of the asked tempo that Accuracy 2 takes for right: people tap the same music at several levels."""
+"""Multiples of the asked tempo that Accuracy 2 accepts, because people tap the same music at several levels."""
 
 BEAT_TOLERANCE = 0.07
-"""Seconds between an asked beat and one that is heard for it."""
+"""Largest difference, s, between an asked beat and a detected beat that matches it."""
 
 MIREX_KEY_WEIGHTS = {"fifth": 0.5, "relative": 0.3, "parallel": 0.2}
-"""What an estimated key is worth that is not the asked one, by how far it is from it."""
+"""Score of an estimated key that is not the asked one, by its relation to the asked one."""
 
 Chord = Mapping[str, Any]
-"""A chord as a row of `harmony` holds it: `start` and `end` in seconds, `root` from 0 (C) to 11, -1 for none, and
+"""A chord in the form of `harmony`: `start` and `end` in seconds, `root` from 0 (C) to 11, -1 for no chord, and
 `quality`."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a sound should be; None for what nobody asked."""
+    """What a sound should be; None for what was not asked."""
 
     key: str | None = None
     """Such as `A minor`."""
     bpm: float | None = None
     beats: tuple[float, ...] | None = None
-    """Seconds."""
+    """Times, s."""
     chords: tuple[Chord, ...] | None = None
-    """One after another, each to be judged by itself."""
+    """Chords one after another, each judged by itself."""
     drums: bool | None = None
     instruments: tuple[str, ...] | None = None
-    """Names, of those that can be told apart. Drums are not among them."""
+    """Names, only those that the detector knows; drums are not among them."""
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What detectors found in a sound; None for what they did not find."""
+    """What was detected in a sound; None for what was not detected."""
 
     key: str | None
     bpm: float | None
@@ -63,11 +65,11 @@ class Heard:
     chords: tuple[Chord, ...]
     drums: bool
     instruments: tuple[str, ...] | None = None
-    """The likeliest, as many as usually play; None where nothing tells them apart."""
+    """The likeliest instruments, as many as usually play; None if they cannot be detected."""
 
 
 def judge(asked: Asked, heard: Heard) -> dict[str, Any]:
-    """Return the columns of `scores` that say what was asked, what was heard and whether they agree."""
+    """Return the columns of `scores` for what was asked, what was detected, and whether the two agree."""
     scores: dict[str, Any] = {"key": heard.key, "bpm": heard.bpm, "drums": heard.drums}
     scores |= {"beats": list(heard.beats), "chords": list(heard.chords)}
     scores["instruments"] = None if heard.instruments is None else list(heard.instruments)
@@ -95,7 +97,7 @@ def judge(asked: Asked, heard: Heard) -> dict[str, Any]:
 
 
 def key_score(asked: str, heard: str) -> float:
-    """Return MIREX's score of a key, from 0 to 1, both written as `A minor`."""
+    """Return MIREX's score of a key, 0 to 1. Both keys are written like `A minor`."""
     if asked == heard:
         return 1.0
     (asked_tonic, asked_mode), (tonic, mode) = (_tonic_and_mode(key) for key in (asked, heard))
@@ -113,17 +115,17 @@ def _tonic_and_mode(key: str) -> tuple[int, str]:
 
 
 def tempo_is_near(asked: float, heard: float) -> bool:
-    """Tell whether a tempo is within 4 % of what was asked, no octave forgiven."""
+    """Return whether a tempo is within 4 % of the asked one, without accepting multiples of it."""
     return abs(heard / asked - 1) <= TEMPO_TOLERANCE
 
 
 def beat_f_measure(asked: Sequence[float], heard: Sequence[float]) -> float:
-    """Compute the F-measure of beats, each in seconds and rising: a beat is found by at most one beat within 70 ms. No
-    beats at all agree with none."""
+    """Return the F-measure of beats, both in seconds, ascending. Each beat matches at most one beat within 70 ms. If
+    both are empty, the result is 1."""
     if not asked and not heard:
         return 1.0
     matched = first = 0
-    # On a line, giving each beat the earliest free one within reach matches as many as can be.
+    # Matching each asked beat with the earliest free beat within reach gives the largest possible number of matches.
     for beat in asked:
         while first < len(heard) and heard[first] < beat - BEAT_TOLERANCE:
             first += 1
@@ -133,7 +135,7 @@ def beat_f_measure(asked: Sequence[float], heard: Sequence[float]) -> float:
 
 
 def chord_sounds(asked: Chord, heard: Sequence[Chord]) -> bool:
-    """Tell whether an asked chord, by root and major or minor, is what sounds for the most of its time."""
+    """Return whether an asked chord, by root and major or minor, is the chord that sounds for most of its time."""
     seconds: dict[tuple[int, str], float] = {}
     for chord in heard:
         overlap = min(asked["end"], chord["end"]) - max(asked["start"], chord["start"])
@@ -144,7 +146,7 @@ def chord_sounds(asked: Chord, heard: Sequence[Chord]) -> bool:
         return bool(asked["root"] == NO_ROOT)
     root, third = max(seconds, key=lambda name: seconds[name])
     asked_root, asked_third = _root_and_third(asked)
-    # A chord without a third, such as a suspended one, is told by its root alone.
+    # A chord without a third, such as a suspended one, is compared by its root only.
     return root == asked_root and asked_third in ("", third)
 
 

@@ -1,5 +1,6 @@
-"""Listening: what plain signal processing hears in a clip - its tempo and beats, its chords and key, and whether there
-are drums. No model and no randomness: the same samples always give the same answer."""
+"""Listening: what plain signal processing detects in a clip: tempo and beats, chords and key, and drums.
+
+No model and no randomness: the same samples always give the same answer."""
 
 from dataclasses import asdict
 
@@ -11,26 +12,27 @@ from stages.analysis import find_harmony, find_rhythm
 from stages.judging.judging import Heard
 
 LEVELS_A_SECOND = 200
-"""Levels of a band are taken so often, of 10 ms each: a stroke is over within three."""
+"""Levels of a band per second, each over 10 ms: a drum stroke is over within three of them."""
 
 LOW_BAND, HIGH_BAND = (30.0, 150.0), (3500.0, 8000.0)
-"""Hz: where a kick sounds, and where strokes are noise."""
+"""Frequency bands, Hz: of a kick drum, and of the noise in a stroke."""
 
 QUIETEST = 1e-9
-"""Power (-90 dB of full scale) that is added to every level."""
+"""Power (-90 dB of full scale) added to every level."""
 
 SHORTEST_SECONDS = 1.0
-"""In less no drums are heard: there are too few levels for a correlation."""
+"""Shortest sound, s, in which drums can be detected; in a shorter one there are too few levels for a correlation."""
 
 WEIGHTS, BOUNDARY = (1.0, 0.23, -0.045), 0.624
-"""Logistic regression on 339 pieces of the demo corpus, as they are and through the miniature's codec, drums and none
-weighed alike. Of 120 pieces of other artists it is right for 97 % as they are and 98 % through the codec. Most that it
-misses have a shaker alone; three of four pieces have some drums."""
+"""Weights and threshold of a logistic regression on 339 pieces of the demo corpus, as they are and through the
+miniature's codec, with drums and without drums weighted equally. On 120 pieces of other artists it is right for 97 % as
+they are and 98 % through the codec. Most pieces that it gets wrong have only a shaker. Three of four pieces have some
+drums."""
 
 
 def hear_drums(mono: Float[npt.NDArray[np.float32], "N"], sample_rate: int) -> bool:
-    """Tell whether there are drums in a mono signal: a stroke begins at both ends of the spectrum at once, where a note
-    begins at its own pitch, and a kick stands out of what else is low."""
+    """Return whether a mono signal has drums. A drum stroke begins at both ends of the spectrum at the same time, while
+    a note begins at its own pitch; and a kick is louder than the other low sounds."""
     if len(mono) < SHORTEST_SECONDS * sample_rate:
         return False
     low, high = (_levels(mono, sample_rate, band) for band in (LOW_BAND, HIGH_BAND))
@@ -42,7 +44,7 @@ def hear_drums(mono: Float[npt.NDArray[np.float32], "N"], sample_rate: int) -> b
 def _levels(
     mono: Float[npt.NDArray[np.float32], "N"], sample_rate: int, band: tuple[float, float]
 ) -> Float[npt.NDArray[np.float64], " F"]:
-    """Return the levels of a band, dB, 5 ms from one to the next."""
+    """Return the levels of a frequency band, dB, 5 ms apart."""
     from scipy.signal import butter, sosfilt
 
     lowest, highest = band[0], min(band[1], 0.49 * sample_rate)
@@ -54,14 +56,14 @@ def _levels(
 
 
 def _correlation(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
-    """Return Pearson's correlation; 0 where one of them does not change."""
+    """Return Pearson's correlation; 0 if one of the two is constant."""
     spread = float(first.std() * second.std())
     return float(np.mean((first - first.mean()) * (second - second.mean()))) / spread if spread else 0.0
 
 
 def listen(mono: Float[npt.NDArray[np.float32], "N"], sample_rate: int) -> Heard:
-    """Return all that is heard in a mono signal. No detector is told what was asked: a hint would be a part of the
-    answer."""
+    """Return everything that is detected in a mono signal. The detectors get no hints from what was asked, because a
+    hint would give away part of the answer."""
     rhythm = find_rhythm(mono, sample_rate)
     harmony = find_harmony(mono, sample_rate, rhythm.beats, rhythm.downbeats)
     return Heard(

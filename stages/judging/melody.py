@@ -1,8 +1,8 @@
-"""Melody following: how well a sound keeps to the melody that it was asked to follow.
+"""Melody following: how well a sound follows the melody that it was asked to follow.
 
 MusicGen measures the mean cosine similarity of the *quantised* chroma of reference and clip (arXiv:2306.05284, section
-4, "Melody evaluation"). A quantised frame is one-hot, so the cosine of two frames is 1 where their pitch classes agree
-and 0 where not: the measure is the share of frames that agree. It is taken of the full mix, as there.
+4, "Melody evaluation"). A quantised frame is one-hot, so the cosine of two frames is 1 if their pitch classes agree and
+0 if not: the measure is the share of frames that agree. As in the paper, it is measured on the full mix.
 """
 
 from collections.abc import Iterable
@@ -24,11 +24,11 @@ from stages.checkpoints.facts import read_facts
 from stages.pipeline.contract import Context
 
 SILENT = -1
-"""The pitch class of a frame in which nothing sounds: it agrees with none."""
+"""Pitch class of a silent frame, which agrees with no other."""
 
 
 def _pitch_classes(chroma: Float[Tensor, "F 12"], frames: int, own_rate: float, rate: float) -> Int[Tensor, "frames"]:
-    """Return the strongest class at each of `frames` moments at `rate`, from chroma at `own_rate`."""
+    """Return the strongest pitch class at each of `frames` moments at `rate`, from chroma at `own_rate`."""
     moments = (torch.arange(frames, dtype=torch.float64) * own_rate / rate).round().long().clamp(max=len(chroma) - 1)
     frames_of_chroma = chroma[moments]
     return torch.where(frames_of_chroma.amax(-1) > 0, frames_of_chroma.argmax(-1), SILENT)
@@ -41,7 +41,7 @@ def _aligned_pitch_classes(
         raise ValueError(
             f"expected frames and positive rates, got {len(clip)} at {clip_rate} and {len(asked)} at {asked_rate}"
         )
-    # What is compared is the time that both cover, in the frames of the clip.
+    # Compares the time that both cover, in the clip's frames.
     frames = max(1, min(len(clip), round(len(asked) / asked_rate * clip_rate)))
     return (
         _pitch_classes(clip, frames, clip_rate, clip_rate),
@@ -52,15 +52,15 @@ def _aligned_pitch_classes(
 def chroma_agreement(
     clip: Float[Tensor, "F 12"], clip_rate: float, asked: Float[Tensor, "G 12"], asked_rate: float
 ) -> float:
-    """Measure the chroma similarity: the share of frames, from 0 to 1, whose strongest pitch class is the asked one. A
-    frame in which nothing sounds, or nothing is asked, does not agree.
+    """Return the chroma similarity: the share of frames, 0 to 1, whose strongest pitch class is the asked one. A frame
+    in which nothing sounds, or nothing is asked, does not agree.
 
     Args:
-        clip: chroma of the clip, at `clip_rate` frames a second.
-        asked: chroma of the asked melody, at `asked_rate` frames a second.
+        clip: chroma of the clip, at `clip_rate` frames per second.
+        asked: chroma of the asked melody, at `asked_rate` frames per second.
 
     Raises:
-        ValueError: no frames, or a rate that is not positive.
+        ValueError: one of them has no frames, or a rate is not positive.
     """
     of_clip, of_asked = _aligned_pitch_classes(clip, clip_rate, asked, asked_rate)
     return float(((of_clip == of_asked) & (of_clip != SILENT)).double().mean())
@@ -69,14 +69,14 @@ def chroma_agreement(
 def chance_agreement(
     clip: Float[Tensor, "F 12"], clip_rate: float, asked: Float[Tensor, "G 12"], asked_rate: float
 ) -> float:
-    """Compute the chance level: the mean of `chroma_agreement` over every order of the asked melody's frames.
+    """Return the chance level: the mean of `chroma_agreement` over every order of the asked melody's frames.
 
-    It is what a clip gets that plays the right pitch classes as often as asked, but at the wrong times: a stricter
-    comparison than another melody, for it shares the key. Over all orders the mean is the sum over pitch classes of the
-    product of their shares, so no order needs to be drawn.
+    A clip with the right pitch classes as often as asked, but at the wrong times, reaches this level. It is a stricter
+    comparison than another melody, because the key is the same. The mean over all orders is the sum over pitch classes
+    of the product of their shares, so no order needs to be drawn.
 
     Raises:
-        ValueError: as `chroma_agreement`.
+        ValueError: as in `chroma_agreement`.
     """
     of_clip, of_asked = _aligned_pitch_classes(clip, clip_rate, asked, asked_rate)
     shares = [
@@ -88,15 +88,16 @@ def chance_agreement(
 
 @dataclass(frozen=True, eq=False)
 class Melody:
-    """A melody that a sound is to follow."""
+    """A melody that a sound should follow."""
 
     frames: Float[Tensor, "G 12"]
+    """Chroma."""
     rate: float
-    """Frames a second."""
+    """Frames per second."""
 
     @classmethod
     def of_row(cls, row: Row) -> Self | None:
-        """Return the melody of a row of `generations`; None where it was given none."""
+        """Return the melody of a row of `generations`; None if it has none."""
         if not row["chroma"]:
             return None
         return cls(torch.from_numpy(np.array(row["chroma"], dtype=np.float32)), row["chroma_frame_rate"])
@@ -104,10 +105,11 @@ class Melody:
     def scores(
         self, samples: Float[npt.NDArray[np.float32], "C N"], sample_rate: int, analysis: ChromaConfig
     ) -> dict[str, float]:
-        """Return the columns of `scores` that say how well a sound follows it, and how well by chance.
+        """Return the columns of `scores` that say how well a sound follows the melody, and the chance level.
 
         Args:
-            analysis: how the model's melodies were measured; the sound's is measured so too.
+            analysis: settings by which the chroma of the model's melodies was computed; the sound's is computed
+                likewise.
         """
         mono = resample(to_mono(samples), sample_rate, analysis.sample_rate)
         of_sound = chroma(torch.from_numpy(mono), analysis)[0]
@@ -118,8 +120,8 @@ class Melody:
 
 
 def melody_analysis(context: Context, checkpoints: Iterable[str]) -> ChromaConfig | None:
-    """Return how the melodies that models follow are measured: of the first that follows any, the published way of one
-    from elsewhere; None where none does."""
+    """Return the settings by which the melodies of some checkpoints are measured: those of the first that follows
+    melodies, or the published ones if it comes from elsewhere. None if no checkpoint follows melodies."""
     for checkpoint in checkpoints:
         if context.library.checkpoint(checkpoint) is None:
             return ChromaConfig()

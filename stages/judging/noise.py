@@ -1,8 +1,8 @@
-"""Noise at the end: whether a clip ends in a hiss or a burst that nothing of it before was like.
+"""Noise at the end: whether a clip ends in a hiss or a burst unlike anything before it.
 
 Spectral flatness, the geometric over the arithmetic mean of a power spectrum (J. D. Johnston, IEEE JSAC 1988, 6(2)), is
-1 for white noise and near 0 for tones. Cymbals and snares are flat too, so the end is held against the flattest moment
-before it, and not against a number alone.
+1 for white noise and near 0 for tones. Cymbals and snares are flat too, so the end is compared with the flattest moment
+before it, not only with a fixed number.
 """
 
 import numpy as np
@@ -10,23 +10,25 @@ import numpy.typing as npt
 from jaxtyping import Float
 
 LAST = 1.0
-"""Seconds at the end that are held against what came before."""
+"""Seconds at the end that are compared with what came before."""
 
 MOMENT, HOP = 0.5, 0.25
-"""Seconds of a moment whose flatness is taken, and from one to the next."""
+"""Length of the moments whose flatness is measured, s, and the time from one to the next, s."""
 
 QUIETEST = -30.0
-"""Decibels below the whole sound from which a moment is looked at: in a fade-out the noise of codecs stays."""
+"""Lowest level of a moment, dB relative to the whole sound, at which it counts: the noise of codecs stays in a
+fade-out."""
 
 FRAME = 0.032
-"""Seconds of the frames whose power spectra a moment's is the mean of."""
+"""Length of the frames, s, whose power spectra are averaged over a moment."""
 
 LOWEST_HERTZ = 100.0
+"""Lowest frequency that counts in the flatness, Hz."""
 
 
 def end_noise(mono: Float[npt.NDArray[np.float32], "N"], sample_rate: int) -> float | None:
-    """Return by how much the flattest moment of the last second is flatter than all before it, from -1 to 1; None where
-    there is nothing before, or the last second is far quieter than the whole."""
+    """Return by how much the flattest moment of the last second is flatter than all moments before it, from -1 to 1.
+    None if nothing sounds before it, or the last second is far quieter than the whole."""
     moments, hop = round(MOMENT * sample_rate), round(HOP * sample_rate)
     ends = np.arange(len(mono), moments - 1, -hop)  # counted from the end, so that the last moment is whole
     if len(mono) < (LAST + MOMENT) * sample_rate:

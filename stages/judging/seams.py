@@ -1,4 +1,4 @@
-"""Seams: whether a long clip changes where one decoding window ends and the next goes on (`model.decoding.windows`)."""
+"""Seams: whether a long clip changes where one decoding window ends and the next begins (`model.decoding.windows`)."""
 
 from collections.abc import Sequence
 
@@ -16,28 +16,30 @@ from stages.checkpoints.facts import read_facts
 from stages.pipeline.contract import Context
 
 SEAM_CONTEXT = 0.25
-"""Seconds of sound on either side of a moment that are compared."""
+"""Seconds of sound on either side of a moment that are compared with each other."""
 
 SEAM_FRAMES_A_SECOND = 50.0
-"""Resolution of the comparison."""
+"""Frames per second of the spectra that are compared."""
 
 SMALLEST_CHANGE = 1.0
-"""Decibels of change that every sound is taken to have somewhere: a held tone has none, and no seam is heard in it."""
+"""Decibels of change that are assumed to occur somewhere in every sound: a held tone has none, but no seam is heard in
+it."""
 
 
 def window_frames(context: Context, checkpoint: str) -> int | None:
-    """Return the frames of a decoding window of a checkpoint; None of one from elsewhere, of which nothing says."""
+    """Return the frames in a decoding window of a checkpoint; None for a checkpoint from elsewhere, which does not
+    say."""
     if context.library.checkpoint(checkpoint) is None:
         return None
     return read_facts(context.weights(WeightsRef.to_checkpoint(checkpoint)).path).segment_frames
 
 
 def window_borders(generation: Row, window: int | None, stride: float) -> list[float]:
-    """Return the seconds at which each window of a generation goes on from what the one before left.
+    """Return the times, s, at which each window of a generation continues after the one before.
 
     Args:
-        window: frames of a window; None where they are not known, and nor are the borders.
-        stride: from one window to the next, as a share of a window.
+        window: frames in a window; None if it is not known, which gives no borders.
+        stride: distance from one window to the next, as a share of a window.
     """
     if window is None:
         return []
@@ -46,18 +48,18 @@ def window_borders(generation: Row, window: int | None, stride: float) -> list[f
 
 
 def seam_contrast(mono: Float[Tensor, "N"], sample_rate: int, borders: Sequence[float]) -> float | None:
-    """Measure how much the sound changes where one decoding window ends and the next goes on, against everywhere else.
+    """Measure how much the sound changes at the borders of decoding windows, compared with everywhere else.
 
-    At each moment the mean mel spectra of the quarter seconds before and after are compared; of a border's difference
-    the rank among those of all moments further than a context from any border is taken: the share of them that it
-    exceeds. The mean over borders is about a half where windows fit together, whatever the music, and nears 1 where
-    they do not (or where they fall on the bars: so a raw recording is measured at the same times).
+    At each moment the mean mel spectra of the quarter seconds before and after it are compared. A border's rank is the
+    share of all moments, further than this context from any border, that change less than it. The mean rank over all
+    borders is about a half if windows fit together, whatever the music. It approaches 1 if they do not (or if borders
+    fall on the bars: so a raw recording is measured at the same times).
 
     Args:
-        borders: times in seconds, in any order; those too near the ends to have both contexts are left out.
+        borders: times, s, in any order; those without a whole context before or after them are left out.
 
     Returns:
-        0 to 1; None where there is no border, or nothing to compare it with.
+        0 to 1; None if there is no border, or nothing to compare it with.
     """
     parts = _changes(mono, sample_rate, borders)
     if parts is None:
@@ -67,17 +69,17 @@ def seam_contrast(mono: Float[Tensor, "N"], sample_rate: int, borders: Sequence[
 
 
 def seam_excess(mono: Float[Tensor, "N"], sample_rate: int, borders: Sequence[float]) -> float | None:
-    """Measure the largest change where one decoding window ends and the next goes on in units of the largest change
-    anywhere else: well above 1 where a clip breaks off and begins anew, and nothing in its music is like it.
+    """Measure the largest change at a border of decoding windows in units of the largest change anywhere else. The
+    result is well above 1 if a clip breaks off and starts again in a way that its music never does.
 
-    The changes are those of `seam_contrast`, which ranks them and so cannot tell a broken seam from the first beat of a
-    bar.
+    The changes are those of `seam_contrast`, which only ranks them and so cannot distinguish a broken seam from the
+    first beat of a bar.
 
     Args:
-        borders: as there.
+        borders: as in `seam_contrast`.
 
     Returns:
-        0 or more; None where there is no border, or nothing to compare it with.
+        0 or more; None if there is no border, or nothing to compare it with.
     """
     parts = _changes(mono, sample_rate, borders)
     if parts is None:
@@ -89,8 +91,8 @@ def seam_excess(mono: Float[Tensor, "N"], sample_rate: int, borders: Sequence[fl
 def _changes(
     mono: Float[Tensor, "N"], sample_rate: int, borders: Sequence[float]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
-    """Return by how many decibels the mean mel spectra before and after a moment differ, at borders and at all moments
-    further than a context from any; None where there are none of either."""
+    """Return the difference, dB, of the mean mel spectra before and after a moment: at borders, and at all moments
+    further than a context from any border. None if there are no borders or no such moments."""
     context = round(SEAM_CONTEXT * SEAM_FRAMES_A_SECOND)
     if not borders or len(mono) < 1 or float(mono.abs().max()) < INAUDIBLE:
         return None

@@ -1,8 +1,8 @@
-"""The sound of a clip by itself, whatever was asked: what is wrong with it as a signal, and how much of music is in it.
+"""The sound of a clip by itself, whatever was asked: defects of the signal, and its spectrum.
 
 A model may follow every condition and still make broken sound: constant offsets, holes of digital silence, a rumble
-without pulse or pitch. Each is measured of clips, of recordings, and of recordings
-through the codec alike, so that none is judged by a number that nobody can place.
+without pulse or pitch. Each of these is measured in the same way on clips, on recordings, and on recordings through the
+codec, so that a clip's numbers can be compared with theirs.
 """
 
 from dataclasses import dataclass
@@ -17,25 +17,26 @@ from stages.audio.loudness import SILENCE_DBFS, SILENCE_WINDOW
 from stages.audio.spectrogram import INAUDIBLE, log_spectrogram
 
 MEL_BANDS = 8
-"""Bands of the vector by which sets are compared: few, for a set must have several sounds for each dimension."""
+"""Mel bands of the vector by which sets of sounds are compared. They are few, because a set needs several sounds for
+each dimension."""
 
 
 @dataclass(frozen=True)
 class SoundFacts:
-    """What was measured of a sound; the names are those of `scores`."""
+    """Measures of a sound, by the names of columns of `scores`."""
 
     dc: float
-    """Mean of the channel whose mean is furthest from zero, as a share of full scale, 0 or more."""
+    """Absolute mean of the channel whose mean is furthest from zero, as a share of full scale, 0 or more."""
     zeros: float
     """Share of samples that are exactly zero, 0 to 1: digital silence."""
     head_silence: float
-    """Seconds of silence that it begins with: windows of 50 ms under -60 dBFS."""
+    """Seconds of silence at the beginning, in windows of 50 ms below -60 dBFS."""
     tail_silence: float
-    """Seconds of silence that it ends with."""
+    """Seconds of silence at the end."""
 
 
 def measure_sound(samples: Float[npt.NDArray[np.float32], "C N"], sample_rate: int) -> SoundFacts:
-    """Measure a sound.
+    """Return the measures of a sound.
 
     Raises:
         ValueError: there are no samples.
@@ -52,7 +53,7 @@ def measure_sound(samples: Float[npt.NDArray[np.float32], "C N"], sample_rate: i
 
 
 def _silent_ends(samples: Float[npt.NDArray[np.float32], "C N"], sample_rate: int) -> tuple[float, float]:
-    """Return the seconds of silence at beginning and end, each all of it where nothing sounds."""
+    """Return the seconds of silence at the beginning and at the end; both are the whole duration if nothing sounds."""
     window = max(1, round(SILENCE_WINDOW * sample_rate))
     length = samples.shape[1]
     starts = np.arange(0, length, window)
@@ -65,8 +66,8 @@ def _silent_ends(samples: Float[npt.NDArray[np.float32], "C N"], sample_rate: in
 
 
 def spectral_centroid(samples: Float[npt.NDArray[np.float32], "C N"], sample_rate: int) -> float | None:
-    """Return the centre of the mean magnitude spectrum of all channels together, Hz; None for silence. Frames that are
-    loud weigh more than quiet ones."""
+    """Return the centre of the mean magnitude spectrum of all channels together, Hz; None for silence. Loud frames
+    count more than quiet ones."""
     mono = samples.mean(axis=0)
     if np.abs(mono).max() < INAUDIBLE:
         return None
@@ -78,11 +79,11 @@ def spectral_centroid(samples: Float[npt.NDArray[np.float32], "C N"], sample_rat
 
 
 def mel_statistics(mono: Float[Tensor, "N"], sample_rate: int) -> Float[npt.NDArray[np.float32], "16"]:
-    """Return the mean and standard deviation over time of each mel band's level, in decibels below the sound's loudest
-    point, so that no set is far from another by its loudness alone.
+    """Return the mean and standard deviation over time of each mel band's level. Levels are in decibels below the
+    sound's loudest point, so that sets of sounds do not differ by loudness alone.
 
     Raises:
-        ValueError: no samples, or a sample rate below 8 kHz.
+        ValueError: there are no samples, or the sample rate is below 8 kHz.
     """
     decibels = log_spectrogram(mono, sample_rate, bands=MEL_BANDS, frames_a_second=25.0, window_seconds=0.064)
     return torch.cat([decibels.mean(dim=1), decibels.std(dim=1, correction=0)]).numpy().astype(np.float32)
