@@ -1,8 +1,8 @@
 """Chords: the most likely sequence of chords, given the pitch classes of every beat.
 
 Each beat's pitch classes are compared with a template for every chord (T. Fujishima, "Realtime chord recognition of
-musical sound", ICMC 1999), and its bass with the chord's root. A hidden Markov model, in which chords tend to change at
-bars rather than at other beats, finds the best sequence (A. Sheh and D. Ellis, ISMIR 2003).
+musical sound", ICMC 1999), and its bass with the chord's root. A hidden Markov model finds the best sequence
+(A. Sheh and D. Ellis, ISMIR 2003); in it chords tend to last, and to change at bars rather than at other beats.
 """
 
 from dataclasses import dataclass

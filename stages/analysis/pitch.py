@@ -1,8 +1,8 @@
 """Pitch classes: how strong each of the twelve is at every moment, over all octaves and in the bass.
 
 Only the peaks of a spectrum count, after E. Gómez, "Tonal description of polyphonic audio for music content processing"
-(INFORMS Journal on Computing 18(3), 2006): noise and the flanks of drums have few peaks. The frequency of a peak is
-that of a parabola through it and its neighbours. The recording's deviation from A = 440 Hz is removed first.
+(INFORMS Journal on Computing 18(3), 2006), so noise and the flanks of drums hardly count. The frequency of a peak
+is that of a parabola through it and its neighbours. The recording's deviation from A = 440 Hz is removed first.
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 libsndfile is the faster and stricter of the two. FFmpeg's decoders read what libsndfile cannot (AAC, ALAC, WMA, Opus in
 WebM). They also go on after damage; what they lose there is replaced by silence of the same length. Samples are read in
-blocks, so no memory is allocated because a header claims a length.
+blocks, so a header that claims too much allocates no memory.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -40,7 +40,7 @@ _STRICT = {"err_detect": "crccheck+explode"}
 
 
 class DecoderError(AudioError):
-    """A decoder cannot decode a file, or not all of it; another decoder may be able to."""
+    """Raised if a decoder cannot decode a file, or not all of it; another decoder may be able to."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ import unicodedata
 from model.conditioning.config import PITCH_NAMES
 
 LETTERS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-"""Semitones above C."""
+"""Semitones above C of each natural tone."""
 
 GERMAN = {"H": 11, "B": 10}
 """German names with a meaning of their own: H is B, and B is B flat. The others are letters, with `is` or `es`."""

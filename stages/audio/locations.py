@@ -25,7 +25,7 @@ WINDOW_BYTES = 8 * 2**20
 
 
 class AudioError(ValueError):
-    """A recording cannot be used. `kind` is a short word for the table of rejects.
+    """Raised if a recording cannot be used. `kind` is a short word for the table of rejects.
 
     `passing` is true if the cause may not be the recording: a disk may be offline, or a permission missing. Then the
     next run tries again.

@@ -13,7 +13,7 @@ from stages.audio.samples import Samples
 from stages.audio.true_peak import PART, decibels
 
 SAME_DECIBELS = -60.0
-"""Decibels below the sum of two channels at which their difference means that they hold the same sound."""
+"""Level of the difference of two channels, dB relative to their sum, up to which they hold the same sound."""
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,12 @@ SHORTEST_PREFIX = 6
 
 
 class UnknownReference(ValueError):
-    """A reference is malformed, or names nothing, or names more than one thing."""
+    """Raised if a reference is malformed, or names nothing, or names more than one thing."""
 
 
 class RequestRefused(ValueError):
-    """A request cannot be read or followed. `kind` is the reject's kind; `passing` is true if a recording could not be
-    reached, so that the next run tries again."""
+    """Raised if a request cannot be read or followed. `kind` is the reject's kind. `passing` is true if a recording
+    could not be reached, so that the next run tries again."""
 
     def __init__(self, kind: str, message: str, passing: bool = False) -> None:
         super().__init__(message)

@@ -26,8 +26,8 @@ def to_mono(samples: Samples) -> Samples:
 
 
 def convert_audio(samples: Samples, source_rate: int, target_rate: int, channels: int) -> Samples:
-    """Convert samples to what a network of `channels` at `target_rate` (Hz) takes: the mean of the channels for mono,
-    else the first channels, or a single channel repeated."""
+    """Convert samples to `channels` channels at `target_rate` (Hz), as a network takes them: for one channel the mean
+    of all, else the first channels, or a single channel repeated."""
     if channels == 1:
         samples = to_mono(samples)
     resampled = resample(samples[:channels], source_rate, target_rate)

@@ -1,4 +1,4 @@
-"""A mel spectrogram in decibels: used to find onsets and to draw a clip's picture.
+"""A mel spectrogram in decibels, for pictures of clips, their seams and the comparison of sets of sounds.
 
 Its triangular filters equal those of `librosa.filters.mel` to the bit; librosa is the oracle of the tests. It is not
 used here because importing it takes half a second of processor time.

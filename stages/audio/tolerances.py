@@ -18,7 +18,7 @@ MISSING_SHARE = 0.25
 of them."""
 
 MISSING_BYTES = 0.01
-"""Share of a container's bytes that may be missing where the length that a cut file claims cannot be read."""
+"""Share of a container's last part, in bytes, that may be missing, for containers whose survey counts no samples."""
 
 MAX_DAMAGE = 0.01
 """Share of a recording that may be silence in place of damaged sound."""

@@ -1,4 +1,4 @@
-"""True peak (ITU-R BS.1770-5, Annex 2), the highest value of a recording at four times its rate; and a limiter of it.
+"""True peak (ITU-R BS.1770-5, Annex 2), the highest value of a recording at four times its rate; and a limiter for it.
 
 Between two samples a band-limited signal cannot rise far above both. An interpolated value is a point on the straight
 line between them plus a remainder, which is a filter of second differences; the sum of the filter's magnitudes bounds
@@ -27,7 +27,7 @@ CHUNK = 512
 """Samples that are interpolated or skipped together."""
 
 REACH = 100
-"""Samples on either side that an interpolated value depends on, at soxr's quality "HQ" (whose kernel has 96)."""
+"""Samples on either side that an interpolated value depends on, at soxr's high quality, whose kernel has 96."""
 
 CURVATURE = 0.8
 """Bound on how far an interpolated value can exceed the samples around it, as a multiple of the largest second

@@ -1,6 +1,6 @@
 """Controls: sounds that the clips are compared with, each scored like a clip.
 
-A score by itself means little, so four kinds of sounds are scored too:
+A score by itself means little, so these sounds are scored too:
 
 - `raw`: held-out recordings of which the truth is known. Their scores show how reliable the detectors are.
 - `codec`: the same recordings through the codec. Their scores are the most that a language model over its codes can

@@ -169,7 +169,7 @@ def _kept(
 
 
 def _clip(trial: Trial, facts: CheckpointFacts) -> "GenerationRequest":
-    """Return what to generate for a trial: one take's request with the other take's seed."""
+    """Return what to generate for a trial: the request of `told` with the seed and guidance of `own`."""
     own, told = trial.own.request, trial.told.generation
     guided = (own["guidance"], own.get("guidance_asked")) if trial.guidance is None else (trial.guidance, True)
     request = trial.told.request | dict(zip(("guidance", "guidance_asked"), guided, strict=True))

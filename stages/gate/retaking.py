@@ -1,4 +1,4 @@
-"""Retakes: generating takes that did not pass again, with other seeds, in the way of the stage `generate`."""
+"""Retakes: takes that did not pass are generated again with other seeds, as the stage `generate` made them."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial

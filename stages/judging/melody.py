@@ -108,8 +108,8 @@ class Melody:
         """Return the columns of `scores` that say how well a sound follows the melody, and the chance level.
 
         Args:
-            analysis: settings by which the chroma of the model's melodies was computed; the sound's is computed
-                likewise.
+            analysis: settings by which the chroma of the model's melodies was computed; the chroma of the sound is
+                computed by the same settings.
         """
         mono = resample(to_mono(samples), sample_rate, analysis.sample_rate)
         of_sound = chroma(torch.from_numpy(mono), analysis)[0]

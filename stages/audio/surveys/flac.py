@@ -104,7 +104,7 @@ def _layout_of_one(stream: StreamInfo, present: int | None) -> Layout:
 
 
 def read_stream_info(file: IO[bytes], start: int) -> StreamInfo:
-    """Return what the metadata of a FLAC file says that begins at `start`.
+    """Return the STREAMINFO of the FLAC file that begins at `start`.
 
     Raises:
         AudioError: the file ends within the metadata.
