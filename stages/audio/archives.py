@@ -51,6 +51,7 @@ def archive_state(filesystem: AbstractFileSystem, path: str) -> tuple[str, ...]:
 
 @lru_cache(ARCHIVES_KEPT)
 def _members(filesystem: AbstractFileSystem, path: str, state: tuple[str, ...]) -> dict[str, Member]:
+    """Read the headers of an archive; `state` is part of the cache's key, so that a changed archive is read again."""
     members: dict[str, Member] = {}
     end = int(state[0])
     try:

@@ -93,6 +93,7 @@ def _libsndfile_reason(error: Exception) -> str:
 
 
 def _libsndfile_blocks(opened: soundfile.SoundFile, virtual: "VirtualFile") -> Iterator[Samples]:
+    """Yield the samples of an open file, float32 [C, n] each."""
     while True:
         try:
             block = opened.read(max(1, BLOCK_VALUES // opened.channels), dtype="float32", always_2d=True)
@@ -142,6 +143,7 @@ class VirtualFile:
         return self._file.tell()
 
     def reraise(self) -> None:
+        """Raise the error of a callback, if one failed."""
         if self._error is not None:
             raise self._error
 
@@ -217,6 +219,8 @@ class _Frame:
 
 
 def _ffmpeg_blocks(frames: Iterable[_Frame], stream: DecoderStream) -> Iterator[Samples]:
+    """Yield the samples of decoded frames, float32 [C, n] each, with silence in place of what was lost. The length of
+    each silence is added to `stream.concealed`."""
     import av
 
     sample_rate, channels = stream.sample_rate, stream.channels

@@ -60,6 +60,11 @@ def track_identity(file: IO[bytes], is_clean: bool = True) -> str:
 
 
 def _read_span(file: IO[bytes], start: int, end: int) -> Iterator[bytes]:
+    """Yield the bytes of a file from `start` up to `end`.
+
+    Raises:
+        AudioError: the file ends before `end`.
+    """
     file.seek(start)
     left = end - start
     while left > 0:
@@ -85,6 +90,7 @@ def _chunks(file: IO[bytes], size: int) -> Iterator[bytes]:
 
 
 def _flac(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """Yield FLAC's parameters and MD5; if the MD5 is zero, all bytes of frames in its place."""
     stream = read_stream_info(file, skip_id3(file))
     # The minimum and maximum frame sizes are left out: they depend on the compression, not on the recording.
     yield stream.parameters

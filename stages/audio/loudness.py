@@ -167,6 +167,7 @@ class LoudnessMeter:
         return AudioMeasures(self._loudness(), decibels(peak), float(silent), self.clipping.share)
 
     def _loudness(self) -> float | None:
+        """Return the gated loudness, LUFS; None if it is shorter than a block or nothing is above the absolute gate."""
         hops = self._weights @ self._hops.means(partial=False)
         if len(hops) < 4:
             return None

@@ -129,6 +129,7 @@ def mutagen_tags(file: IO[bytes]) -> Any:
 
 
 def _texts(tags: Any) -> Iterator[tuple[str, str]]:
+    """Yield the name, in lower case, and the first text of each tag."""
     for name, value in tags.items():
         text = getattr(value, "text", value)
         text = text[0] if isinstance(text, list) and text else text

@@ -63,6 +63,7 @@ class QualityMeter:
                 self._update_pair(part[0], part[1])
 
     def _update_pair(self, first: Samples, second: Samples) -> None:
+        """Add up the powers, the product and the power of the difference of the first two channels."""
         left, right, product = float(first @ first), float(second @ second), float(first @ second)
         difference = left + right - 2 * product
         if difference < 0.01 * (left + right):  # the difference of the sums would lose precision

@@ -159,10 +159,12 @@ class _Length:
 
     @property
     def is_complete(self) -> bool:
+        """Whether nearly all samples were read, so that no warning is needed."""
         allowed = MISSING_SECONDS if self.is_rounded else UNSAID_SECONDS
         return abs(self.read - self.expected) <= allowed * self.sample_rate
 
     def compare(self) -> str | None:
+        """Return a warning, or raise an `AudioError` if too much is missing; see `compare_length`."""
         return compare_length(self.expected, self.read, self.sample_rate, self.is_rounded)
 
 
@@ -238,6 +240,7 @@ class _Reading(Generic[Result]):
         return Decoded(self._value, self.frames, damaged / max(1, self.frames), tuple(remarks))
 
     def _open(self, part: Part) -> AbstractContextManager[DecoderStream]:
+        """Open a part in the first decoder for it, or in the other one if this is the second reading."""
         file = self._file if part.pieces is None else splice(self._file, part.pieces)
         by_ffmpeg = part.needs_ffmpeg is not self._is_second and self._container in DEMUXERS
         if by_ffmpeg or self._container in BY_FFMPEG_ALONE:
@@ -245,6 +248,7 @@ class _Reading(Generic[Result]):
         return open_libsndfile(file, self._container)
 
     def _blocks(self, first: DecoderStream) -> Iterator[Samples]:
+        """Yield the samples of all parts. They must have the same format, or a `DecoderError` is raised."""
         yield from self._part_blocks(first, self._layout.parts[0])
         for part in self._layout.parts[1:]:
             with self._open(part) as decoder:

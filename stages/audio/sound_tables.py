@@ -78,6 +78,7 @@ def open_row(filesystem: AbstractFileSystem, path: str, name: str) -> io.BytesIO
 
 @lru_cache(TABLES_KEPT)
 def _sound_table(filesystem: AbstractFileSystem, path: str, state: tuple[str, ...]) -> SoundTable | None:
+    """Read the names of a table's sounds; `state` is part of the cache's key, so that a changed table is read again."""
     try:
         with filesystem.open(path, "rb") as opened:
             file = pq.ParquetFile(opened)

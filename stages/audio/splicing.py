@@ -27,6 +27,8 @@ def splice(file: IO[bytes], pieces: Sequence[Piece]) -> io.BufferedReader:
 
 
 class _Spliced(io.RawIOBase):
+    """A file that reads as pieces of another one after the other."""
+
     def __init__(self, file: IO[bytes], pieces: Sequence[Piece]) -> None:
         self._file, self._pieces, self._position = file, pieces, 0
         lengths = [len(piece) if isinstance(piece, bytes) else piece.end - piece.start for piece in pieces]

@@ -94,6 +94,7 @@ def _rounded(block: Samples, bits: int) -> npt.NDArray[np.int16] | npt.NDArray[n
 
 
 def _write_tags(file: io.BytesIO, format: AudioFormat, tags: Mapping[str, str], source: SourceType | None) -> None:
+    """Write tags into an encoded file: as Vorbis comments in FLAC and Ogg, as ID3 in MP3 and WAV."""
     file.seek(0)
     if format in ("flac", "ogg"):
         from mutagen.flac import FLAC

@@ -170,6 +170,7 @@ def card_rows(groups: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
 
 
 def _averaged(measure: str, sounds: str, unit: str, values: Sequence[Any]) -> Row:
+    """Return the row of a measure: a share with Wilson's interval, or a mean with a bootstrap's."""
     if isinstance(values[0], bool):
         right = sum(values)
         return _row(measure, sounds, unit, wilson_interval(right, len(values))) | {"successes": right}

@@ -144,6 +144,7 @@ def summarise(excerpts: Sequence[Excerpt], limits: Limits, share: float) -> list
 
 
 def _summary(name: str, excerpts: Sequence[Excerpt], limits: Limits, share: float) -> LimitSummary | None:
+    """Return the summary of one limit; None if no excerpt has its measure."""
     values = [(value, each) for each in excerpts if (value := _MEASURES[name](each.measures)) is not None]
     if not values:
         return None

@@ -123,6 +123,7 @@ def follow_request(
 
 
 def _disobedience(wanted: Asked, heard: Heard, scores: Row, limits: Limits) -> Iterator[str]:
+    """Yield the reasons if a key, tempo or chords were asked for and not detected well enough."""
     if wanted.key is not None and limits.key_score is not None and scores["key_score"] < limits.key_score:
         yield f"key_score: expected {wanted.key}, got {heard.key or 'no key'} ({scores['key_score']:g})"
     if wanted.bpm is not None:

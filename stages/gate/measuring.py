@@ -39,7 +39,7 @@ class Measures:
     dc: float
     """Absolute mean of the channel whose mean is furthest from zero, as a share of full scale."""
     end_noise: float | None
-    """How much flatter the last second is than all before it (`stages.judging.noise`); None if either is missing or silent."""
+    """How much flatter the last second is than all before it (`stages.judging.noise`); None if either lacks sound."""
     seam: float | None
     """Largest change where windows meet, in units of the largest change elsewhere; None for a clip of one window."""
     held_seconds: float | None

@@ -140,6 +140,7 @@ def _labelled(context: Context) -> list[Row]:
 
 
 def _fit(context: Context, chosen: Sequence[Row], codes_format: CodesFormat) -> InstrumentJudge | None:
+    """Train a judge on the codes of the chosen recordings that have this format; None if they are too few."""
     names_of = {row["track_id"]: instrument_names(row["instrument"]) for row in chosen}
     shards = sorted({str(row["shard"] or 0) for row in chosen})
     version = context.versions[TOKENS.name]

@@ -37,6 +37,7 @@ def _pitch_classes(chroma: Float[Tensor, "F 12"], frames: int, own_rate: float, 
 def _aligned_pitch_classes(
     clip: Float[Tensor, "F 12"], clip_rate: float, asked: Float[Tensor, "G 12"], asked_rate: float
 ) -> tuple[Int[Tensor, "M"], Int[Tensor, "M"]]:
+    """Return the strongest pitch classes of clip and melody in each of the clip's frames that both cover."""
     if len(clip) < 1 or len(asked) < 1 or clip_rate <= 0 or asked_rate <= 0:
         raise ValueError(
             f"expected frames and positive rates, got {len(clip)} at {clip_rate} and {len(asked)} at {asked_rate}"

@@ -46,6 +46,7 @@ def end_noise(mono: Float[npt.NDArray[np.float32], "N"], sample_rate: int) -> fl
 
 
 def _flatness(moment: Float[npt.NDArray[np.float32], "n"], sample_rate: int) -> float:
+    """Return the spectral flatness of a moment above `LOWEST_HERTZ`, 0 to 1; 0 for silence."""
     size = 1 << round(sample_rate * FRAME).bit_length() - 1
     frames = np.lib.stride_tricks.sliding_window_view(moment, size)[:: size // 2] * np.hanning(size)
     spectrum = (np.abs(np.fft.rfft(frames, axis=1)) ** 2).mean(axis=0)

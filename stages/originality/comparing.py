@@ -67,11 +67,14 @@ class Nearest:
     allowed_track: str | None = None
 
     def add_run(self, run: Run, track: str) -> None:
+        """Keep a run with a recording if it has more equal codes than the one so far."""
         # If two are equal, the lower id wins, so that the order of the shards does not matter.
         if self.run is None or (-run.equal, track) < (-self.run.equal, self.run_track or ""):
             self.run, self.run_track = run, track
 
     def add_passage(self, passage: Passage, track: str, is_allowed: bool) -> None:
+        """Keep a passage with a recording if it is stronger than the one so far, allowed passages apart from the
+        others."""
         if is_allowed:
             if self.allowed is None or passage.strength > self.allowed.strength:
                 self.allowed, self.allowed_track = passage, track

@@ -73,6 +73,7 @@ def _key(each: HeardClip) -> Row:
 
 
 def _codes_columns(config: Config, each: HeardClip, found: Nearest, baseline: Baseline) -> Row:
+    """Return the columns about equal codes."""
     row: Row = {"code_threshold": threshold(config.code_seconds, baseline.codes, config.quantile)}
     row["code_seconds"] = found.run.equal / each.frame_rate if found.run else 0.0
     row["code_percentile"] = _percentile(row["code_seconds"], baseline.codes)
@@ -87,6 +88,7 @@ def _codes_columns(config: Config, each: HeardClip, found: Nearest, baseline: Ba
 
 
 def _sound_columns(config: Config, found: Nearest, baseline: Baseline) -> Row:
+    """Return the columns about equal sound."""
     row: Row = {"sound_threshold": threshold(config.sound_seconds, baseline.sounds, config.quantile)}
     row["sound_seconds"] = found.passage.strength if found.passage else 0.0
     row["sound_percentile"] = _percentile(row["sound_seconds"], baseline.sounds)
@@ -107,6 +109,7 @@ def _percentile(value: float, values: Sequence[float]) -> float | None:
 
 
 def _reasons(row: Row) -> list[str]:
+    """Return the reasons why a clip is too near to a recording; empty if it is not."""
     reasons = []
     for what, thing in (("code", "equal codes"), ("sound", "equal sound")):
         seconds, most = row[f"{what}_seconds"], row[f"{what}_threshold"]

@@ -74,6 +74,7 @@ def clip_subjects(
 def _heard(
     clip: Row, request: Row, generation: Row | None, samples: npt.NDArray[np.float32], learned: frozenset[str]
 ) -> HeardClip:
+    """Return a clip with its codes and peaks after the prompt. `samples` are mono at the prints' sample rate, [N]."""
     references = {
         name: request[name] for name in ("melody", "prompt", "clap") if (request[name] or "").startswith(TRACK)
     }

@@ -119,6 +119,7 @@ def _report(file: IO[bytes], format: str, anchor: Anchor | None) -> dict[str, An
 
 
 def _claim(report: Mapping[str, Any], trusted_by: str) -> SignedClaim:
+    """Return the claim in c2pa-python's report on a file."""
     manifest = report.get("manifests", {}).get(report.get("active_manifest"), {})
     data = {assertion["label"]: assertion.get("data") for assertion in manifest.get("assertions", ())}
     actions = (data.get("c2pa.actions.v2") or data.get("c2pa.actions") or {}).get("actions", ())

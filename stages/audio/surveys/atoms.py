@@ -154,6 +154,11 @@ def survey_au(file: IO[bytes]) -> Layout:
 
 
 def _layout(atoms: list[Atom], size: int, beginning: bytes) -> Layout:
+    """Return the layout of a file with these atoms. `beginning` is the name of the atom that begins a file.
+
+    Raises:
+        AudioError: the last atom is cut short.
+    """
     starts = [atom.position for atom in atoms if atom.name == beginning][1:]
     remarks = []
     last = atoms[-1] if atoms else None

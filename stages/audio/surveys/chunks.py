@@ -65,10 +65,12 @@ class RiffFile:
     """Bytes after the last chunk."""
 
     def chunk(self, *names: bytes) -> Chunk | None:
+        """Return the first chunk with one of the names; None if there is none."""
         return next((chunk for chunk in self.chunks if chunk.name in names), None)
 
     @property
     def samples(self) -> Chunk | None:
+        """The chunk of samples; None if there is none."""
         return self.chunk(b"SSND" if self.form == b"FORM" else b"data")
 
 
@@ -84,6 +86,7 @@ def riff_files(file: IO[bytes]) -> list[RiffFile]:
 
 
 def _riff_file(file: IO[bytes], base: int, end: int, size: int) -> RiffFile:
+    """Walk over the chunks of the file that begins at `base`, up to the next file or the end."""
     file.seek(base)
     form = file.read(4)
     order: Literal["big", "little"] = "big" if form in (b"FORM", b"RIFX") else "little"
@@ -139,6 +142,7 @@ def survey_riff(file: IO[bytes]) -> Layout:
 
 
 def _part(file: IO[bytes], riff: RiffFile, is_inside: bool, remarks: list[str]) -> Part:
+    """Return the part that a RIFF or IFF file is; add sentences about what is odd to `remarks`."""
     samples = riff.samples
     if samples is None:
         expected = "expected a chunk of samples"
@@ -185,6 +189,7 @@ class _SampleCount:
 
     @classmethod
     def of(cls, file: IO[bytes], riff: RiffFile) -> "_SampleCount":
+        """Read from the format chunk of a file how its samples are counted."""
         if riff.form == b"FORM" and (common := riff.chunk(b"COMM")):
             content = _peek(file, common.start, 22)
             channels, claimed, bits = (int.from_bytes(content[a:b], "big") for a, b in ((0, 2), (2, 6), (6, 8)))
@@ -199,6 +204,7 @@ class _SampleCount:
         return cls(channels * -(-bits // 8), max(1, rate))
 
     def frames_in(self, length: int) -> int:
+        """Return the samples per channel in a chunk of so many bytes; meaningless if they are compressed."""
         return max(0, length - self.before) // max(1, self.bytes_per_frame)
 
 

@@ -53,10 +53,12 @@ class StreamInfo:
 
     @property
     def sample_rate(self) -> int:
+        """Hz, at least 1."""
         return max(1, int.from_bytes(self.parameters, "big") >> 44)
 
     @property
     def samples(self) -> int:
+        """Samples per channel; 0 if the encoder did not know."""
         return int.from_bytes(self.parameters, "big") & (2**36 - 1)
 
 
@@ -92,6 +94,8 @@ def survey_flac(file: IO[bytes], search_all: bool) -> Layout:
 
 
 def _layout_of_one(stream: StreamInfo, present: int | None) -> Layout:
+    """Return the layout of a single FLAC file. `present` is the number of samples that it holds; None if there is no
+    frame at its end."""
     if stream.samples == 0:
         got = "got 0, as programs leave it that write into a pipe: read to the end of the file"
         unknown = f"expected a header with the number of samples, {got}"

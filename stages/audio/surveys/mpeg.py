@@ -140,6 +140,8 @@ def _part(run: _Run, walk: "_Walk", mean_bytes: float, is_odd: bool, remarks: li
 
 
 def _compare(claim: _Claim, run: _Run, header_bytes: int, lost: int, walk: "_Walk") -> str | None:
+    """Compare the counts of a header frame with the frames of a run; `lost` are frames that damage replaced. Return a
+    warning, or None if the two agree."""
     try:
         return compare_length(claim.frames * walk.samples, (run.frames + lost) * walk.samples, walk.rate)
     except AudioError:
@@ -216,6 +218,7 @@ class _Walk:
         return position
 
     def _enter(self, position: int, length: int) -> None:
+        """Record the frame at `position`: a header frame begins a new run, any other is added to the current one."""
         run, offset = self.runs[-1], position - self._start
         for mark in (self._mark, _VBRI_OFFSET) if run.frames == 0 else (self._mark,):
             if self._window[offset + mark : offset + mark + 4] in (b"Xing", b"Info", b"VBRI"):
