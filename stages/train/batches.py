@@ -1,7 +1,7 @@
 """Which examples a language model learns from: tracks by split, and the draws of each step.
 
-Every draw is a function of the seed, the step and the number of the item alone, so a training that goes on where it was
-killed sees what it would have seen, and a larger batch begins with the smaller one.
+Every draw is a function of the seed, the step and the item's number alone. So a training that resumes after a kill
+draws what it would have drawn, and the items of a small batch are the first ones of a larger batch.
 """
 
 import math
@@ -25,7 +25,7 @@ from stages.train.distributed import Rank
 from stages.train.tracks import split_positions
 
 INITIAL_WEIGHTS, CONDITION_DROPOUT, DROPOUT, JOINT_CODEBOOKS = 0, 1, 2, 3
-"""What a seed is for; part of it, so that no two purposes share their draws."""
+"""Purposes of seeds. The purpose is part of the seed, so that no two purposes share their draws."""
 
 EmbedWords = Callable[[str], Float[Tensor, " E"]]
 """Embeds a text into the joint space."""
@@ -33,27 +33,27 @@ EmbedWords = Callable[[str], Float[Tensor, " E"]]
 
 @dataclass(frozen=True, eq=False)
 class TrainingBatch:
-    """What one process works on in one step."""
+    """The work of one process in one step."""
 
     micro_batches: Sequence[MicroBatch]
     segment: int
-    """Frames of each example, with what pads it."""
+    """Frames of each example, padding included."""
     frames: int
-    """Frames of codes in all micro-batches of the step, those of other processes too."""
+    """Frames of codes, without padding, in all micro-batches of the step, those of other processes included."""
 
 
 def segment_frames(corpus: Corpus, config: Config) -> int:
-    """Return the frames of codes of one example."""
+    """Return the length of an example in frames of codes."""
     return count_segment_frames(config.segment_seconds, corpus.frame_rate)
 
 
 def shortest_window(corpus: Corpus, config: Config) -> int:
-    """Return how many frames of an example are its track's at least; the rest may be padding."""
+    """Return how many frames of an example its track must fill at least; the rest may be padding."""
     return max(1, round(config.smallest_share * segment_frames(corpus, config)))
 
 
 def split_tracks(corpus: Corpus, config: Config) -> dict[str, list[int]]:
-    """Return the positions of the tracks of each split, as `split_positions` chooses them."""
+    """Return the positions in the corpus of the tracks of each split, as `split_positions` chooses them."""
     seconds = [corpus.seconds(int(frames)) for frames in corpus.frames]
     return split_positions(corpus.ids, corpus.splits, seconds, config)
 
@@ -69,9 +69,9 @@ def draw_examples(
     """Draw the examples of one step.
 
     Args:
-        tracks: positions in the corpus of those that are drawn from, uniformly.
-        embed_words: embeds captions, where `config.joint_text` asks for it.
-        items: numbers of the examples that are wanted; None takes all.
+        tracks: positions in the corpus of the tracks to draw from, uniformly.
+        embed_words: embeds captions, where `config.joint_text` is above 0.
+        items: numbers of the examples to draw; None draws all.
     """
     frames = segment_frames(corpus, config)
     windows, attributes = [], []
@@ -97,11 +97,12 @@ def draw_batch(
     step: int,
     embed_words: EmbedWords | None = None,
 ) -> TrainingBatch:
-    """Draw those micro-batches of a step that one process works on, prepared for the device of `model`: every
-    `rank.world_size`-th.
+    """Draw the micro-batches of a step that one process works on, every `rank.world_size`-th, prepared for the device
+    of `model`.
 
-    Of the others only the windows are drawn, for what they hold makes the weight of these. Where the model is sharded,
-    all processes work on as many: one that has fewer repeats its last one, without weight.
+    For the other micro-batches only the windows are drawn: the weight of a micro-batch depends on how many codes the
+    whole step has. In a sharded training all processes must work on the same number of micro-batches: a process that
+    has fewer repeats its last one with weight 0.
     """
     windows = [_draw_window(corpus, tracks, config, step, item).window for item in range(config.batch_size)]
     frames = segment_frames(corpus, config)
@@ -124,7 +125,7 @@ def draw_batch(
 
 @dataclass(frozen=True, eq=False)
 class _DrawnWindow:
-    """Where an example lies, and what else of it is drawn from."""
+    """The window of an example, and the generator that the rest of the example is drawn from."""
 
     window: TrackWindow
     random: np.random.Generator
@@ -138,16 +139,18 @@ def _draw_window(corpus: Corpus, tracks: Sequence[int], config: Config, step: in
 
 
 def word_embedder(config: Config, context: Context) -> EmbedWords | None:
-    """Return the function that embeds captions; None where the recipe does not ask for it. It is the one that
-    generation embeds words by, and nothing of what it returns is kept: captions are drawn anew each time.
+    """Return the function that embeds captions; None where the recipe does not ask for it.
+
+    Generation embeds words with the same function. Its results are not cached, because captions are drawn again each
+    time.
 
     Raises:
-        ValueError: the weights are no joint embedding, read no words, or embed in another width than the model reads.
-        MissingWeights: the weights cannot be had.
+        ValueError: the weights are not a joint embedding, read no words, or give another width than the model reads.
+        MissingWeights: the weights cannot be fetched.
     """
     if config.clap is None:
         return None
-    from stages.networks.clap import load_joint_embedder  # with what reads sound, which other trainings do without
+    from stages.networks.clap import load_joint_embedder  # imports what reads sound, which other trainings do not need
 
     vocabulary = context.weights(config.vocabulary).path if config.vocabulary else None
     embedder = load_joint_embedder(context.weights(config.clap).path, context.device, vocabulary)

@@ -1,4 +1,4 @@
-"""What must hold of a store's tables before a training begins on them: a training that would be useless is refused."""
+"""Checks of a store's tables before a training begins: a training that would be useless is refused."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from stages.train.initial_model import InitialModel
 
 
 def check_tables(corpus: Corpus, config: Config, trained_on: Sequence[int]) -> None:
-    """Refuse, before it begins, a training that would be useless.
+    """Refuse a training that would be useless, before it begins.
 
     Raises:
-        ValueError: the message says what was expected of the tables or of the recipe.
+        ValueError: the tables do not fit the recipe; the message says what was expected.
     """
     network = config.model.language_model
     if (network.codebooks, network.cardinality) != (corpus.codebooks, corpus.cardinality):
@@ -47,7 +47,12 @@ def check_tables(corpus: Corpus, config: Config, trained_on: Sequence[int]) -> N
 
 
 def check_codec(corpus: Corpus, config: Config, initial: InitialModel) -> None:
-    """Refuse tokens of another codec than that of the checkpoint which training begins with: they are noise to it."""
+    """Refuse tokens of another codec than that of the checkpoint that training begins with: to its model they are
+    noise.
+
+    Raises:
+        ValueError: the codec or the frame rate is another.
+    """
     if initial.facts is None:
         return
     if initial.facts.frame_rate != corpus.frame_rate:
@@ -65,11 +70,11 @@ def check_codec(corpus: Corpus, config: Config, initial: InitialModel) -> None:
 
 
 def check_fields(corpus: Corpus, config: Config, trained_on: Sequence[int], initial: InitialModel) -> None:
-    """Refuse fields that no track has, of which nothing could be learned. Those that the checkpoint reads with which
-    training begins are known to it: they may be left out, as in requests that do not say them.
+    """Refuse fields that no track has, because nothing could be learned from them. Fields that the initial checkpoint
+    already reads are let through: a track may lack them, as a request may.
 
     Raises:
-        ValueError: some field is new and no track that is trained on has it.
+        ValueError: the checkpoint does not read a field, and no training track has it.
     """
     known = initial.facts.model.fields if initial.facts is not None else {}
     new = [name for name in config.model.fields if name not in known]

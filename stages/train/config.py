@@ -1,4 +1,4 @@
-"""The knobs of the language model's training, apart from the stage, whose modules read them."""
+"""The knobs of the language model's training, in a module that the stage's other modules can import."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
@@ -18,21 +18,21 @@ KINDS = ("language_model",)
 """The kinds of checkpoint that the stage trains."""
 
 CONDITION_TABLES = {"chroma": CHROMA, "clap": CLAP, "beat": RHYTHM, "chords": HARMONY}
-"""Conditions that come of a table of their own -> that table."""
+"""Conditions that are read from a table of their own -> that table."""
 
 PUBLISHED_DROPOUT = {"chroma": 0.5}
-"""How often AudioCraft's melody model loses one condition alone, where it does."""
+"""Probability that AudioCraft's melody model drops one condition alone, by the condition's name."""
 
 
 class GuidanceDistillation(schemas.Config):
-    """How a model learns to say in one pass what guidance makes of two."""
+    """How a model learns to predict in one pass what guidance predicts in two."""
 
     coefficient: float = Field(default=3.0, gt=1, le=100)
     """The coefficient of the guidance that is learned (MusicGen generates with 3, arXiv:2306.05284, 3.1)."""
     condition_dropout: float = Field(default=0.1, ge=0, le=1)
-    """Takes the place of `train.condition_dropout`, and may be lower: an item without conditions teaches no guidance.
-    Some keep what the model says without conditions, which a request that asks for guidance all the same starts from
-    (nothing is published)."""
+    """Probability that an item loses all of its conditions, in place of `train.condition_dropout`. It may be lower: an
+    item without conditions teaches no guidance. Some such items keep the model's predictions without conditions, which
+    requests with guidance still start from (nothing is published)."""
 
 
 class EarlyStop(schemas.Config):
@@ -42,17 +42,18 @@ class EarlyStop(schemas.Config):
     every: int = Field(default=100, ge=1)
     """Steps between two validations, in place of `train.valid_every`."""
     patience: int = Field(default=5, ge=1)
-    """Validations in a row without a lower cross-entropy after which training ends (nothing is published for MusicGen;
-    of a hundred tracks and 100 steps a validation it sees the collection five times more in vain)."""
+    """Validations in a row without a lower cross-entropy after which training ends. Nothing is published for MusicGen;
+    with a hundred tracks and 100 steps a validation, the model sees the collection five more times without progress."""
 
 
 class Samples(schemas.Config):
-    """What a model is asked for before, while and after it learns, to be heard; it changes nothing that is learned."""
+    """Clips that a model makes before, during and after training, so that its progress can be heard; they do not affect
+    what is learned."""
 
     texts: tuple[str, ...] = ()
-    """Descriptions; none takes those of the first held-out tracks."""
+    """Descriptions of the clips; empty takes those of the first held-out tracks."""
     count: int = Field(default=3, ge=1)
-    """How many of these are taken."""
+    """How many descriptions of held-out tracks are taken."""
     seconds: float = Field(default=8.0, gt=0)
     """Length of a clip, seconds."""
     every: int = Field(default=500, ge=1)
@@ -77,43 +78,43 @@ class Config(schemas.Config):
     model: MusicModelConfig = MusicModelConfig()
     """The network. Its codebooks and cardinality are those of the codec that made the tokens."""
     initial: WeightsRef | None = None
-    """The checkpoint that training starts from, in any form; None for fresh weights. `model` must be its model, but for
-    conditions that it lacks, which start fresh, and may have twice its codebooks, for stereo out of mono. Of a store's
-    own checkpoints `checkpoint:<id>`."""
+    """The checkpoint that training starts from, in any form; None for fresh weights. `model` must be the checkpoint's
+    model, except that it may have further conditions, which start fresh, and twice the codebooks, for stereo out of
+    mono. A store's own checkpoints are named `checkpoint:<id>`."""
     lora: LoraConfig | None = None
     """Train low-rank updates of the decoder of `initial`, instead of all weights."""
     initial_adapter: WeightsRef | None = None
-    """Updates that training goes on from, a folder or hub id of peft's, of this model or of transformers' MusicGen:
-    what they change, and with which ranks and scales, takes the place of what `lora` says of it."""
+    """Low-rank updates that training goes on from: a folder or hub id in peft's form, for this model or transformers'
+    MusicGen. What they change, their ranks and their scales override `lora`."""
     adapter: str | None = Field(default=None, pattern=r"^[^\s:,;/]+$")
-    """What requests call the updates (`noir:0.8`); None calls them by the id of the checkpoint."""
+    """Name by which requests call the updates (`noir:0.8`); None takes the id of the checkpoint."""
     distill_guidance: GuidanceDistillation | None = None
-    """Learn what `initial` says with guidance, in place of the codes: a model that follows its conditions so without
-    guidance, for half the price (arXiv:2210.03142, 2410.06084). None trains on the codes."""
+    """Learn what `initial` predicts with guidance, instead of the codes: the model then follows its conditions as well
+    without guidance, at half the cost (arXiv:2210.03142, 2410.06084). None trains on the codes."""
     early_stop: EarlyStop | None = None
-    """Ends training when held-out tracks gain nothing more, and keeps the best weights. None takes all steps and keeps
-    the last weights."""
+    """Ends training when held-out tracks stop improving, and keeps the best weights. None takes all steps and keeps the
+    last weights."""
     samples: Samples | None = None
-    """Clips of fixed texts on the way, for the page and the table `samples`; None makes none."""
+    """Clips of fixed texts made during training, for the page and the table `samples`; None makes none."""
     text_encoder: WeightsRef | None = T5_BASE
     """The T5 encoder that reads descriptions (arXiv:2306.05284, 3.1), frozen or not by `model.description.finetune`.
-    None for a model without text, or for the encoder that `initial` brings along, which this one would replace."""
+    None for a model without text, or for the encoder of `initial`, which this one would replace."""
     optimization: OptimizationConfig = OptimizationConfig()
     """Optimiser, learning rate, averaging, and the number of steps."""
     captions: CaptionConfig = CaptionConfig()
-    """How the text of an example is made of a track's metadata."""
+    """How the text of an example is made from a track's metadata."""
     seed: int = Field(default=0, ge=0)
     """Initial weights, order of the data and all dropout follow from it."""
     batch_size: int = Field(default=192, ge=1)
     """Examples a step (arXiv:2306.05284, 3.1)."""
     micro_batch_size: int = Field(default=8, ge=1)
-    """Examples that are worked on at once; their gradients are added up over the batch. It bounds memory, and counts in
-    the recipe because texts are padded and sums are rounded by it. Several processes (`settings.processes`) share the
-    micro-batches, so no more of them help than a batch has of these."""
+    """Examples that are computed at once; their gradients are added up over the batch. It bounds memory, and counts in
+    the recipe because it decides how texts are padded and sums are rounded. Several processes (`settings.processes`)
+    share the micro-batches, so more processes than micro-batches do not help."""
     segment_seconds: float = Field(default=30.0, gt=0)
     """Length of an example, seconds (arXiv:2306.05284, 3.1)."""
     smallest_share: float = Field(default=0.8, gt=0, le=1)
-    """A window may hang over the end of its track, but this share of it is the track's (AudioCraft's
+    """A window may extend past the end of its track, but at least this share of it is the track's (AudioCraft's
     `min_segment_ratio`). Shorter tracks are padded, and the padding counts in no loss."""
     shortest_seconds: float = Field(default=1.0, gt=0)
     """Tracks shorter than this are left out, seconds."""
@@ -122,37 +123,39 @@ class Config(schemas.Config):
     `classifier_free_guidance.training_dropout` with melody; 0.3 without)."""
     attribute_dropout: Mapping[str, Annotated[float, Field(ge=0, le=1)]] = {}
     """Probability that an item loses one condition alone, by the condition's name; drawn for each item and condition.
-    One that is not named: 0.5 for the melody (AudioCraft's `attribute_dropout.wav.self_wav`), 0 for the others."""
+    Conditions that are not named: 0.5 for the melody (AudioCraft's `attribute_dropout.wav.self_wav`), 0 for the
+    others."""
     joint_text: float = Field(default=0.0, ge=0, le=1)
-    """Probability that an item's joint embedding is that of its caption, as it was drawn, instead of its sound's
+    """Probability that an item's joint embedding is made from its caption, as it was drawn, instead of from its sound
     (AudioCraft's `text_p`)."""
     clap: WeightsRef | None = None
-    """The model that embeds captions, where `joint_text` asks for it; in a recipe `clap.model` unless it is given."""
+    """The model that embeds captions, where `joint_text` is above 0; in a recipe it is `clap.model` unless it is
+    given."""
     vocabulary: WeightsRef | None = None
-    """RoBERTa's vocabulary, which a LAION checkpoint in `clap` reads words with; in a recipe `clap.vocabulary` unless
-    it is given. A model folder has its own."""
+    """RoBERTa's vocabulary, with which a LAION checkpoint in `clap` reads words; in a recipe it is `clap.vocabulary`
+    unless it is given. A model folder brings its own."""
     held_out_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training tracks, by hash, that are held out instead where the split `valid` is empty."""
     held_out_windows: int = Field(default=256, ge=1)
-    """Most windows of a split that the model is evaluated on, evenly chosen."""
+    """Most windows of a split that the model is evaluated on, evenly spaced."""
     licences: LicencePolicy = LicencePolicy()
-    """Which licences a track may have to be learned from; a track of another one ends the training before it begins. In
+    """Licences of the tracks that may be learned from; a track with another one ends the training before it begins. In
     a recipe it is `ingest.licences` unless it is given."""
     refresh: Literal["missing", "changed", "never"] = "missing"
     """When a run of the whole catalog trains: where this recipe has no checkpoint yet, whenever its data changed, or
-    never. Asking for the stage by name always does."""
+    never. Asking for the stage by name always trains."""
     checkpoint_layers: bool = False
-    """Keep only what goes into each layer and compute the rest of it again for its gradient: less memory, more time,
-    the same result (AudioCraft's `transformer_lm.checkpointing`)."""
+    """Keep only the input of each layer, and compute the layer again for its gradient: less memory, more time, the same
+    result (AudioCraft's `transformer_lm.checkpointing`)."""
     compile: bool = False
-    """Have the decoder's layers compiled by `torch.compile`, forwards and backwards: the same result but for roundings,
-    after a minute or more in which nothing is learned. Off by default: that it wins was not measured on a GPU, and on
-    a CPU it leaves the products, most of the work, to a library that is no faster. A model that is shared out among
-    processes (`settings.parallel`) is not compiled."""
+    """Compile the decoder's layers with `torch.compile`, forwards and backwards: the same result except for rounding,
+    after a minute or more of compiling. Off by default: a gain was not measured on a GPU, and on a CPU the matrix
+    products, most of the work, stay with a library that is no faster. A sharded model (`settings.parallel`) is not
+    compiled."""
     log_every: int = Field(default=50, ge=1)
     """Steps between two rows of `training`."""
     valid_every: int = Field(default=500, ge=1)
-    """Steps between two validations on the way."""
+    """Steps between two validations."""
     save_every: int = Field(default=500, ge=1)
     """Steps between two saves of the state: what a killed training loses at most."""
 
@@ -189,7 +192,7 @@ class Config(schemas.Config):
 
     @model_validator(mode="after")
     def _dropout_is_of_conditions(self) -> Self:
-        # Zero of a condition that is not read takes away what a preset says of it.
+        # A dropout of 0 for a condition that the model does not read is allowed: it undoes a preset's.
         dropped = {name for name, share in self.attribute_dropout.items() if share or name not in CONDITIONS}
         if unknown := sorted(dropped - set(self.model.conditions)):
             raise ValueError(

@@ -1,8 +1,8 @@
 """Tracks as training examples: windows of codes with the conditions of the same span of time.
 
-A catalog of 10,000 hours has 14 GB of codes at 50 frames of 4 codebooks a second, so codes, melodies, embeddings, beats
-and chords are packed into files that are mapped into memory (`stages.train.packing`). An example is slices of these
-files: nothing here walks over frames.
+A catalog of 10,000 hours has 14 GB of codes at 50 frames of 4 codebooks a second. So codes, melodies, embeddings, beats
+and chords are packed into files that are mapped into memory (`stages.train.packing`). An example is made of slices of
+these files; no code here loops over frames.
 """
 
 import math
@@ -42,12 +42,12 @@ class Corpus:
 
     Args:
         tracks: rows of this table.
-        chroma, clap, tokens, beats, downbeats, chords: these tables or columns of tables, packed, in the order of
-            `PACKED`. Tracks without tokens are left out; a track without chroma, embeddings, beats or chords (they were
-            refused) has none.
+        chroma, clap, tokens, beats, downbeats, chords: packed columns, in the order of `PACKED`. Tracks without tokens
+            are left out. A track that was refused when chroma, embeddings, beats or chords were made lacks that
+            condition.
 
     Raises:
-        ValueError: there are no tokens, or they are not all of one codec.
+        ValueError: there are no tokens, or they come from several codecs.
     """
 
     def __init__(
@@ -85,19 +85,19 @@ class Corpus:
         self.chords = TrackVectors(chords, self.ids, "numbers of a chord")
 
     def metadata(self, track: int) -> dict[str, Any]:
-        """Return what `tracks` says of a track, by the columns `METADATA`."""
+        """Return the values of the columns `METADATA` of `tracks` for a track."""
         return {name: self._metadata.column(name)[track].as_py() for name in METADATA}
 
     def seconds(self, frames: int) -> float:
         return frames / self.frame_rate
 
     def window_codes(self, window: TrackWindow, frames: int) -> Int[npt.NDArray[Any], "K T"]:
-        """Return the codes of a window, fewer than `frames` where the track ends before it."""
+        """Return the codes of a window; fewer than `frames` where the track ends first."""
         return self._codes.matrix(window.track)[:, window.start : window.start + frames]
 
     def fields(self, track: int, names: Iterable[str]) -> dict[str, str | float]:
-        """Return what `tracks` says of a track in some columns: lists as one text, numbers as they are; no entry where
-        it says nothing."""
+        """Return a track's values in some columns of `tracks`, by name: lists joined to one text, numbers as they are.
+        Empty values are left out."""
         fields: dict[str, str | float] = {}
         for name in names:
             value = self._metadata.column(name)[track].as_py()
@@ -110,9 +110,9 @@ class Corpus:
     def attributes(
         self, window: TrackWindow, frames: int, model: MusicModelConfig, description: str | None
     ) -> Attributes:
-        """Return the conditions of a window that a model reads: `description`, what `tracks` says in the fields, the
-        melody of the same span of time (without what lies past its end or the end of the track), the joint embedding
-        whose own window starts nearest, and beat and chords of every frame.
+        """Return the conditions of a window that a model reads: `description`, the fields, the melody of the same span
+        of time (as far as the window and the track reach), the joint embedding whose own window starts nearest, and the
+        beat and chords of every frame.
 
         Args:
             frames: the window's length in frames of codes.
@@ -138,7 +138,7 @@ class Corpus:
         return Attributes(text, melody, embedding, self.fields(track, model.fields), beat, chords)
 
     def batch(self, windows: Sequence[TrackWindow], frames: int, attributes: Sequence[Attributes]) -> Batch:
-        """Return the codes of some windows, padded to `frames`, with conditions given for each."""
+        """Return the codes of some windows, padded to `frames`, with the given conditions of each."""
         padded = np.zeros((len(windows), self.codebooks, frames), dtype=np.int64)
         lengths = np.zeros(len(windows), dtype=np.int64)
         for item, window in enumerate(windows):
@@ -148,10 +148,10 @@ class Corpus:
 
 
 def tiled_windows(corpus: Corpus, tracks: Sequence[int], frames: int, shortest: int, most: int) -> list[TrackWindow]:
-    """Return windows that lie one after another over whole tracks, for validation: at most `most` of them, evenly
-    chosen.
+    """Return windows that cover whole tracks one after another, for validation: at most `most` of them, evenly spaced.
 
-    The rest at the end of a track is a window of its own from `shortest` frames on, or where it is the only one.
+    What is left at the end of a track is a window if it has at least `shortest` frames, or if it is the track's only
+    one.
     """
     windows = [
         TrackWindow(track, start)
@@ -183,13 +183,13 @@ def _single_value(table: pa.Table, column: str) -> Any:
 
 
 def _codec_of_tokens(tokens: pa.Table, codebooks: int) -> CodecFacts | None:
-    """Return the codec that the codes are of; None where it was not written down."""
+    """Return the codec that the codes come from; None where it was not recorded."""
     identity, channels, sample_rate = (
         _single_value(tokens, name) for name in ("codec_identity", "channels", "sample_rate")
     )
     if identity is None:
         return None
-    # A codec that moved has several names in the rows of its time; each of them led to this one.
+    # A codec that was moved has several names in rows of different times; each of them meant this codec.
     names = sorted(name for name in pc.unique(tokens.column("codec_reference")).to_pylist() if name)
     return CodecFacts(
         reference=names[0] if names else None,
@@ -207,7 +207,7 @@ def _checked_codebooks(rows: pa.Table, cardinality: int) -> int:
     """Return the number of codebooks of packed tokens.
 
     Raises:
-        ValueError: codes are not what their rows say.
+        ValueError: tracks differ in codebooks, or codes do not match what their rows say.
     """
     books, frames, widths = (rows.column(name).to_numpy() for name in ("vectors", "frames", "width"))
     ids, different = rows.column("track_id"), sorted(set(books.tolist()))

@@ -1,9 +1,9 @@
-"""What a training is about to learn from, told before it begins: hours, splits, which conditions the tracks have, tempi
-and keys, licences, and how much of each description the drawn texts keep.
+"""What a training is about to learn from, reported before it begins: hours, splits, which conditions the tracks have,
+tempi and keys, licences, and how much of each description the drawn texts keep.
 
-Captions that are merged, dropped and thinned by the published probabilities rarely hold their whole description, and
-nothing in the loss says so. Here texts are drawn by the very function that training draws them by. No torch is loaded,
-and of the tables only short columns are read, so that a plan can tell all of it.
+Captions that are merged, dropped and shortened with the published probabilities rarely hold their whole description,
+and the loss does not show it. So texts are drawn here by the same function as in training. The module loads no torch
+and reads only short columns of the tables, so that a plan can report all of it.
 """
 
 from collections import Counter
@@ -26,13 +26,13 @@ from stages.train.config import CONDITION_TABLES, Config
 from stages.train.tracks import METADATA, SPLITS, split_positions
 
 TELLING_COLUMNS = {"chroma": "track_id", "clap": "track_id", "beat": "beats", "chords": "chords"}
-"""Conditions that have tables of their own -> a short column of it that says something where a track has it."""
+"""Conditions with tables of their own -> a short column of the table that shows whether a track has the condition."""
 
 DRAWN_TEXTS = 4_000
-"""Texts that are drawn to see what they hold: shares are then right to 1.6 points, 19 times of 20."""
+"""Texts that are drawn to estimate what they hold: shares are then within 1.6 points, 19 times out of 20."""
 
 LEAST_WHOLE = 0.5
-"""Share of the texts of described tracks that should hold the whole description; below it, training says so."""
+"""Share of the texts of described tracks that should hold the whole description; below it, a remark says so."""
 
 TEMPO_STEP = 20
 """Width of a bin of tempi, beats a minute."""
@@ -41,7 +41,7 @@ MOST_LICENCES = 50
 """Licences that a model's card names; the table `tracks` holds all."""
 
 UNKNOWN = "not stated"
-"""The licence of a track that has none."""
+"""The name under which tracks without a licence are counted."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class SplitSize:
 
 @dataclass(frozen=True)
 class TextShares:
-    """What drawn texts hold, counted by `CaptionKind`; an item that loses its description to a dropout counts as
+    """What drawn texts hold, counted by `CaptionKind`. An item that loses its description to dropout counts as
     `none`."""
 
     kinds: Mapping[CaptionKind, int]
     of_described: int
-    """Those of tracks that have a description."""
+    """Texts of tracks that have a description."""
     example: str
-    """A text that lost some of its description, beside that; empty where none did."""
+    """A text that lost some of its description, with that description; empty where none did."""
 
     @property
     def drawn(self) -> int:
@@ -87,11 +87,12 @@ class DataReport:
 
     splits: Mapping[str, SplitSize]
     held_out: int
-    """Tracks of `train` that make the split `valid`, where that was empty."""
+    """Tracks of `train` that are held out as the split `valid`, where that split was empty."""
     left_out: int
-    """Tracks that are too short."""
+    """Tracks that are left out because they are too short."""
     coverage: Mapping[str, int]
-    """Tracks that have each condition the model reads; before there are tokens, of those that `tracks` tells."""
+    """Tracks that have each condition that the model reads; before there are tokens, only of conditions that `tracks`
+    holds."""
     tempi: Mapping[str, int]
     """Tracks by tempo, such as `80–99`."""
     keys: Mapping[str, int]
@@ -115,7 +116,7 @@ class DataReport:
         return metrics
 
     def lines(self) -> list[str]:
-        """Return the report as a person reads it, a line a fact."""
+        """Return the report as lines for a person, one fact a line."""
         sizes = [f"{size} in {split}" for split, size in self.splits.items()]
         lines = [f"data: {', '.join(sizes)}" + (f"; {self.left_out:,} too short" if self.left_out else "")]
         if not self.tracks:
@@ -145,19 +146,21 @@ class DataReport:
         return items
 
     def licence_items(self) -> list[str]:
-        """Return the licences of the training tracks as list items of a model's card, in Markdown."""
+        """Return the licences of the training tracks as list items of a model's card, in Markdown: the first
+        `MOST_LICENCES`."""
         items = [f"{literal(name)}: {count:,} tracks" for name, count in [*self.licences.items()][:MOST_LICENCES]]
         rest = len(self.licences) - len(items)
         return [*items, *([f"and {rest:,} more"] if rest > 0 else [])]
 
     def text_shares(self) -> list[str]:
-        """Say which share of the texts holds what, the kinds in one order."""
+        """Return the share of the texts of each kind, such as `the whole description 12.5%`, in the order of
+        `TEXT_WORDS`."""
         if self.texts is None:
             return []
         return [f"{words} {self.texts.kinds.get(kind, 0) / self.texts.drawn:.1%}" for kind, words in TEXT_WORDS.items()]
 
     def remark(self, remarks: Remarks) -> None:
-        """Note what a person may want to change before the training, as what the stage noticed."""
+        """Add remarks on what a person may want to change before the training."""
         if self.held_out:
             what = "held out of the training, as `tracks` has none in the split valid"
             remarks.add(what, "train.held_out_share", count=self.held_out)
@@ -181,7 +184,7 @@ TEXT_WORDS: Mapping[CaptionKind, str] = {
 
 
 def histogram(counts: Mapping[str, int], most: int = 24) -> str:
-    """Write counts as one line, a bar of a character before each: `80–99 ▃ 12, 100–119 █ 31`."""
+    """Write counts as one line, a bar of one character before each: `80–99 ▃ 12, 100–119 █ 31`."""
     bars, largest = "▁▂▃▄▅▆▇█", max(counts.values())
     shown = [
         f"{name} {bars[round((len(bars) - 1) * count / largest)]} {count:,}" for name, count in [*counts.items()][:most]
@@ -191,8 +194,8 @@ def histogram(counts: Mapping[str, int], most: int = 24) -> str:
 
 
 def data_report(config: Config, context: Context) -> DataReport:
-    """Read what a training is about to learn from: the tracks that have tokens, in the order of their ids; all tracks,
-    with what can be said of them already, where there are no tokens yet."""
+    """Read what a training is about to learn from: the tracks that have tokens, in the order of their ids. Before there
+    are tokens, report on all tracks, by what `tracks` alone says of them."""
     tracks = _short_columns(context, TRACKS, ["track_id", "split", "licence", *METADATA])
     tokens = _short_columns(context, TOKENS, ["track_id", "frames", "frame_rate"]).sort_by("track_id")
     is_tokenized = bool(context.store.shards(TOKENS, context.versions[TOKENS.name]))
@@ -225,7 +228,7 @@ def data_report(config: Config, context: Context) -> DataReport:
 
 
 def _short_columns(context: Context, table: Table, names: Sequence[str]) -> pa.Table:
-    """Read some columns of a table that may hold long ones; no rows where the model does not read the table."""
+    """Read some short columns of a table without its long ones; no rows where the model does not read the table."""
     version, store = context.versions.get(table.name), context.store
     schema = pa.schema([table.schema.field(name) for name in names])
     parts = [pa.Table.from_batches([], schema)]
@@ -248,7 +251,7 @@ def _covered(context: Context, condition: str, tracks: pa.Table) -> int:
 
 
 def _said(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the values of a column that say something: lists joined, blanks left out."""
+    """Return the values of a column that are not empty: lists joined to one text, nulls and blanks left out."""
     if pa.types.is_list(column.type):
         column = pc.binary_join(column, ", ")
     if pa.types.is_string(column.type):
@@ -258,12 +261,12 @@ def _said(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:
-    """Count the values of a column of text that say something."""
+    """Count the values of a column of text that are not empty."""
     return {row["values"]: row["counts"] for row in pc.value_counts(_said(column)).to_pylist()}
 
 
 def _licences(column: pa.ChunkedArray) -> dict[str, int]:
-    """Count licences, each by its one name, or as it is written where that is not understood; the commonest first."""
+    """Count tracks by licence, the commonest first. A licence that is not understood counts as it is written."""
     counts: Counter[str] = Counter()
     for written, count in _counts(column).items():
         licence = parse_licence(written)
@@ -273,7 +276,7 @@ def _licences(column: pa.ChunkedArray) -> dict[str, int]:
 
 
 def _tempi(column: pa.ChunkedArray) -> dict[str, int]:
-    """Count tempi by bins of `TEMPO_STEP`, the empty ones between the slowest and the fastest too."""
+    """Count tempi by bins of `TEMPO_STEP`, with the empty bins between the slowest and the fastest."""
     numbers = column.drop_null().to_numpy()
     if not len(numbers):
         return {}
@@ -284,8 +287,8 @@ def _tempi(column: pa.ChunkedArray) -> dict[str, int]:
 
 
 def _draw_texts(tracks: pa.Table, config: Config) -> TextShares:
-    """Draw texts as training does: tracks uniformly, then the caption, then the dropouts of all conditions and of the
-    description alone."""
+    """Draw texts as training does: a track uniformly, then its caption, then whether all conditions or the description
+    alone are dropped."""
     random = np.random.default_rng([config.seed])
     chosen = random.integers(tracks.num_rows, size=DRAWN_TEXTS)
     rows: list[dict[str, Any]] = tracks.select(METADATA).take(pa.array(chosen)).to_pylist()

@@ -1,8 +1,8 @@
-"""Learning guidance: the teacher of a training whose model is to say in one pass what it says with guidance in two
-(C. Meng et al., "On distillation of guided diffusion models", arXiv:2210.03142, first stage; on a language model of
-music G. Cideron et al., arXiv:2410.06084).
+"""Guidance distillation: the teacher of a model that learns to predict in one pass what guidance predicts in two.
 
-The teacher is the checkpoint that training starts from, as it was then.
+C. Meng et al., "On distillation of guided diffusion models", arXiv:2210.03142, first stage; on a language model of
+music: G. Cideron et al., arXiv:2410.06084. The teacher is the checkpoint that training starts from, with the weights
+that it has then.
 """
 
 from model.objective import GuidedTeacher
@@ -15,8 +15,8 @@ def guided_teacher(config: Config, context: Context, initial: InitialModel) -> G
     """Load the teacher that a recipe asks for, on the run's device; None where it asks for none.
 
     Raises:
-        ValueError: the checkpoint is no teacher of the recipe's model: it reads other conditions, speaks other codes,
-            has another text encoder, or has learned guidance already.
+        ValueError: the checkpoint cannot teach the recipe's model: it reads other conditions, has other codebooks or
+            another text encoder, or has learned guidance already.
     """
     if config.distill_guidance is None:
         return None

@@ -1,9 +1,9 @@
-"""Training in several processes: what those that train together know of each other, and what they exchange.
+"""Training in several processes: what the processes know of each other, and what they exchange.
 
-Each works on some micro-batches of a step, and their gradients are averaged, so that all make the same update: each of
-the whole model (PyTorch's `DistributedDataParallel`, arXiv:2006.15704), or of its part of one that is sharded
-(`stages.train.sharding`). A training in one process is the case of one, in which nothing is exchanged. How the
-processes come about is `stages.train.following`'s.
+Each process works on some micro-batches of a step, and the gradients are averaged, so that all make the same update. A
+process updates either the whole model (PyTorch's `DistributedDataParallel`, arXiv:2006.15704) or its part of a sharded
+one (`stages.train.sharding`). Training in one process is the same code, with nothing exchanged.
+`stages.train.following` starts the processes.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,30 +22,32 @@ from torch.nn.parallel import DistributedDataParallel
 from model.objective import LossModule
 
 STEP_TIMEOUT = timedelta(minutes=30)
-"""How long a process waits for what others add to a step. All begin it together; a GPU's library may not notice that
-another process is gone."""
+"""How long a process waits for the contributions of the others to a step. All begin a step together; a GPU's library
+may not notice that another process is gone."""
 
 WAITING_TIMEOUT = timedelta(days=7)
-"""How long a process waits for the first one, which plans, evaluates and writes between the steps. Not because it could
-be gone: that closes its connection, and is an error at once."""
+"""How long a process waits for the first one, which plans, evaluates and writes between the steps. It need not be
+short: if the first process is gone, its closed connection is an error at once."""
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Rank:
-    """One of the processes that train together. The first one, which is the run, logs, evaluates and writes."""
+    """One of the processes that train together. The first process, which is the run, logs, evaluates and writes."""
 
     number: int = 0
     world_size: int = 1
     local_number: int = 0
-    """Its number among those of its machine, and that of its GPU."""
+    """Number of the process among those on its machine, and of its GPU."""
     local_world_size: int = 1
     waiting: dist.ProcessGroup | None = None
-    """What it waits for the first one by, and for nothing that a GPU computes."""
+    """The process group (gloo) for everything that no GPU computes, such as waiting for the first process; None without
+    other processes."""
 
     fully_sharded: bool = False
-    """Whether it has a part of the model only, so that all must compute at the same time whatever one does."""
+    """Whether each process holds only a part of the model. Then all must compute at the same time, whichever of them
+    needs the result."""
 
     @property
     def is_main(self) -> bool:
@@ -53,24 +55,24 @@ class Rank:
 
     @property
     def evaluates(self) -> bool:
-        """Whether it takes part in evaluations: the first one's, for which it needs the others if they have a part of
-        the model."""
+        """Whether the process takes part in evaluations: the first process does, and all do where the model is
+        sharded."""
         return self.is_main or self.fully_sharded
 
     @property
     def replicas(self) -> dist.ProcessGroup | None:
-        """All processes, where there are others and each has the whole model."""
+        """The group of all processes, if there are several and each has the whole model; else None."""
         return None if self.world_size == 1 or self.fully_sharded else dist.group.WORLD
 
     def distributed(self, loss_module: LossModule) -> LossModule | DistributedDataParallel:
-        """Wrap a module so that gradients are averaged over all processes as they come about; one that is sharded does
-        so itself."""
+        """Wrap a module so that its gradients are averaged over all processes as they are computed. A sharded module
+        does that by itself."""
         if self.world_size == 1 or self.fully_sharded:
             return loss_module
         return DistributedDataParallel(loss_module, broadcast_buffers=False)
 
     def any_flag(self, flag: bool) -> bool:
-        """Return whether the flag of any process is set. No device is waited for."""
+        """Return whether any process has set its flag. This does not wait for a device."""
         if self.world_size == 1:
             return flag
         value = torch.tensor([flag], dtype=torch.int32)
@@ -78,33 +80,34 @@ class Rank:
         return bool(value)
 
     def wait_for_others(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have made this call."""
         self.any_flag(False)
 
     def agreed(self, value: Value) -> Value:
-        """Return the first one's value of what all that evaluate have come to, each by itself."""
+        """Return the first process's value of something that all evaluating processes have computed."""
         values = [value]
         if self.fully_sharded:
             dist.broadcast_object_list(values, 0, self.waiting, torch.device("cpu"))
         return values[0]
 
     def gathered(self, value: dict[str, int]) -> list[dict[str, int]]:
-        """Return the values of all processes."""
+        """Return the values of all processes, in the order of their numbers."""
         values = [value] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(values, value, self.waiting)
         return values
 
     def all_reduce(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Return the sum over all processes."""
+        """Return the sum of the values over all processes."""
         if self.world_size > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
     def broadcast_buffers(self, buffers: Iterable[Tensor]) -> None:
-        """Give all processes the first one's values, in place. Codebooks that learn by moving averages need it: each
-        process has moved them by its own examples, and so they learn from the first one's."""
+        """Overwrite the buffers of all processes with the first process's values. Codebooks that learn by moving
+        averages need this: each process has moved them by its own examples, so in effect they learn from the first
+        process's examples."""
         if self.world_size > 1:
             for buffer in buffers:
                 dist.broadcast(buffer, 0)
@@ -115,7 +118,7 @@ def joined(store: Store, number: int, world_size: int, local_number: int, local_
     """Connect this process with the others as long as the context lasts.
 
     Args:
-        store: by which they find each other.
+        store: key-value store through which the processes find each other.
     """
     backend = "gloo"
     if local_number < torch.cuda.device_count():

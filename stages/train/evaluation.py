@@ -1,7 +1,8 @@
-"""Held-out cross-entropy of a language model, and what it is to be compared with.
+"""Held-out cross-entropy of a language model, and the numbers to compare it with.
 
-A model that learned music beats a model that knows only how often each code occurs; one that listens to its conditions
-does better with the right ones than with none, and better with none than with those of another track.
+A model that learned music has a lower cross-entropy than one that knows only how often each code occurs. A model that
+follows its conditions does better with the right conditions than with none, and better with none than with those of
+another track.
 """
 
 import math
@@ -20,8 +21,11 @@ from stages.train.corpus import Corpus, TrackWindow, code_frequencies
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Evaluates a model on fixed windows of held-out tracks, `batch_size` at a time (texts of a batch are padded to one
-    length, which the model can tell, so the number is part of the result)."""
+    """Evaluates a model on fixed windows of held-out tracks, `batch_size` windows at a time.
+
+    The batch size is part of the result: texts of a batch are padded to one length, and the padding changes what the
+    model predicts.
+    """
 
     corpus: Corpus
     windows: Sequence[TrackWindow]
@@ -32,16 +36,21 @@ class Evaluator:
     def codebooks(
         self, model: MusicModel, conditions: Callable[[TrackWindow], Attributes] | None = None
     ) -> list[float]:
-        """Return each codebook's cross-entropy, nats, with the right conditions or with others."""
+        """Return the cross-entropy of each codebook, nats.
+
+        Args:
+            conditions: gives the conditions of a window; None for the window's own.
+        """
         losses: list[float] = held_out_cross_entropy(model, self._batches(model, conditions), self.precision).tolist()
         return losses
 
     def metrics(self, model: MusicModel, split: str, trained_on: Sequence[int]) -> dict[str, float]:
-        """Return the metrics of a split by their names (`valid_cross_entropy` …), nats.
+        """Return the metrics of a split by name (`valid_cross_entropy` …), nats.
 
-        Cross-entropy with the right conditions and of each codebook; with none (`_unconditional`); with those of
-        another track (`_shuffled`), all together and, where the model reads several, one alone shuffled
-        (`_shuffled_chroma` …); and of the model of code frequencies fitted on the tracks `trained_on` (`_unigram`).
+        They are the cross-entropy with the right conditions, over all codebooks and of each; with no conditions
+        (`_unconditional`); with the conditions of another track (`_shuffled`) and, where the model reads several
+        conditions, with one of them taken from another track (`_shuffled_chroma` …); and that of the model of code
+        frequencies counted on the tracks `trained_on` (`_unigram`).
         """
         name = f"{split}_cross_entropy"
         metrics = {f"{name}_codebook_{book}": value for book, value in enumerate(self.codebooks(model))}
@@ -70,8 +79,11 @@ class Evaluator:
         return self.corpus.attributes(window, self.frames, model.config, text)
 
     def _shuffled(self, model: MusicModel, window: TrackWindow, only: str | None = None) -> Attributes:
-        """Return the conditions, or one of them among the right others, of the next track at the same time (or of its
-        last window)."""
+        """Return conditions of the next track, at the same time or from its last window where it is shorter.
+
+        Args:
+            only: the one condition that is taken from the next track, the others being right; None takes all.
+        """
         tracks = self._tracks
         other = tracks[(tracks.index(window.track) + 1) % len(tracks)]
         last = max(0, int(self.corpus.frames[other]) - self.frames)
@@ -92,7 +104,7 @@ class Evaluator:
 
 
 def uniform_cross_entropy(cardinality: int) -> float:
-    """Return the cross-entropy of a model that knows nothing: every code equally likely, nats."""
+    """Return the cross-entropy of a model to which every code is equally likely, nats."""
     return math.log(cardinality)
 
 

@@ -1,14 +1,14 @@
-"""Leading and following: how the processes of one training come about, get their work, and end.
+"""Leading and following: how the processes of one training are started, get their work, and end.
 
-The run is the first of them, and does in it all that it does alone: it plans, shows progress, is asked to stop, and
-writes. The others follow it: they wait for work, do their part of it, and wait again. torchrun starts a run and its
-followers together, on one machine or many, and starts all of them again where one has died; the run then goes on from
-what was saved. Without torchrun a run starts its followers itself (`torch.multiprocessing`), one for each further GPU
-of its machine.
+The run is the first process. It does all that it does without others: it plans, shows progress, is asked to stop, and
+writes. The other processes follow it: they wait for work, do their part of it, and wait again. torchrun starts a run
+and its followers together, on one machine or several, and starts all of them again where one has died; the run then
+resumes from the saved state. Without torchrun a run starts its followers itself (`torch.multiprocessing`), one for each
+further GPU of its machine.
 
-A process that ends closes its connections, however it ends, which is an error at once for whoever waits for it: so
-none outlives the others. Before it ends of an error, a follower leaves that in the store by which all have found each
-other, and the run tells it as its own.
+A process that ends, for whatever reason, closes its connections, and that is an error at once for every process that
+waits for it. So no process outlives the others. A follower that ends with an error first writes it into the key-value
+store through which the processes found each other, and the run raises it as its own.
 """
 
 import logging
@@ -36,39 +36,39 @@ from stages.pipeline.threads import waiting_beside_others
 from stages.train.distributed import Rank, joined
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""The signals that ask a run to stop, its whole process group or a whole machine of it. One process that is asked is
-enough: all stop after the same step."""
+"""The signals that ask a run to stop. They may reach one process, its whole process group, or all processes of a
+machine. One process is enough: all stop after the same step."""
 
 STOPPED = 130
-"""The exit code of a follower that was asked to stop, as of a run."""
+"""The exit code of a follower that was asked to stop, the same as a run's."""
 
 FAILURE_GRACE_SECONDS = 2.0
-"""How long after an error another process may turn out to be the one to blame for it."""
+"""Time after an error in which another process may report the error that caused it."""
 
 EXIT_SECONDS = 10.0
-"""Time that a follower without work has to exit in good order."""
+"""Time in which a follower without work must exit by itself."""
 
 Result = TypeVar("Result")
 Work = Callable[[Context, Rank], Result]
-"""What each process does; it can be pickled."""
+"""The work of each process; it can be pickled."""
 
 
 class ProcessFailed(RuntimeError):
-    """One of the processes met an error, whose traceback is in this one's message or cause."""
+    """One of the processes met an error; its traceback is in the message or the cause of this one."""
 
 
 class ProcessDied(ChildProcessError):
-    """One of the processes was ended by something else, most often for want of memory."""
+    """One of the processes was ended from outside, most often because memory ran out."""
 
 
 @dataclass(frozen=True)
 class _Assignment:
-    """What all processes are to do."""
+    """A piece of work for all processes."""
 
     work: Work[Any]
     context: Context
     threads: int
-    """What each computes with."""
+    """Threads that each process computes with."""
 
 
 @dataclass(frozen=True)
@@ -82,20 +82,20 @@ class _Failure:
 
 @dataclass
 class World:
-    """The processes that belong together, as one of them sees them."""
+    """The processes of one training, as one of them sees them."""
 
     rank: Rank
     store: Store
     busy: bool = False
-    """Whether the followers have work that they have not come back from."""
+    """Whether the followers are still at work."""
 
     def lead(self, work: Work[Result], context: Context) -> Result:
-        """Have all processes do a piece of work, this one too, and return what it returns here.
+        """Have all processes do a piece of work, this one included, and return this process's result.
 
         Raises:
-            ValueError: one of them raised it.
-            Stopped: they stopped, as one of them was asked to.
-            ProcessFailed, ProcessDied: a follower met another error, or is no more.
+            ValueError: one of the processes raised it.
+            Stopped: all stopped, because one of them was asked to.
+            ProcessFailed, ProcessDied: a follower met another error, or died.
         """
         before = torch.get_num_threads()
         threads = max(1, before // self.rank.local_world_size)
@@ -105,7 +105,8 @@ class World:
         try:
             result = work(context, self.rank)
         except Exception as error:
-            # What the frames hold of torch's must not outlive the connections, whose end it would not survive.
+            # Objects of torch that the frames hold must be freed before the connections close: freeing them later would
+            # crash.
             traceback.clear_frames(error.__traceback__)
             if isinstance(error, Stopped):
                 self.busy = False
@@ -118,10 +119,10 @@ class World:
         return result
 
     def dismiss(self) -> None:
-        """Let the followers end, unless they are at work that this process has given up: then they end by the error
-        that this process's end is to them."""
+        """Let the followers end. Followers at work that this process has given up are not asked: they end with an error
+        when this process closes its connections."""
         if not self.busy:
-            with suppress(RuntimeError):  # they are gone
+            with suppress(RuntimeError):  # the followers are gone
                 self._tell(None)
 
     def follow(self) -> int:
@@ -129,7 +130,7 @@ class World:
         stop, parent = threading.Event(), os.getppid()
 
         def handle(number: int, frame: object) -> None:
-            if os.getppid() != parent:  # whoever started this process is gone, which it is told by a signal as well
+            if os.getppid() != parent:  # the parent is gone, which arrives as a signal too
                 os._exit(1)
             stop.set()
 
@@ -137,7 +138,7 @@ class World:
             signal.signal(number, handle)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         disable_progress_bars()  # transformers' bars would break into the run's
-        logging.disable(logging.WARNING)  # which the run gives
+        logging.disable(logging.WARNING)  # the run logs them
         try:
             while (assignment := self._hear()) is not None:
                 context = replace(assignment.context, stop=stop)
@@ -147,10 +148,11 @@ class World:
                     assignment.work(context, self.rank)
         except Exception as error:
             failure = _Failure(_text(error), traceback.format_exc(), isinstance(error, ValueError))
-            with suppress(RuntimeError):  # the run is gone, and this is for no one
+            with suppress(RuntimeError):  # the run is gone, so nobody reads it
                 self.store.set(_failure_key(self.rank.number), pickle.dumps(failure))  # type: ignore[arg-type]
             return 1
-        # One that was asked to stop has not ended well: torch's agents wait minutes for the others of one that has.
+        # A follower that was asked to stop does not return 0: after a 0, torch's agents wait minutes for the other
+        # processes.
         return STOPPED if stop.is_set() else 0
 
     def _tell(self, assignment: _Assignment | None) -> None:
@@ -162,7 +164,8 @@ class World:
         return heard[0]
 
     def _blame_follower(self, error: Exception) -> None:
-        """Raise the error of a follower that left one; what this process met may be no more than its silence."""
+        """Raise the error that a follower left, if one did: the error of this process may only say that a follower is
+        silent."""
         until = time.monotonic() + FAILURE_GRACE_SECONDS
         while time.monotonic() < until:
             for number in range(1, self.rank.world_size):
@@ -180,7 +183,7 @@ class World:
     def _error_of(self, number: int, failure: _Failure) -> Exception:
         where = f"process {number + 1} of {self.rank.world_size}"
         raised = ValueError(failure.error) if failure.wrong_value else ProcessFailed(f"{where} failed: {failure.error}")
-        raised.__cause__ = ProcessFailed(f"in {where}:\n{failure.trace}")  # the trace of another process
+        raised.__cause__ = ProcessFailed(f"in {where}:\n{failure.trace}")  # the traceback of another process
         return raised
 
 
@@ -193,22 +196,22 @@ def _failure_key(number: int) -> str:
 
 
 def _is_silence(error: str) -> bool:
-    """Return whether an error says that another process no longer answers (gloo has no class of its own for it)."""
+    """Return whether an error says that another process no longer answers; gloo has no class for such errors."""
     return "Connection closed by peer" in error or "Connection reset by peer" in error or "gloo/transport" in error
 
 
 _started: list[World] = []
-"""The world that torchrun started this process in, while `world_of_torchrun` lasts."""
+"""The world that torchrun started this process in, while `world_of_torchrun` is open."""
 
 
 @contextmanager
 def world_of_torchrun() -> Iterator[World]:
-    """Join the processes that torchrun started together with this one, as long as the context lasts. The run leads:
-    when it leaves, its followers may go.
+    """Join the processes that torchrun started together with this one, as long as the context lasts. The run leads; its
+    followers end when it leaves the context.
 
     Raises:
-        ValueError: torchrun may start the processes of several machines again, and they would then find what those
-            before them left.
+        ValueError: torchrun may restart the processes of several machines, and these would find what the processes
+            before them left in the key-value store.
     """
     again, shares = (os.environ[f"TORCHELASTIC_{name}"] for name in ("MAX_RESTARTS", "USE_AGENT_STORE"))
     if int(os.environ["GROUP_WORLD_SIZE"]) > 1 and int(again) > 0 and shares == "True":
@@ -232,14 +235,15 @@ def world_of_torchrun() -> Iterator[World]:
 
 
 def process_count(context: Context, most: int) -> int:
-    """Return how many processes a training is to have: those that torchrun started, else as `settings.processes` says,
-    else one for each GPU.
+    """Return how many processes a training has: those that torchrun started, or else `settings.processes`, or else one
+    for each GPU.
 
     Args:
-        most: micro-batches of a step, which can be worked on at the same time.
+        most: micro-batches of a step, which can be computed at the same time.
 
     Raises:
-        ValueError: more are asked for than there are GPUs or micro-batches, or some where none can be started.
+        ValueError: more processes are asked for than there are GPUs or micro-batches, or several in a worker that
+            cannot start any.
     """
     if _started:
         count = _started[0].rank.world_size
@@ -263,17 +267,17 @@ def process_count(context: Context, most: int) -> int:
 
 
 def run_together(work: Work[Result], context: Context, count: int) -> Result:
-    """Do a piece of work in several processes, of which this one is the first, and return what it returns here.
+    """Do a piece of work in several processes, this one being the first, and return this process's result.
 
-    In every process `work` asks `context.stop`, and passes it on to the others (`Rank.any_flag`).
+    In every process `work` looks at `context.stop`, and passes a request to stop on to the others (`Rank.any_flag`).
 
     Args:
-        count: as `process_count` gives it.
+        count: number of processes, from `process_count`.
 
     Raises:
-        ValueError: one of them raised it.
-        Stopped: they stopped, as one of them was asked to.
-        ProcessFailed, ProcessDied: another error, or a process that is no more; the message names it.
+        ValueError: one of the processes raised it.
+        Stopped: all stopped, because one of them was asked to.
+        ProcessFailed, ProcessDied: a process met another error, or died; the message names it.
     """
     if _started:
         return _started[0].lead(work, context)
@@ -293,9 +297,9 @@ def run_together(work: Work[Result], context: Context, count: int) -> Result:
 
 @contextmanager
 def _followers(port: int, count: int) -> Iterator[list[Any]]:
-    """Start the followers of this process on its machine; none is left when the context ends."""
-    resource_tracker.ensure_running()  # whose start would undo the next line
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # until a follower knows what to do with one
+    """Start the followers of this process on its machine; all have ended when the context ends."""
+    resource_tracker.ensure_running()  # starting it later would undo the next line
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # until a follower has its handlers
     try:
         started = start_processes(
             _follow_here, (port, count), nprocs=count - 1, join=False, daemon=True, start_method="spawn"
@@ -311,7 +315,7 @@ def _followers(port: int, count: int) -> Iterator[list[Any]]:
 
 
 def _follow_here(index: int, port: int, count: int) -> None:
-    """Be one of the followers of a run on this machine."""
+    """Be a follower of a run on this machine."""
     store = TCPStore("127.0.0.1", port, is_master=False)
     with joined(store, index + 1, count, index + 1, count) as rank:
         code = World(rank, store).follow()
@@ -319,7 +323,7 @@ def _follow_here(index: int, port: int, count: int) -> None:
 
 
 def _died(processes: list[Any], error: ProcessDied) -> ProcessDied:
-    """Return the error with the process that is no more by name."""
+    """Return an error that names the process that died and how; the given error where none can be named."""
     for number, process in enumerate(processes, start=2):
         process.join(FAILURE_GRACE_SECONDS)
         code = process.exitcode

@@ -1,8 +1,8 @@
 """The model that a training begins with: fresh, or a checkpoint in any form, whole or through low-rank updates.
 
-A recipe says what the model is, and a checkpoint must be that model, for only then do its weights mean what they meant.
-Conditions that it lacks may be added and start fresh; a mono model becomes a stereo one where the recipe has twice its
-codebooks.
+A recipe describes the model, and the checkpoint must hold that model: otherwise its weights would mean something else.
+The recipe may add conditions that the checkpoint lacks, which start fresh. Where the recipe has twice the checkpoint's
+codebooks, a mono model becomes a stereo one.
 """
 
 import logging
@@ -31,11 +31,12 @@ from stages.train.batches import INITIAL_WEIGHTS
 from stages.train.config import Config
 
 FUSIONS = ("cross", "prepend", "sum", "interpolate")
-"""Fields of the decoder that name conditions, in whatever order."""
+"""Fields of the decoder that list names of conditions; the order does not matter."""
 
 FREE_IN_DECODER = {"dropout", "attention_dropout", "padding"}
 FREE_IN_CONDITIONS = {"finetune", "max_tokens", "frames", "analysis"}
-"""Fields that say how a model learns or how much it is given, not what its weights mean: a training may change them."""
+"""Fields that a training may change: they say how a model learns or how much input it gets, not what its weights
+mean."""
 
 log = logging.getLogger(__name__)
 
@@ -46,22 +47,22 @@ class InitialModel:
 
     model: MusicModel
     text_encoder: str | None
-    """Reference of a frozen text encoder that is kept elsewhere; None where its weights belong into the checkpoint that
-    is to be, or there is none."""
+    """Reference of a frozen text encoder that is stored elsewhere; None where its weights belong in the new checkpoint,
+    or where there is no text encoder."""
     text_encoder_digest: str | None
     parents: list[str]
-    """Ids of the checkpoints of the store that it was made from."""
+    """Ids of the store's checkpoints that the model was made from."""
     facts: CheckpointFacts | None
-    """Of the checkpoint that it begins from; None for fresh weights."""
+    """Facts of the checkpoint that training begins from; None for fresh weights."""
     codec: CodecNetwork | None
     """The codec that came with that checkpoint."""
     checksums: Mapping[str, int]
-    """Of the parameters, before low-rank updates stand beside them."""
+    """Checksums of the parameters, by name, before low-rank updates are added."""
 
 
 @dataclass(frozen=True, eq=False)
 class _TextEncoder:
-    """An encoder with where it is kept, as in `InitialModel`."""
+    """A text encoder with its reference, digest and parents, as in `InitialModel`."""
 
     network: T5EncoderModel | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -73,11 +74,12 @@ class _TextEncoder:
 def initial_model(config: Config, context: Context) -> InitialModel:
     """Make the model of a recipe before its first step, on the CPU: a device may have no room for all of it.
 
-    Torch's generator is seeded anew for what starts fresh.
+    Torch's generator is seeded for the weights that start fresh.
 
     Raises:
-        ValueError: `initial` is no checkpoint, or one of another model; or it brings no text encoder and none is given.
-        MissingWeights: weights that the recipe names cannot be had.
+        ValueError: `initial` is not a checkpoint, or holds another model; or it has no text encoder and the recipe
+            gives none.
+        MissingWeights: weights that the recipe names cannot be fetched.
     """
     trained, parents, seed = None, [], step_seed(config.seed, 0, INITIAL_WEIGHTS)
     if config.initial is None:
@@ -93,13 +95,13 @@ def initial_model(config: Config, context: Context) -> InitialModel:
         if config.initial.checkpoint is not None:
             parents.append(str(context.checkpoint(config.initial)["checkpoint_id"]))
         text = _initial_text_encoder(config, context, trained)
-        with torch.device("meta"):  # its weights are the checkpoint's own tensors, not a copy of them
+        with torch.device("meta"):  # gets the checkpoint's own tensors below, not copies
             model = MusicModel(config.model, text.network, text.tokenizer)
         _take_weights(model, trained, fresh_weights)
         torch.set_rng_state(generator_state)
     checksums = parameter_checksums(model)
     if config.lora is not None:
-        from stages.train.lora import add_adapter, continue_adapter  # with peft, which other trainings do without
+        from stages.train.lora import add_adapter, continue_adapter  # imports peft, which other trainings do not need
 
         if config.initial_adapter is None:
             add_adapter(model, config.lora)
@@ -119,12 +121,13 @@ def initial_model(config: Config, context: Context) -> InitialModel:
 
 
 def load_initial(config: Config, context: Context, device: str = "cpu") -> TrainedModel:
-    """Load the checkpoint that training starts from. AudioCraft's holds no text encoder that did not learn: the
-    recipe's is taken where it has one.
+    """Load the checkpoint that training starts from.
+
+    A checkpoint of AudioCraft does not hold a frozen text encoder: it is loaded with the recipe's, where it has one.
 
     Raises:
-        ValueError: it is no checkpoint.
-        MissingWeights: it, or what it names, cannot be had.
+        ValueError: `initial` is not a checkpoint.
+        MissingWeights: the checkpoint, or weights that it names, cannot be fetched.
     """
     assert config.initial is not None
     folder = context.weights(config.initial).path
@@ -133,7 +136,7 @@ def load_initial(config: Config, context: Context, device: str = "cpu") -> Train
 
 
 def _initial_text_encoder(config: Config, context: Context, trained: TrainedModel | None) -> _TextEncoder:
-    """Return the encoder that the recipe names, else the one that came with the checkpoint."""
+    """Return the text encoder that the recipe names, or else the checkpoint's."""
     if config.model.description is None:
         return _TextEncoder()
     initial_text = None if trained is None else trained.facts.model.description
@@ -158,11 +161,11 @@ def _initial_text_encoder(config: Config, context: Context, trained: TrainedMode
 
 
 def check_same_model(config: Config, checkpoint: MusicModelConfig) -> None:
-    """Check that a recipe's model is that of the checkpoint it starts from: the same, or with conditions added, or with
-    its codebooks doubled.
+    """Check that a recipe's model is the model of the checkpoint it starts from: the same, with conditions added, or
+    with the codebooks doubled.
 
     Raises:
-        ValueError: it is another; the message names each field that differs.
+        ValueError: the models differ; the message names each field that does.
     """
     decoder = checkpoint.language_model
     if config.model.language_model.codebooks == 2 * decoder.codebooks:
@@ -183,7 +186,11 @@ def check_same_model(config: Config, checkpoint: MusicModelConfig) -> None:
 def _decoder_differences(
     decoder: LanguageModelConfig, initial: LanguageModelConfig, known: tuple[str, ...]
 ) -> list[str]:
-    """Describe the fields of a decoder that are not as in the checkpoint, which only has the conditions `known`."""
+    """Describe the fields in which a decoder differs from the checkpoint's.
+
+    Args:
+        known: names of the conditions that the checkpoint has; added conditions are no difference.
+    """
     differences = []
     for name in LanguageModelConfig.model_fields:
         expected, got = getattr(initial, name), getattr(decoder, name)
@@ -201,7 +208,7 @@ def _decoder_differences(
 
 
 def _condition_fields(config: MusicModelConfig, name: str) -> dict[str, Any]:
-    """Return the fields that the weights of a condition depend on."""
+    """Return the fields of a condition that its weights depend on."""
     condition = config.fields[name] if name in config.fields else getattr(config, name)
     facts: dict[str, Any] = condition.model_dump(exclude=FREE_IN_CONDITIONS)
     if facts.get("quantizer"):
@@ -210,16 +217,16 @@ def _condition_fields(config: MusicModelConfig, name: str) -> dict[str, Any]:
 
 
 def _draw_fresh_weights(config: Config, known: Sequence[str]) -> dict[str, Tensor]:
-    """Draw a model's random start, and return the weights of those conditions of it that a checkpoint does not have.
+    """Draw a model's random start, and return the weights of the conditions that a checkpoint lacks.
 
-    All of it is drawn, so that low-rank updates are drawn as if it had been kept; it is given back before the
-    checkpoint is loaded, for a machine may not have room for both.
+    The whole model is drawn, so that low-rank updates, which are drawn after it, come out the same with or without a
+    checkpoint. Its other weights are freed before the checkpoint is loaded: a machine may not have room for both.
 
     Args:
         known: names of the conditions that the checkpoint has.
 
     Raises:
-        ValueError: there are such conditions, and they would not learn.
+        ValueError: the checkpoint lacks conditions, and they would stay frozen.
     """
     fresh = [name for name in config.model.conditions if name not in known]
     if fresh and config.lora is not None and not config.lora.conditioners:
@@ -227,7 +234,7 @@ def _draw_fresh_weights(config: Config, known: Sequence[str]) -> dict[str, Tenso
     if fresh:
         log.warning("conditions that train.initial does not have start fresh: %s", ", ".join(fresh))
     encoder, tokenizer = None, None
-    if config.model.description is not None:  # in its place one without weights, of which nothing is drawn
+    if config.model.description is not None:  # a stand-in without weights, for which nothing is drawn
         with torch.device("meta"):
             encoder = T5EncoderModel(T5Config(d_model=config.model.description.width, num_layers=1))
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel()))
@@ -237,15 +244,15 @@ def _draw_fresh_weights(config: Config, known: Sequence[str]) -> dict[str, Tenso
 
 
 def _take_weights(model: MusicModel, trained: TrainedModel, fresh: Mapping[str, Tensor]) -> None:
-    """Give a model that was made on the device `meta` the weights of a checkpoint, which they were before.
+    """Load a checkpoint's weights into a model that was made on the device `meta`, without copying them.
 
     Args:
-        fresh: those of the conditions that the checkpoint lacks.
+        fresh: weights of the conditions that the checkpoint lacks.
     """
     weights = trained.model.weights()
     if model.config.language_model.codebooks == 2 * trained.facts.model.language_model.codebooks:
         weights = stereo_weights(weights)
-    # An encoder that learned there and is frozen here, or learns here and was frozen there, is in its place already.
+    # A text encoder has its weights already where it learns in one of the two models and is frozen in the other.
     own = {name: value for name, value in model.weights().items() if not value.is_meta}
     known = own | dict(fresh) | weights
     model.load_weights({name: known[name] for name in model.weights()})

@@ -1,7 +1,8 @@
 """Low-rank adaptation of a language model (LoRA, arXiv:2106.09685), by `peft`.
 
-While it learns, updates stand beside the frozen matrices of the decoder. Before it is written they are merged into
-them, so that whatever reads the checkpoint reads a plain model; the updates alone lie beside it in peft's own form.
+During training, updates are kept beside the frozen matrices of the decoder. Before the checkpoint is written they are
+merged into the matrices, so that every reader of the checkpoint gets a plain model. The updates alone are written
+beside it in peft's own form.
 """
 
 import re
@@ -24,20 +25,22 @@ from stages.checkpoints.adapters import read_adapter
 from stages.checkpoints.disk_errors import disk_errors
 
 DECODER = "language_model."
-"""How the names of the decoder's parameters begin among the model's."""
+"""Prefix of the names of the decoder's parameters in the model."""
 
 LAYERS = {
     "attention": r"self_attention\.(in|out)_projection",
     "cross_attention": r"cross_attention\.(in|out)_projection",
     "feedforward": r"(expand|contract)",
 }
-"""The matrices of a decoder layer by the kind of layer that `LoraConfig.targets` names."""
+"""The matrices of a decoder layer, by the kinds that `LoraConfig.targets` names."""
 
 
 def add_adapter(model: MusicModel, config: LoraConfig) -> None:
-    """Freeze the model but for new low-rank updates of its decoder, and for its conditioners if they are to learn.
+    """Freeze the model, and add new low-rank updates to its decoder. The conditioners stay free if `config` says that
+    they learn.
 
-    The updates begin at zero, so the model says what it said. Their other factor is drawn from torch's generator.
+    One factor of each update is zero, so the model's predictions do not change at first. The other factor is drawn from
+    torch's generator.
 
     Raises:
         ValueError: the decoder has none of the layers that are to be adapted.
@@ -55,19 +58,19 @@ def add_adapter(model: MusicModel, config: LoraConfig) -> None:
         )
     if not config.conditioners:
         model.requires_grad_(False)
-    peft.inject_adapter_in_model(settings, model.language_model)  # which freezes all else of the decoder
+    peft.inject_adapter_in_model(settings, model.language_model)  # freezes the rest of the decoder
 
 
 def continue_adapter(model: MusicModel, config: LoraConfig, folder: Path) -> None:
-    """Freeze the model as `add_adapter` does, and let updates go on from those of another's adapter.
+    """Freeze the model as `add_adapter` does, and start its updates from those of an existing adapter.
 
-    An update of queries, of keys or of values alone becomes one of the matrix that holds all three: their factors side
-    by side, each with its own rows of it, so that the rank is the sum of theirs. The model begins with what the adapter
-    makes of it.
+    An adapter may have separate updates of queries, keys and values, which share one matrix here. They become one
+    update: their factors side by side, each with its own rows, so that its rank is the sum of theirs. The model begins
+    with the predictions that the adapter gives it.
 
     Args:
-        config: of which ranks, scales and targets are not read.
-        folder: of the adapter, or of a checkpoint that has one inside.
+        config: its ranks, scales and targets are not used; the adapter's are.
+        folder: the folder of the adapter, or of a checkpoint that has one inside.
 
     Raises:
         ValueError: there is no adapter of this model's decoder.
@@ -84,7 +87,7 @@ def continue_adapter(model: MusicModel, config: LoraConfig, folder: Path) -> Non
         lora_dropout=config.dropout,
         target_modules="|".join(re.escape(module) for module in modules),
         rank_pattern={re.escape(module): rank for module, rank in ranks.items()},
-        # Of several scales the first is that of all; the others go into their factors.
+        # peft has one scale for a module: that of the first update. Other scales are multiplied into the factors.
         alpha_pattern={re.escape(name): updates[0].scale * ranks[name] for name, updates in modules.items()},
     )
     if not config.conditioners:
@@ -117,7 +120,8 @@ def save_adapter(model: MusicModel, folder: Path) -> None:
 
 @contextmanager
 def merged(model: MusicModel) -> Iterator[None]:
-    """Let a model be a plain one with its updates in its matrices inside; after it, all is what it was, bit for bit."""
+    """Return a context in which a model is a plain one, with its updates added to its matrices. Afterwards everything
+    is as before, bit for bit."""
     decoder = model.language_model
     layers: list[tuple[str, Any]] = [
         (name, module) for name, module in decoder.named_modules() if isinstance(module, LoraLayer)
@@ -136,13 +140,13 @@ def merged(model: MusicModel) -> Iterator[None]:
 
 
 def _replace(decoder: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module in the place that a dotted name means."""
+    """Replace the module that has a dotted name."""
     above, _, own = name.rpartition(".")
     setattr(decoder.get_submodule(above), own, module)
 
 
 def merge_adapter(model: MusicModel) -> None:
-    """Add the updates to the matrices that they belong to, and leave a plain model."""
+    """Add the updates to their matrices for good, and leave a plain model."""
     decoder = model.language_model
     adapted = [(name, module) for name, module in decoder.named_modules() if isinstance(module, LoraLayer)]
     for name, module in adapted:

@@ -1,26 +1,26 @@
-"""Pace: how long a training will take, told before its first step and again once some steps were measured."""
+"""Pace: how long a training will take, estimated before its first step and again once some steps were measured."""
 
 from schemas.tables import CHECKPOINTS, TRAINING
 from stages.pipeline.contract import Context, Progress
 from stages.pipeline.durations import duration
 
 SHORTEST = 10.0
-"""Seconds below which nobody needs to be told."""
+"""Estimates below this are not shown, seconds."""
 
 GUESSED_UTILISATION = 0.2
-"""Share of a device's matrix products that a training is taken to make use of where no training of the store says: a
-guess, which stands until steps are measured."""
+"""Share of a device's peak rate of matrix products that a training is assumed to reach where the store has no earlier
+training to go by. It is a guess, used until steps are measured."""
 
 MEASURED_STEPS = 3
 """Steps that are measured, after a first one in which everything is loaded."""
 
 
 class TrainingPace:
-    """Tells how long a training takes.
+    """Estimates how long a training takes, and shows it.
 
     Args:
-        steps: those that are left, at most.
-        validations: those that are left, at most.
+        steps: steps that are left, at most.
+        validations: validations that are left, at most.
     """
 
     def __init__(self, progress: Progress, steps: int, validations: int) -> None:
@@ -29,23 +29,23 @@ class TrainingPace:
         self._measured, self._seconds, self._is_warm = 0, 0.0, False
 
     def note_validation(self, seconds: float) -> None:
-        """Say how long a validation took."""
+        """Record how long a validation took."""
         self._validation_seconds = seconds
 
     def guess(self, flops: float, rate: float, utilisation: float | None) -> None:
-        """Tell how long the training takes by what the device multiplies.
+        """Show how long the training takes, estimated from the device's rate of matrix products.
 
         Args:
             flops: floating-point operations of a step.
-            rate: those of the device's matrix products, a second.
-            utilisation: the share of it that the newest training of the store made use of; None where none says.
+            rate: peak rate of the device's matrix products, FLOP a second.
+            utilisation: share of this rate that the store's newest training reached; None where that is unknown.
         """
         share = utilisation or GUESSED_UTILISATION
         why = "as the last training did" if utilisation else "a guess"
         self._tell(flops / (share * rate), f"by {share:.0%} of this machine's {_gigaflops(rate)} GFLOP/s, {why}")
 
     def note(self, steps: int, seconds: float) -> None:
-        """Count steps that took so long together; once there are enough, tell how long the rest takes."""
+        """Record that some steps took `seconds` together; once enough are measured, show how long the rest takes."""
         self._steps -= steps
         if not self._is_warm:
             self._is_warm = True
@@ -67,7 +67,8 @@ def _gigaflops(rate: float) -> str:
 
 
 def newest_utilisation(context: Context) -> float | None:
-    """Return the share of its device that the store's newest training made use of; None where none says."""
+    """Return the share of its device's peak rate that the store's newest training reached; None where it is not
+    recorded."""
     newest = max(
         context.store.read_all(CHECKPOINTS, ["checkpoint_id", "created_at"]).to_pylist(),
         key=lambda row: row["created_at"],

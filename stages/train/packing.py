@@ -1,8 +1,9 @@
-"""Tables that may be larger than memory, packed: the matrices of a column one after another in a file that is mapped.
+"""Packed tables: the matrices of a column written one after another into a file that is mapped into memory.
 
-They are packed once, shard after shard, so that no more than one shard is held at a time. A training then reads the
-pages that it draws from, and the processes of one machine share them. Lists of numbers, such as beats, are matrices of
-one column; chords are matrices of `CHORD_COLUMNS`.
+The tables may be larger than memory. They are packed once, shard after shard, so that no more than one shard is in
+memory at a time. A training then reads only the pages that it draws from, and the processes of one machine share them.
+Lists of numbers, such as beats, are packed as matrices of one column; chords as matrices with the columns
+`CHORD_COLUMNS`.
 """
 
 import os
@@ -30,33 +31,33 @@ PACKED = (
 """The tables that are packed, and the column of each that makes it large."""
 
 MATRIX_COLUMNS = ("begin", "vectors", "width", "largest")
-"""Columns that stand for the matrices: where one's first value lies, its rows and columns, and the largest value in any
-of its shard."""
+"""Columns that take the place of the matrices: the position of a matrix's first value in the file, its rows, its
+columns, and the largest value in all matrices of its shard."""
 
 
 @dataclass(frozen=True, eq=False)
 class PackedTable:
-    """The rows of a table, with `MATRIX_COLUMNS` for the column that was packed, and the values of that column."""
+    """The rows of a table, with `MATRIX_COLUMNS` in place of the packed column, and the values of that column."""
 
     rows: pa.Table
     values: npt.NDArray[Any]
-    """[N], all matrices row by row."""
+    """[N], the values of all matrices, row by row."""
 
     def matrix(self, number: int) -> npt.NDArray[Any]:
-        """Return the matrix [vectors, width] of a row; it is not copied."""
+        """Return the matrix [vectors, width] of a row, as a view of `values`."""
         begin, vectors, width = (self.rows.column(name)[number].as_py() for name in ("begin", "vectors", "width"))
         return self.values[begin : begin + vectors * width].reshape(vectors, width)
 
 
 def pack(parts: Iterable[pa.Table], column: str, sink: BinaryIO) -> pa.Table:
     """Write the matrices of a column (lists of lists, of numbers or of chords) one after another, and return the rows
-    with `MATRIX_COLUMNS` in its stead.
+    with `MATRIX_COLUMNS` in place of that column.
 
     Args:
-        parts: of a table; there is at least one, which may be empty.
+        parts: parts of one table, at least one; a part may be empty.
 
     Raises:
-        ValueError: the lists of one row are not of one length, or a chord has an unknown quality.
+        ValueError: the lists of a row differ in length, or a chord has an unknown quality.
     """
     packed, written = [], 0
     for part in parts:
@@ -85,8 +86,8 @@ def pack(parts: Iterable[pa.Table], column: str, sink: BinaryIO) -> pa.Table:
 
 
 def _as_matrices(lists: pa.ListArray) -> pa.ListArray:
-    """Return lists of lists of numbers as they are; of numbers, each as a list of its own; of chords, each as its
-    numbers."""
+    """Return lists of lists of numbers. A list of numbers becomes a list of one number each, a list of chords a list of
+    the chords' numbers; lists of lists stay as they are."""
     kind = lists.type.value_type
     if pa.types.is_list(kind):
         return lists
@@ -99,7 +100,7 @@ def _as_matrices(lists: pa.ListArray) -> pa.ListArray:
 
 
 def _chord_numbers(chords: pa.StructArray) -> npt.NDArray[np.float32]:
-    """Return `CHORD_COLUMNS` of chords."""
+    """Return chords as numbers, a column for each of `CHORD_COLUMNS`."""
     columns = dict(zip(chords.type.names, chords.flatten(), strict=False))
     qualities = pc.index_in(columns["quality"], value_set=pa.array(CHORD_QUALITIES))
     unknown = pc.and_(pc.is_null(qualities), pc.not_equal(columns["root"], NO_ROOT))
@@ -114,8 +115,10 @@ def _chord_numbers(chords: pa.StructArray) -> npt.NDArray[np.float32]:
 
 
 def pack_table(context: Context, table: Table, column: str) -> None:
-    """Pack a column of a table into the stage's scratch folder, shard by shard, unless that was done before: without
-    rows where the model does not read it. Other columns of the table that are packed as well are left out."""
+    """Pack a column of a table into the stage's scratch folder, shard by shard, unless that was done before.
+
+    A table that the model does not read is packed without rows. Other packed columns of the same table are left out.
+    """
     files = _packed_files(context, table, column)
     if files.rows.exists():
         return
@@ -129,11 +132,11 @@ def pack_table(context: Context, table: Table, column: str) -> None:
         packed = pack(chain([table.schema.empty_table().select(names)], shards), column, sink)
     pq.write_table(packed, rows)
     os.replace(values, files.values)
-    os.replace(rows, files.rows)  # last: where the rows are, the values are whole
+    os.replace(rows, files.rows)  # the rows come last: where they exist, the values are complete
 
 
 def open_packed(context: Context, table: Table, column: str) -> PackedTable:
-    """Open what `pack_table` wrote."""
+    """Open the files that `pack_table` wrote."""
     files = _packed_files(context, table, column)
     kind = packed_kind(table.schema.field(column).type)
     values = np.memmap(files.values, kind, mode="r") if files.values.stat().st_size else np.zeros(0, kind)
@@ -141,7 +144,7 @@ def open_packed(context: Context, table: Table, column: str) -> PackedTable:
 
 
 def packed_kind(column: pa.ListType) -> type[np.generic]:
-    """Return the type of the numbers that a column is packed as."""
+    """Return the NumPy type of the numbers that a column is packed as."""
     kind = column.value_type.value_type if pa.types.is_list(column.value_type) else column.value_type
     dtype: type[np.generic] = np.float32 if pa.types.is_struct(kind) else kind.to_pandas_dtype()
     return dtype
@@ -159,10 +162,14 @@ def _packed_files(context: Context, table: Table, column: str) -> _PackedFiles:
 
 
 class TrackVectors:
-    """The vectors of a packed table for each track, none for one that the table has no row for.
+    """The vectors of each track in a packed table; a track without a row has none.
+
+    Args:
+        ids: ids of the tracks, in the order of their positions.
+        what: name of the widths in an error message.
 
     Raises:
-        ValueError: vectors have several widths; the message calls these `what`.
+        ValueError: vectors differ in width.
     """
 
     def __init__(self, packed: PackedTable, ids: Sequence[str], what: str) -> None:
@@ -175,15 +182,15 @@ class TrackVectors:
         rows = pc.index_in(pa.array(ids, pa.string()), value_set=packed.rows.column("track_id"))
         self._rows = pc.fill_null(rows, -1).to_numpy(zero_copy_only=False)
         self.present = np.array([row >= 0 and vectors[row] > 0 for row in self._rows])
-        """Whether a track has vectors."""
+        """Whether each track has vectors, [tracks]."""
 
     def __contains__(self, track: int) -> bool:
         return bool(self.present[track])
 
     def of(self, track: int) -> npt.NDArray[Any]:
-        """Return the vectors [count, width] of a track that has some."""
+        """Return the vectors [count, width] of a track, which must have some."""
         return self._packed.matrix(int(self._rows[track]))
 
     def value(self, track: int, column: str) -> Any:
-        """Return what another column of the table says of such a track."""
+        """Return the value of another column in the row of a track, which must have vectors."""
         return self._packed.rows.column(column)[int(self._rows[track])].as_py()

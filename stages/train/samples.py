@@ -1,7 +1,7 @@
-"""Samples: clips of fixed texts that a model makes before, while and after it learns, with the same seeds each time.
+"""Samples: clips of fixed texts that a model makes before, during and after training, with the same seeds each time.
 
-They are no part of the training: whatever is asked for, and however often, the weights come out the same. Each is heard
-from the store as soon as it is made, and is a row of `samples`.
+They do not affect the training: the weights come out the same whatever samples are asked for, and however often. Each
+clip can be played from the store as soon as it is made, and is a row of `samples`.
 """
 
 import hashlib
@@ -36,18 +36,18 @@ if TYPE_CHECKING:
 
 
 PLAIN_TEXT = "A piece of music"
-"""What is asked for where neither the recipe nor a held-out track has a text."""
+"""The description of a sample where neither the recipe nor a held-out track has one."""
 
 
 class Sampler:
     """Makes the samples of a training.
 
     Args:
-        held_out: tracks whose texts are asked for where the recipe names none.
+        held_out: tracks whose descriptions are used where the recipe gives none; positions in the corpus.
         frames: length of the windows that the model is trained on.
-        rank: the first process makes samples. Where each has no more than a part of the model, all must ask for them
-            at the same time.
-        whole: the model that it makes them with in that case.
+        rank: the first process makes the samples. Where the model is sharded, all processes must call `make` at the
+            same time.
+        whole: the whole model in the first process, to make samples with where the model is sharded.
     """
 
     def __init__(
@@ -67,16 +67,16 @@ class Sampler:
         own = [text for track in held_out if (text := plain_caption(corpus.metadata(track)))]
         own = list(dict.fromkeys(own)) or [PLAIN_TEXT]
         self._texts = () if asked is None else asked.texts or tuple(own[: asked.count])
-        silent = config.model.description is None or corpus.codec is None  # nothing can be asked for, or nothing heard
+        silent = config.model.description is None or corpus.codec is None  # reads no text, or has no known codec
         if silent or not rank.evaluates:
             self._texts = ()
 
     def is_due(self, step: int) -> bool:
-        """Return whether the model is to be heard after a step, besides at the beginning and the end."""
+        """Return whether samples are made after a step, besides those at the beginning and the end."""
         return self._config.samples is not None and step % self._config.samples.every == 0
 
     def make(self, step: int, training_log: TrainingLog) -> None:
-        """Let the model, with the weights that it has, make a clip of each text, unless it did so after this step.
+        """Make a clip of each text with the weights that the model has now, unless this step's samples exist.
 
         Args:
             training_log: keeps the rows, with the state of the training.
@@ -93,7 +93,8 @@ class Sampler:
         self._rank.wait_for_others()
 
     def _roomy_context(self) -> Context:
-        """Return a context of the device on which a whole model has room: the training's own, else the CPU."""
+        """Return a context on a device that has room for the whole model: the training's own device, or else the
+        CPU."""
         context = self._context
         size = sum(value.numel() for value in self._initial.model.parameters()) * BYTES_FROZEN
         has_room = self._rank.agreed(size <= SHARE_OF_STATE * free_memory(context.device))
@@ -114,7 +115,8 @@ class Sampler:
                     window=self._window,
                     stride=stride_frames(STRIDE, self._window),
                     frame_rate=rate,
-                    # Whoever asks the run to stop waits for it: a state without its samples would lose them.
+                    # A request to stop does not interrupt it: the state would be saved without the samples, and they
+                    # would be lost.
                     options=replace(decoding_options(context, "float32", None, None), stop=None),
                 )
                 for number, codes in sorted(clips, key=lambda clip: clip[0]):
@@ -158,9 +160,9 @@ class Sampler:
 
 
 def _plain(model: MusicModel, config: Config) -> Any:
-    """Let a model with low-rank updates be a plain one inside, as decoding needs it."""
+    """Return a context in which a model with low-rank updates is a plain one, as decoding needs it."""
     if config.lora is None:
         return nullcontext()
-    from stages.train.lora import merged  # with peft, which other trainings do without
+    from stages.train.lora import merged  # imports peft, which other trainings do not need
 
     return merged(model)

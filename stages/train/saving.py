@@ -1,9 +1,9 @@
-"""The state of a language model's training: kept as one file, or as a file of each process that has a part of it, and
-gone on from by any number of processes that share it in whatever way (`torch.distributed.checkpoint`).
+"""The saved state of a language model's training, from which any number of processes can resume, sharded or not.
 
-Either form is safetensors. The parts of one state are a folder beside the file, and count once a small file names that
-folder: it is replaced in one step after the last part is on the disk and, of a remote store, in the store. Whoever goes
-on takes the form that is further along.
+The state is one file, or one file for each process of a sharded training (`torch.distributed.checkpoint`). Both forms
+are safetensors. The parts of a sharded state lie in a folder of their own, and become valid once a small file names
+that folder. That file is replaced atomically after the last part is on the disk and, for a remote store, in the store.
+Resuming takes whichever form has more updates.
 """
 
 import json
@@ -29,17 +29,17 @@ from stages.pipeline.contract import Context
 from stages.train.distributed import Rank
 
 PARTS = "parts.json"
-"""Names the folder of the newest whole set of parts."""
+"""The file that names the folder of the newest complete set of parts."""
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """A set of parts, as `PARTS` tells of it."""
+    """A set of parts, as the file `PARTS` describes it."""
 
     folder: str
     updates: int
     files: dict[str, int]
-    """Names in the folder, and their bytes."""
+    """Names of the files in the folder -> their bytes."""
     training_log: dict[str, object]
 
     @staticmethod
@@ -48,25 +48,25 @@ class _Parts:
 
 
 BEST = "best."
-"""How the names of the best weights begin in a training's state."""
+"""Prefix of the best weights' names in a saved state."""
 
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """What was kept besides the state of the optimisation."""
+    """What was saved besides the state of the optimisation."""
 
     training_log: TrainingLog
     best: dict[str, Tensor]
-    """The best weights so far, by the parameter's name; of a sharded training this process's part of them."""
+    """The best weights so far, by the parameter's name; in a sharded training this process's part of them."""
 
 
 def save(
     context: Context, rank: Rank, train_state: TrainState, best: Mapping[str, Tensor], training_log: TrainingLog
 ) -> None:
-    """Keep the state; of a sharded training each process keeps its part, and all return once all is kept.
+    """Save the state. In a sharded training each process saves its part, and all return once all parts are saved.
 
     Args:
-        best: the best weights so far, by the parameter's name; none where nobody asks for them.
+        best: the best weights so far, by the parameter's name; empty where training does not stop early.
     """
     if rank.fully_sharded:
         _save_parts(context, rank, train_state.tensors() | _named_best(best), training_log)
@@ -77,7 +77,7 @@ def save(
 
 
 def load(context: Context, rank: Rank, train_state: TrainState) -> Saved | None:
-    """Go on from the newest state that was kept; return what was kept beside it, or None where nothing is."""
+    """Resume from the newest saved state; return what was saved beside it, or None where nothing is saved."""
     folder = context.scratch()
     parts = _local_parts(folder)
     if parts is not None and parts.updates > _updates_of_file(folder):
@@ -103,7 +103,7 @@ def _best_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fetch(context: Context) -> None:
-    """Fetch the state that other machines kept in a remote store, where it is further along than what is here."""
+    """Fetch the state that other machines saved in a remote store, where it has more updates than the local one."""
     fetch_state(context)
     store, relative, folder = context.store, context.scratch_area.relative, context.scratch()
     if store.is_local or not store.exists(f"{relative}/{PARTS}"):
@@ -147,8 +147,8 @@ def _save_parts(context: Context, rank: Rank, tensors: dict[str, Tensor], traini
 
 
 def _load_into(train_state: TrainState, folder: Path) -> dict[str, Tensor]:
-    """Fill a training's tensors, whole or this process's part of them, from the files of a folder; return the best
-    weights that are kept there."""
+    """Fill a training's tensors from the files of a folder, whole or this process's part of them; return the best
+    weights that are saved there."""
     reader = HuggingFaceStorageReader(str(folder))
     kept = reader.read_metadata().state_dict_metadata
     train_state.begin_moments()
@@ -156,7 +156,7 @@ def _load_into(train_state: TrainState, folder: Path) -> dict[str, Tensor]:
     tensors = train_state.tensors() | {name: value for name, value in _named_best(places).items() if name in kept}
     known = {name: value for name, value in tensors.items() if name in kept or not _is_moment(name)}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that there is only one process
+        warnings.simplefilter("ignore", UserWarning)  # warns that there is only one process
         state_dict_loader.load(known, storage_reader=reader, no_dist=not is_initialized())
     train_state.load(known)
     return _best_of(known)
@@ -167,7 +167,7 @@ def _is_moment(name: str) -> bool:
 
 
 def _local_parts(folder: Path) -> _Parts | None:
-    """Return the newest set of parts on this machine, if it is whole here."""
+    """Return the newest set of parts on this machine; None where it is not complete here."""
     path = folder / PARTS
     parts = _Parts.read(path.read_bytes() if path.exists() else None)
     if parts is None or not all((folder / parts.folder / name).exists() for name in parts.files):
@@ -183,7 +183,7 @@ def _updates_of_file(folder: Path) -> int:
 
 
 def _remove_parts(context: Context, besides: str) -> None:
-    """Remove the folders of older sets of parts, here and in the store."""
+    """Remove the folders of older sets of parts, on this machine and in the store."""
     for path in context.scratch().glob("parts-*"):
         if path.name != besides:
             shutil.rmtree(path, ignore_errors=True)

@@ -1,6 +1,8 @@
-"""Fully sharded training (PyTorch's `fully_shard`, arXiv:2304.11277, after ZeRO's third stage, arXiv:1910.02054): each
-process has a part of every weight, gradient, moment and average, and borrows the others' parts of a layer while it
-computes with it. So a model trains that fits no single GPU, for the price of what is sent.
+"""Fully sharded training: each process holds a part of every weight, gradient, moment and average.
+
+PyTorch's `fully_shard` (arXiv:2304.11277), after ZeRO's third stage (arXiv:1910.02054). While a process computes a
+layer, it gathers the other processes' parts of that layer. So a model can be trained that fits on no single GPU; the
+price is the communication.
 """
 
 import copy
@@ -20,16 +22,17 @@ from stages.train.config import Config
 from stages.train.distributed import Rank
 
 BYTES_LEARNED, BYTES_FROZEN = 28, 4
-"""Of a parameter that learns: weight, gradient, what gradients are sent from, two moments, the average, and the weight
-once more while the average is evaluated; of one that does not, the weight. All of them are float32."""
+"""Bytes of state for each parameter, all float32. A parameter that learns: weight, gradient, the buffer that gradients
+are sent from, two moments, the average, and the weight once more while the average is evaluated. A frozen one: the
+weight."""
 
 SHARE_OF_STATE = 0.6
-"""Of the memory that is free: what these may take at most. The rest is for activations."""
+"""Largest share of the free memory that this state may take. The rest is for activations."""
 
 
 def is_to_be_sharded(config: Config, context: Context, rank: Rank, model: MusicModel) -> bool:
-    """Return whether the processes of a training are to share the model's state out, by the settings or because one of
-    them has no room for all of it. All of them come to the same answer."""
+    """Return whether the processes of a training shard the model's state: because the settings say so, or because one
+    of them has no room for all of it. All processes get the same answer."""
     parallel = context.settings.parallel
     if rank.world_size == 1 or parallel == "data":
         return False
@@ -38,14 +41,16 @@ def is_to_be_sharded(config: Config, context: Context, rank: Rank, model: MusicM
 
 
 def state_bytes(config: Config, model: MusicModel) -> int:
-    """Return the bytes that a training of a model holds whatever its batch is, in one process that has all of it."""
+    """Return the bytes that a training of a model holds whatever its batch is, in a process that holds the whole
+    model."""
     sizes = [(value.numel(), value.requires_grad) for value in model.parameters()]
     teacher = 0 if config.distill_guidance is None else sum(size for size, _ in sizes) * BYTES_FROZEN
     return teacher + sum(size * (BYTES_LEARNED if learns else BYTES_FROZEN) for size, learns in sizes)
 
 
 def shard_model(loss_module: LossModule, device: str, rank: Rank) -> Rank:
-    """Give each process its part of a model and of its teacher, on its device; return this one as what it is now.
+    """Shard a model and its teacher over the processes, each part on its process's device; return this process's rank
+    with `fully_sharded` set.
 
     Args:
         loss_module: the same in all processes; it may be on the CPU, and then goes to the device layer by layer.
@@ -55,32 +60,32 @@ def shard_model(loss_module: LossModule, device: str, rank: Rank) -> Rank:
     for model in models:
         for layer in model.language_model.transformer.layers:
             fully_shard(layer, mesh=mesh)
-        # What stands outside the layers is given back too, as they do: an evaluation of averaged weights would else
-        # leave those to the next step.
+        # What is outside the layers is freed after the forward pass too, as the layers are: otherwise an evaluation of
+        # averaged weights would leave them gathered, and the next step would compute with them.
         fully_shard(model, mesh=mesh, reshard_after_forward=True)
         register_fsdp_forward_method(model, "loss")
     return replace(rank, fully_sharded=True)
 
 
 class WholeModel:
-    """A model that the first process has whole, beside its part of it, while it is heard.
+    """The whole model in the first process, beside its part of the sharded one, for making samples.
 
     Args:
-        model: the model before it is shared out.
+        model: the model before it is sharded.
     """
 
     def __init__(self, model: MusicModel) -> None:
-        # Without a copy of its parameters, which are the sharded ones' values whenever it is heard.
+        # The copy has no values of parameters: they are gathered from the sharded model whenever samples are made.
         places = {value: torch.empty_like(value, device="meta") for value in model.parameters()}
         memo = {id(value): nn.Parameter(place, value.requires_grad) for value, place in places.items()}
         self._empty: MusicModel = copy.deepcopy(model, memo)
 
     @torch.no_grad()
     def filled(self, sharded: MusicModel, rank: Rank, device: str) -> MusicModel | None:
-        """Return a model with the values that the processes have now, for the first of them; None for the others, which
-        send theirs."""
+        """Return a model with the current values of all processes in the first process. The others send theirs and get
+        None."""
         whole: dict[str, Tensor] = {}
-        gathered: dict[Tensor, Tensor] = {}  # one that stands in several places is sent once
+        gathered: dict[Tensor, Tensor] = {}  # a parameter with several names is sent once
         for name, value in sharded.named_parameters(remove_duplicate=False):
             if value not in gathered:
                 full = value.full_tensor() if isinstance(value, DTensor) else value
@@ -95,9 +100,9 @@ class WholeModel:
 
 @torch.no_grad()
 def gather_model(model: MusicModel, rank: Rank) -> None:
-    """Give the first process's model all of its parameters, on the CPU, to be written; the others send theirs. It
-    learns and predicts no more."""
-    whole: dict[DTensor, nn.Parameter] = {}  # one that stands in several places is one afterwards too
+    """Give the first process's model all of its parameters, on the CPU, to be written; the other processes send theirs.
+    The model can be neither trained nor evaluated after this."""
+    whole: dict[DTensor, nn.Parameter] = {}  # a parameter with several names stays one parameter
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if not isinstance(parameter, DTensor):

@@ -1,6 +1,7 @@
 """What a training reads of `tracks`: which columns, and which tracks it learns from and is evaluated on.
 
-Loads no torch, for a plan asks as well."""
+This module loads no torch, because a plan uses it too.
+"""
 
 from collections.abc import Sequence
 
@@ -18,11 +19,11 @@ SPLITS = ("train", "valid", "test")
 def split_positions(
     ids: Sequence[str], splits: Sequence[str], seconds: Sequence[float], config: Config
 ) -> dict[str, list[int]]:
-    """Return the positions of the tracks of each split that are long enough; a share of `train` is held out where
-    `valid` is empty, the same tracks as long as they are there.
+    """Return the positions of the tracks of each split that are long enough. Where `valid` is empty, a share of `train`
+    is held out in its place, always the same tracks while they exist.
 
     Args:
-        ids, splits, seconds: of each track, its id, what `tracks` calls its split, and its length.
+        ids, splits, seconds: the id, the split as `tracks` has it, and the length of each track.
     """
     long_enough = [track for track, length in enumerate(seconds) if length >= config.shortest_seconds]
     positions = {split: [track for track in long_enough if splits[track] == split] for split in SPLITS}

@@ -1,8 +1,8 @@
-"""The training of the stage `train`: examples drawn, steps taken, the state kept, the result evaluated and written.
+"""The training of the stage `train`: examples drawn, steps taken, the state saved, the result evaluated and written.
 
-It stands apart from the stage itself, which a plan reads, because it loads torch. The loop waits for the device only
-where something is done every few steps: until then losses stay there, and the host goes on to the next step. One thread
-draws, tokenises and stacks the next step's examples meanwhile.
+It is a module of its own because it loads torch, and a plan imports the stage. The loop waits for the device only where
+something is done every few steps: until then losses stay on the device, and the host goes on to the next step.
+Meanwhile one thread draws, tokenises and stacks the examples of the next step.
 """
 
 import math
@@ -62,11 +62,12 @@ from stages.train.tracks import METADATA
 from stages.train.validation import Validation
 
 READ_EVERY = {"cpu": 1, "cuda": 10}
-"""Most steps between two looks at losses and gradients, which wait for the device; a CPU has nothing to wait for."""
+"""Most steps between two reads of losses and gradients, which wait for the device; a CPU computes at once, so there
+every step is read."""
 
 
 def train_language_model(config: Config, context: Context) -> ReduceResult:
-    """Do what the stage `train` does, in as many processes as the settings say; first tell what is learned from."""
+    """Do the work of the stage `train`, in as many processes as the settings say. First show what is learned from."""
     report = data_report(config, context)
     report.remark(context.remarks)
     context.progress.tell(report.lines())
@@ -78,7 +79,8 @@ def train_language_model(config: Config, context: Context) -> ReduceResult:
 
 
 def _train_process(config: Config, report: DataReport, context: Context, rank: Rank) -> ReduceResult | None:
-    """Train in one of the processes. The first one evaluates and writes the result, and returns it."""
+    """Train in one of the processes. The first process evaluates, writes the result, and returns it; the others return
+    None."""
     _prepare_machine(context, rank)
     tracks = context.rows(TRACKS, ["track_id", "split", *METADATA])
     corpus = Corpus(tracks, *(open_packed(context, table, column) for table, column in PACKED))
@@ -93,7 +95,8 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
             precision = config.optimization.precision
             evaluators[split] = Evaluator(corpus, windows, frames, config.micro_batch_size, precision)
 
-    # Dropout draws from torch's own generator, which is seeded anew for every micro-batch and given back as it was.
+    # Dropout draws from torch's own generator: it is seeded again for every micro-batch, and its state is restored at
+    # the end.
     with torch.random.fork_rng([torch.cuda.current_device()] if context.device == "cuda" else []):
         initial = initial_model(config, context)
         check_codec(corpus, config, initial)
@@ -137,8 +140,8 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
 
 
 def _prepare_machine(context: Context, rank: Rank) -> None:
-    """See that what is learned from, and the state to go on from, lie on each machine before any process reads them.
-    The run comes first: where machines share a folder, the others then find it done."""
+    """Pack the tables and fetch the saved state on each machine before any process reads them. The run does it first:
+    where machines share a folder, the others then find it done."""
     for is_turn in (rank.is_main, rank.local_number == 0):
         if is_turn:
             for table, column in PACKED:
@@ -148,7 +151,8 @@ def _prepare_machine(context: Context, rank: Rank) -> None:
 
 
 def _start_joint_codebooks(corpus: Corpus, config: Config, model: MusicModel, trained_on: Sequence[int]) -> None:
-    """Fill the codebooks of joint embeddings, where a model has some that are empty, from those it will learn from."""
+    """Fill the codebooks of joint embeddings from the embeddings of the training tracks, where the model has codebooks
+    that are still empty."""
     if model.clap is not None and not model.clap.started:
         embeddings = np.concatenate([corpus.embeddings.of(track) for track in trained_on if track in corpus.embeddings])
         generator = torch.Generator().manual_seed(step_seed(config.seed, 0, JOINT_CODEBOOKS))
@@ -165,18 +169,19 @@ def _take_steps(
     evaluator: Evaluator | None,
     sampler: Sampler,
 ) -> Validation:
-    """Take all steps that are left, from where an earlier run of this training was, or as many as held-out tracks gain
-    by, and return what these say of it.
+    """Take the steps that are left, from where an earlier run of this training ended, and return the validations.
+
+    Training ends before its last step where the recipe has `early_stop` and held-out tracks stop improving.
 
     Args:
-        draw: gives what this process works on in a step.
-        loss_module: the model, with what it learns from.
-        evaluator: makes the validations on the way.
-        sampler: makes what is heard on the way.
+        draw: returns what this process works on in a step.
+        loss_module: the model with its loss.
+        evaluator: makes the validations; None without held-out tracks.
+        sampler: makes the samples.
 
     Raises:
         ValueError: too many updates in a row had gradients that were not finite.
-        Stopped: the run was asked to stop; the state is kept.
+        Stopped: the run was asked to stop; the state is saved.
     """
     saved = saving.load(context, rank, train_state)
     training_log = saved.training_log if saved else TrainingLog()
@@ -232,7 +237,7 @@ def _take_steps(
             if saves:
                 saving.save(context, rank, train_state, validation.best, training_log)
             if validates or saves or heard:
-                unread.since = time.perf_counter()  # which was no training
+                unread.since = time.perf_counter()  # this time was not spent on training
             context.progress.advance(1, note)
     return validation
 
@@ -251,7 +256,7 @@ class _UnreadLosses:
     rank: Rank
     pace: TrainingPace
     losses: list[Tensor] = field(default_factory=list)
-    """What this process adds to each codebook's, of each step."""
+    """For each step this process's share of the loss of each codebook, [K]."""
     tokens: int = 0
     flops: int = 0
     since: float = field(default_factory=time.perf_counter)
@@ -283,10 +288,10 @@ def _export_checkpoint(
     learned: pa.Table,
     steps: int,
 ) -> dict[str, Any]:
-    """Write the checkpoint's folder, and return its row. An adapted model is a plain one after this.
+    """Write the checkpoint's folder, and return its row. Low-rank updates are merged into the model.
 
     Args:
-        steps: how many the weights have taken.
+        steps: updates that the weights have had.
     """
     facts = CheckpointFacts(
         model=config.model,
@@ -321,7 +326,8 @@ def _export_checkpoint(
 def _card(
     config: Config, context: Context, report: DataReport, initial: InitialModel, metrics: dict[str, float], steps: int
 ) -> ModelCard:
-    """Say of a model what its folder does not state: what it was taught, how good it is, and where it comes from."""
+    """Return the card's content beside the facts of the folder: what the model was taught, how good it is, and where it
+    comes from."""
     origin = [
         f"checkpoint `{context.identity}`, {steps:,} steps of {config.batch_size} examples",
         f"recipe `{context.fingerprint}`, data `{context.data_digest}`",

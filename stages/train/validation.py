@@ -1,8 +1,9 @@
-"""Validation on the way: the averaged weights are evaluated on held-out tracks, and the best of them may be kept.
+"""Validation during training: the averaged weights are evaluated on held-out tracks, and the best may be kept.
 
-Every validation is a row of `training`, from which all else follows: which was the best, how many came since, and
-whether that is enough (early stopping; L. Prechelt, 1998, whose criterion UP counts validations without progress). Only
-the weights of the best are kept beside the rows, with the state of the training.
+Every validation is a row of `training`. Everything else follows from these rows: which validation was the best, how
+many came since, and whether training should end (early stopping; L. Prechelt, 1998, whose criterion UP counts
+validations without progress). Only the weights of the best validation are kept besides, in the saved state of the
+training.
 """
 
 import math
@@ -23,15 +24,15 @@ SPLIT = "valid"
 
 
 class Validation:
-    """What is known of held-out tracks on the way through a training.
+    """The validations of a training, and what follows from them.
 
     Args:
         evaluator: None without held-out tracks.
-        rank: this process, which evaluates alone or with all others.
-        best: the best weights so far of the training that goes on; none at its beginning.
+        rank: this process, which evaluates alone or together with all others.
+        best: the best weights so far of a resumed training; empty at its beginning.
 
     Raises:
-        ValueError: the training is to stop early, and there is nothing to tell when.
+        ValueError: the training is to stop early, but there are no held-out tracks.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Validation:
         self._train_state, self.training_log = train_state, training_log
         self._rank = rank
         self.best = dict(best)
-        """The best weights so far, by the parameter's name, where the training may stop early."""
+        """The best weights so far, by the parameter's name; empty where training does not stop early."""
 
     @property
     def _interval(self) -> int:
@@ -62,20 +63,20 @@ class Validation:
         return self._config.valid_every if early_stop is None else early_stop.every
 
     def is_due(self, step: int) -> bool:
-        """Return whether the model is to be evaluated after a step, besides after the last one."""
+        """Return whether the model is evaluated after a step; it is always evaluated after the last one."""
         return step % self._interval == 0
 
     def count_left(self, steps: int) -> int:
-        """Count the validations in so many steps, the last step's among them."""
+        """Count the validations in a number of steps, the one after the last step included."""
         return 0 if self._evaluator is None else math.ceil(steps / self._interval)
 
     def run_initial(self) -> None:
-        """Evaluate the checkpoint that training begins with as it is, if it was not yet."""
+        """Evaluate the checkpoint that training begins with, unless that was done before."""
         if self._config.initial is not None and self.initial_loss is None:
             self.run(0)
 
     def run(self, step: int) -> None:
-        """Evaluate the averaged weights, and keep them where none were better."""
+        """Evaluate the averaged weights, and keep them if training may stop early and they are the best so far."""
         if self._evaluator is None:
             return
         with self._train_state.averaged():
@@ -91,13 +92,13 @@ class Validation:
 
     @property
     def best_step(self) -> int | None:
-        """The step after which the cross-entropy was lowest, the first of several; None before the first."""
+        """The step with the lowest cross-entropy, the first if there are several; None before the first validation."""
         losses = {step: loss for step, loss in self._losses.items() if step}
         return min(losses, key=losses.__getitem__) if losses else None
 
     @property
     def is_over(self) -> bool:
-        """Whether the last validations were all without progress, so that training is to end."""
+        """Whether the last `patience` validations brought no progress, so that training ends."""
         early_stop, best = self._config.early_stop, self.best_step
         return (
             early_stop is not None
@@ -107,23 +108,23 @@ class Validation:
 
     @property
     def _losses(self) -> dict[int, float]:
-        """The cross-entropy of each validation, by step; infinite where it is no number."""
+        """The cross-entropy of each validation, nats, by step; infinite where it is not finite."""
         rows = [row for row in self.training_log.rows if row["split"] == SPLIT]
         return {row["step"]: row["loss"] if math.isfinite(row["loss"]) else math.inf for row in rows}
 
     @property
     def kept_step(self) -> int:
-        """The number of steps that the weights which are kept have taken."""
+        """The number of updates that the kept weights have had."""
         best = self.best_step if self.best else None
         return self._train_state.updates if best is None else best
 
     def kept_weights(self) -> AbstractContextManager[None]:
-        """Give the model the weights that are kept inside: the best where training may stop early, else the averaged
-        ones."""
+        """Return a context in which the model has the weights that are kept: the best where training may stop early, or
+        else the averaged weights."""
         return self._train_state.replaced(self.best) if self.best else self._train_state.averaged()
 
     def metrics(self) -> dict[str, float]:
-        """Return what the validations say as metrics of a checkpoint."""
+        """Return the metrics of a checkpoint that follow from the validations."""
         metrics = {}
         if self.initial_loss is not None:
             metrics[f"{SPLIT}_cross_entropy_initial"] = self.initial_loss
@@ -132,7 +133,7 @@ class Validation:
         return metrics
 
     def tell(self) -> Iterator[str]:
-        """Yield how the training went, a line a fact."""
+        """Yield lines on how the training went, one fact a line."""
         losses, best = self._losses, self.best_step
         if best is None:
             return
@@ -146,7 +147,7 @@ class Validation:
             yield f"train: cross-entropy on held-out tracks {now:.4f} nats, {initial:.4f} before the training"
 
     def remark(self, remarks: Remarks) -> None:
-        """Note where a training was in vain."""
+        """Add a remark if the training brought no progress over the checkpoint that it began with."""
         initial, best = self.initial_loss, self.best_step
         if initial is not None and best is not None and self._losses[best] >= initial:
             what = (
