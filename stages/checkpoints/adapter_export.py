@@ -1,8 +1,8 @@
-"""An adapter that was learned here as one of transformers' MusicGen, so that `peft.PeftModel.from_pretrained` reads it
-onto the model that training began with.
+"""An adapter that was learned here, written as one of transformers' MusicGen, so that `peft.PeftModel.from_pretrained`
+reads it onto the model that training began with.
 
-A matrix that holds queries, keys and values here is three there: each gets the rows of B that are its own, and all of
-A. Nothing is rounded.
+One matrix here holds queries, keys and values, and transformers has three: each gets its own rows of B, and the whole
+of A. Nothing is rounded.
 """
 
 import re
@@ -25,17 +25,18 @@ from stages.checkpoints.native import FindWeights
 
 
 def export_adapter(folder: Path, destination: Path, weights: FindWeights, base_model: str | None = None) -> int:
-    """Write the updates of a checkpoint as an adapter of transformers' MusicGen, and return how many numbers they are.
+    """Write the updates of a checkpoint as an adapter of transformers' MusicGen, and return how many numbers it has.
 
     Args:
-        folder: of a checkpoint that learned by updates alone.
-        destination: a local folder that is not there yet, or is empty.
-        weights: finds what the checkpoint names.
-        base_model: the hub's name of the model that they belong to; None where it has none.
+        folder: the folder of a checkpoint that learned by low-rank updates alone.
+        destination: a local folder that does not exist yet, or is empty.
+        weights: finds the weights that the checkpoint names.
+        base_model: hub id of the model that the updates belong to; None where it has none.
 
     Raises:
-        ValueError: it has no updates, or of a matrix that transformers' MusicGen lacks; or `destination` is taken.
-        MissingWeights: what the checkpoint names cannot be had.
+        ValueError: the checkpoint has no updates, or one of a matrix that transformers' MusicGen lacks; or
+            `destination` is taken.
+        MissingWeights: weights that the checkpoint names cannot be fetched.
     """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise ValueError(f"expected a new or empty folder to write to, got {destination}, where something is already")
@@ -50,14 +51,14 @@ def export_adapter(folder: Path, destination: Path, weights: FindWeights, base_m
         for module, update in updates.items():
             tensors[f"base_model.model.{module}.lora_A.weight"] = update.down.contiguous()
             tensors[f"base_model.model.{module}.lora_B.weight"] = update.up.contiguous()
-        # Three matrices share an A; each has its own in a file.
+        # Three matrices share an A; safetensors needs a copy for each.
         tensors = {name: value.clone() for name, value in tensors.items()}
         save_file(tensors, new / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
     return sum(value.numel() for value in tensors.values())
 
 
 def _updates_by_module(adapter: Adapter, model: MusicModel) -> dict[str, LowRankUpdate]:
-    """Return one update for each of transformers' matrices, by the name of the module that it is the weight of."""
+    """Return one update for each of transformers' matrices, by the name of its module."""
     parameters = dict(model.named_parameters())
     modules = {}
     for name, updates in adapter.items():
@@ -71,7 +72,7 @@ def _updates_by_module(adapter: Adapter, model: MusicModel) -> dict[str, LowRank
 
 
 def _of_rows(updates: Sequence[LowRankUpdate], rows: slice) -> LowRankUpdate | None:
-    """Return what updates add to some rows of a matrix as one update; None where that is nothing."""
+    """Return the updates of some rows of a matrix as one update; None where there is none."""
     own = [update for update in updates if update.rows.start < rows.stop and rows.start < update.rows.stop]
     if not own:
         return None
@@ -85,7 +86,7 @@ def _of_rows(updates: Sequence[LowRankUpdate], rows: slice) -> LowRankUpdate | N
 
 
 def _settings(updates: dict[str, LowRankUpdate], base_model: str | None) -> peft.LoraConfig:
-    """Return what peft says of updates: the rank and scale of most of them, and of others their own."""
+    """Return peft's settings for updates: the commonest rank and scale, and the modules that differ from them."""
     ranks = {module: len(update.down) for module, update in updates.items()}
     alphas = {module: _whole(update.scale * ranks[module]) for module, update in updates.items()}
     (rank, _), (alpha, _) = Counter(ranks.values()).most_common(1)[0], Counter(alphas.values()).most_common(1)[0]
@@ -101,5 +102,5 @@ def _settings(updates: dict[str, LowRankUpdate], base_model: str | None) -> peft
 
 
 def _whole(number: float) -> float:
-    """Return a number as an integer where it is one, as people write it."""
+    """Return a whole number as an integer, other numbers as they are, so that the file shows it as people write it."""
     return int(number) if number == int(number) else number

@@ -1,4 +1,4 @@
-"""Where adapters lie, which of them a request names, and what they are known by. Loads no torch."""
+"""The files of adapters: where they are, which of them a request names, and what identifies them. Loads no torch."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,19 +12,19 @@ from schemas.weights import LocalWeights, MissingWeights, folder_digest
 from stages.pipeline.contract import Context
 
 ADAPTER = "adapter"
-"""Where a checkpoint's folder keeps the low-rank updates that are merged into its weights."""
+"""Name of the folder in a checkpoint that holds the low-rank updates; they are merged into its weights already."""
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """The files of an adapter, as peft names them."""
 
 LARGEST_STRENGTH = 10.0
-"""More is taken for a mistake; 1 is what was learned."""
+"""Largest strength that is accepted; more is taken for a mistake. With 1 an update is added as it was learned."""
 
 _ITEM = re.compile(r"(?P<name>[^:,;]+)(:(?P<strength>[^:,;]*))?")
 
 
 class UnknownAdapter(ValueError):
-    """Says that a name is that of no adapter."""
+    """No adapter has the name that a request gives."""
 
 
 @dataclass(frozen=True, order=True)
@@ -43,17 +43,17 @@ class AdapterUse:
     """An adapter that a clip is made with."""
 
     digest: str
-    """Of the adapter's folder: the same files under any name are the same adapter."""
+    """Digest of the adapter's folder: the same files are the same adapter under any name."""
     strength: float
     reference: str
-    """The name of the weights: a folder, hub id, or the checkpoint that it lies in."""
+    """Name of the weights: a folder, a hub id, or the checkpoint that contains the adapter."""
 
 
 def parse_adapters(text: str) -> tuple[AdapterChoice, ...]:
-    """Read what a request says of adapters, such as `noir:0.8, strings:0.4`, and return it in the order of the names.
+    """Parse the adapters of a request, such as `noir:0.8, strings:0.4`, and return them sorted by name.
 
     Raises:
-        ValueError: it cannot be understood, or names one twice.
+        ValueError: the text cannot be parsed, or names an adapter twice.
     """
     choices = {}
     for item in filter(None, (part.strip() for part in re.split("[,;]", text))):
@@ -75,15 +75,16 @@ def parse_adapters(text: str) -> tuple[AdapterChoice, ...]:
 
 
 def adapter_folder(folder: Path) -> Path | None:
-    """Return where in a local folder an adapter lies: it itself, or a checkpoint with one inside; None without."""
+    """Return the folder of the adapter in a local folder: the folder itself, or the one inside a checkpoint; None where
+    there is no adapter."""
     return next((candidate for candidate in (folder, folder / ADAPTER) if (candidate / ADAPTER_CONFIG).is_file()), None)
 
 
 class AdapterNames:
-    """Finds adapters by name: those that a recipe names, and those that trainings of the store left.
+    """Finds adapters by name: those that a recipe names, and those of the store's checkpoints.
 
     Args:
-        named: names of the recipe's own.
+        named: the recipe's adapters, by name.
     """
 
     def __init__(self, named: Mapping[str, WeightsRef], context: Context) -> None:
@@ -93,7 +94,8 @@ class AdapterNames:
         """Find the adapter that a request asks for.
 
         Raises:
-            UnknownAdapter: there is none of that name, or what it names is none.
+            UnknownAdapter: no adapter has that name, or the weights that it names are not an adapter or cannot be
+                fetched.
         """
         reference = self._named.get(choice.name) or self._own().get(choice.name)
         if reference is None:
@@ -109,7 +111,8 @@ class AdapterNames:
         return AdapterUse(_digest(local, reference), choice.strength, str(reference))
 
     def _own(self) -> Mapping[str, WeightsRef]:
-        """Return the adapters of the store by name, of several the newest, and by the ids of their checkpoints."""
+        """Return the adapters of the store's checkpoints, by name and by checkpoint id. If several have a name, the
+        newest counts."""
         rows: Sequence[Row] = self._context.store.read_all(
             CHECKPOINTS, ["checkpoint_id", "adapter", "created_at"]
         ).to_pylist()
@@ -128,7 +131,7 @@ def _digest(local: LocalWeights, reference: WeightsRef) -> str:
 
 
 def uses_of(request: Row) -> tuple[AdapterUse, ...]:
-    """Return the adapters that a row of `requests` is made with; an earlier release's has none."""
+    """Return the adapters that a row of `requests` is made with; rows of an earlier release have none."""
     rows: Sequence[Row] = request.get("adapters") or ()
     return tuple(AdapterUse(row["digest"], row["strength"], row["reference"]) for row in rows)
 
@@ -137,8 +140,8 @@ def checked_folder(context: Context, use: AdapterUse) -> Path:
     """Return the local folder of an adapter.
 
     Raises:
-        ValueError: it is another than the one that the request was taken in with.
-        MissingWeights: it cannot be had.
+        ValueError: the adapter is missing, or is not the one that was there when the request was read.
+        MissingWeights: it cannot be fetched.
     """
     folder = adapter_folder(context.weights(WeightsRef(use.reference)).path)
     if folder is None or folder_digest(folder) != use.digest:

@@ -1,9 +1,10 @@
 """Adapters: low-rank updates of a model's matrices (LoRA, arXiv:2106.09685) in peft's form, read and added.
 
-An adapter is a folder with `adapter_config.json` and `adapter_model.safetensors`, as peft writes it. Its modules bear
-this project's names, or those of transformers' MusicGen, whole or its decoder alone; queries, keys and values, which
-have a matrix each there, are rows of one here. Nothing in the files is run. Several may be added to one model, each
-with a strength of its own: W + Σ strength · scale · B A. What is added leaves again without a trace.
+An adapter is a folder with `adapter_config.json` and `adapter_model.safetensors`, as peft writes it. Its modules have
+this project's names, or those of transformers' MusicGen, of the whole model or of the decoder alone. transformers has a
+matrix each for queries, keys and values; here they are rows of one matrix. No code in the files is run. Several
+adapters may be added to one model, each with its own strength: W + Σ strength · scale · B A. Adapters are removed
+without a trace.
 """
 
 import json
@@ -24,7 +25,7 @@ from stages.checkpoints.huggingface.names import names_in_hugging_face
 from stages.networks.loading import read_safetensors
 
 _TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
-"""How peft names the two factors of a module's update."""
+"""peft's names of the two factors of a module's update."""
 
 REFUSED = {
     "use_dora": "magnitudes of their own (DoRA)",
@@ -35,12 +36,12 @@ REFUSED = {
     "target_parameters": "parameters that are no module's weight",
     "trainable_token_indices": "single embeddings",
 }
-"""Features of peft that would compute something else than is computed here, by field, in words."""
+"""Features of peft that compute something else than this module does, by field, in words."""
 
 
 @dataclass(frozen=True, eq=False)
 class LowRankUpdate:
-    """What is added to some rows of a matrix: scale · B A."""
+    """An update that is added to some rows of a matrix: scale · B A."""
 
     rows: slice
     """Rows of the matrix."""
@@ -52,17 +53,17 @@ class LowRankUpdate:
 
 
 Adapter = Mapping[str, Sequence[LowRankUpdate]]
-"""Updates by the name of the parameter of a `MusicModel` that they belong to."""
+"""Updates, by the name of the parameter of a `MusicModel` that they are added to."""
 
 
 def read_adapter(folder: Path, model: MusicModel) -> Adapter:
     """Read an adapter for a model.
 
     Args:
-        model: the one that it is to be added to, or another of its architecture.
+        model: the model that the adapter is to be added to, or another of its architecture.
 
     Raises:
-        ValueError: there is no adapter in the folder, or one that is no sum of such updates, or of another model.
+        ValueError: the folder has no adapter, or one that is not a sum of such updates or belongs to another model.
     """
     settings = _read_settings(folder)
     factors: dict[str, dict[str, Tensor]] = {}
@@ -93,7 +94,7 @@ def read_adapter(folder: Path, model: MusicModel) -> Adapter:
 
 
 def _read_settings(folder: Path) -> Mapping[str, Any]:
-    """Read what peft says of an adapter."""
+    """Read peft's settings of an adapter, and refuse features that are not supported."""
     try:
         settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -110,10 +111,10 @@ def _read_settings(folder: Path) -> Mapping[str, Any]:
 
 
 def _scale(settings: Mapping[str, Any], module: str, rank: int) -> float:
-    """Return by what the product of a module's factors is multiplied (arXiv:2106.09685, 4.1; with `use_rslora`
-    arXiv:2312.03732)."""
+    """Return the number that the product of a module's two factors is multiplied by (arXiv:2106.09685, 4.1; with
+    `use_rslora` arXiv:2312.03732)."""
     alphas: Mapping[str, float] = settings.get("alpha_pattern") or {}
-    # peft's own rule (`get_pattern_key`): an expression that the end of the module's name matches.
+    # peft's own rule (`get_pattern_key`): the end of the module's name must match the expression.
     own = next((alpha for name, alpha in alphas.items() if re.fullmatch(rf"(.*\.)?({name})", module)), None)
     alpha = float(settings["lora_alpha"] if own is None else own)
     return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
@@ -121,7 +122,7 @@ def _scale(settings: Mapping[str, Any], module: str, rank: int) -> float:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the weight of a module lies in a model."""
+    """The rows of a model's parameter that are the weight of a module."""
 
     parameter: str
     rows: slice
@@ -129,7 +130,7 @@ class _Place:
 
 
 def _places(model: MusicModel) -> dict[str, _Place]:
-    """Return the matrices of a model by the modules that they are the weights of, here and in transformers."""
+    """Return the places of a model's matrices, by the names of the modules here and in transformers."""
     places = {}
     for name, value in model.named_parameters():
         if value.ndim != 2 or not name.endswith(".weight") or ".embeddings." in name or ".encoder." in name:
@@ -139,7 +140,7 @@ def _places(model: MusicModel) -> dict[str, _Place]:
         try:
             theirs = names_in_hugging_face(name)
         except ValueError:
-            continue  # a part that MusicGen does not have there
+            continue  # transformers' MusicGen has no such part
         part = height // len(theirs)
         for number, their in enumerate(theirs):
             rows = slice(number * part, (number + 1) * part)
@@ -148,15 +149,17 @@ def _places(model: MusicModel) -> dict[str, _Place]:
 
 
 def _spellings(module: str) -> tuple[str, ...]:
-    """Return what a module may be called in the whole model: adapters of a decoder alone leave its own name out."""
+    """Return the names that a module may have in the whole model: adapters of the decoder alone leave out the decoder's
+    name."""
     return module, f"language_model.{module}", f"decoder.{module}"
 
 
 @contextmanager
 def adapted(model: MusicModel, adapters: Sequence[tuple[Adapter, float]]) -> Iterator[None]:
-    """Add adapters to a model inside, each with its strength; after it, the weights are what they were, bit for bit.
+    """Return a context in which adapters are added to a model, each with its strength. Afterwards the weights are as
+    before, bit for bit.
 
-    The sums are float32 in the order of `adapters`; equal adapters and strengths give equal weights.
+    The sums are computed in float32 in the order of `adapters`; equal adapters and strengths give equal weights.
     """
     parameters = dict(model.named_parameters())
     before = {name: parameters[name].data for name in {name for adapter, _ in adapters for name in adapter}}

@@ -1,7 +1,7 @@
-"""Codecs by folder: a `Codec`, or a `StereoCodec` where a mono one is to encode both sides; and whether it is the one
-that some codes belong to.
+"""Codecs loaded from folders, and checks that a codec is the one that some codes belong to.
 
-Codes of another codec decode to noise without an error, so what carries codes carries the identity of its codec too.
+A folder gives a `Codec`, or a `StereoCodec` where a mono codec encodes both sides. Codes of another codec decode to
+noise without an error, so everything that stores codes stores the identity of their codec too.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,23 +40,23 @@ from stages.pipeline.contract import Context
 AnyCodec = Codec | StereoCodec
 
 IDENTITY_DIGITS = 12
-"""Digits of an identity that a person is told."""
+"""Digits of an identity that messages show."""
 
 
 @dataclass(frozen=True)
 class CodesFormat:
-    """What is known of codes: enough to tell whether a codec can read them."""
+    """The format of codes: enough to decide whether a codec can decode them."""
 
     codebooks: int
     cardinality: int
     frame_rate: float
     """Frames a second."""
     identity: str | None
-    """Of their codec; None for codes of a time when it was not written down."""
+    """Identity of their codec; None for codes of a release that did not store it."""
     channels: int | None
-    """Of the sound that they stand for; None: those of their codec."""
+    """Channels of the sound that they stand for; None means those of their codec."""
     reference: str | None = field(default=None, compare=False)
-    """Where their codec was had, for a person to read."""
+    """Name of the weights of their codec, for messages."""
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "CodesFormat":
@@ -87,8 +87,9 @@ def load_codec(path: Path, device: str = "cpu", codebooks: int | None = None, ch
     """Load the codec of a local folder (`context.weights(reference).path`).
 
     Args:
-        codebooks: K of the codes; None takes all levels. A mono codec that encodes both sides gives two a level.
-        channels: of the sound; None takes the codec's own. A mono codec can encode 2.
+        codebooks: K of the codes; None takes all levels. A mono codec that encodes both sides gives two codebooks a
+            level.
+        channels: channels of the sound; None takes the codec's own. A mono codec can encode 2.
 
     Raises:
         ValueError: the folder holds no codec, or one that cannot give such codes.
@@ -97,7 +98,7 @@ def load_codec(path: Path, device: str = "cpu", codebooks: int | None = None, ch
 
 
 def load_codec_network(path: Path) -> CodecNetwork:
-    """Load the codec of a local folder, on the CPU: its own, or the one inside a language model's checkpoint.
+    """Load the codec of a local folder, on the CPU: the folder's own, or the one inside a language model's checkpoint.
 
     Raises:
         ValueError: there is none.
@@ -106,7 +107,7 @@ def load_codec_network(path: Path) -> CodecNetwork:
         return read_audiocraft_codec(path, _refuse_reference).network
     try:
         form = detect_form(path)
-    except ValueError:  # no language model's
+    except ValueError:  # not a language model's folder
         return load_native_codec(path)
     if form == "hf":
         return read_hugging_face_codec(path)
@@ -121,15 +122,15 @@ def load_codec_network(path: Path) -> CodecNetwork:
 
 
 def codes_of_checkpoint(folder: Path, weights: FindWeights) -> CodesFormat | None:
-    """Tell which codes the language model of a local folder makes, of any form; only its codec is loaded. None where a
-    checkpoint does not say.
+    """Return the format of the codes that the language model of a local folder makes, in any form; None where the
+    checkpoint does not state it. Of the weights at most the codec's are loaded.
 
     Args:
         weights: finds a codec that the files only name (`context.weights`).
 
     Raises:
         ValueError: there is no checkpoint, or its codec cannot be read.
-        MissingWeights: the codec that it names cannot be had.
+        MissingWeights: the codec that it names cannot be fetched.
     """
     form = detect_form(folder)
     if form == "segue":
@@ -153,21 +154,22 @@ def _refuse_reference(reference: WeightsRef) -> LocalWeights:
 
 
 def load_matching_codec(codes: CodesFormat, path: Path, device: str, got: str, speaker: str) -> AnyCodec:
-    """Load the codec of a local folder, for codes that must be its own; as `load_matching_network`, on `device`."""
+    """Load the codec of a local folder onto `device`, and check that it is the codec of some codes. Arguments and
+    errors are those of `load_matching_network`."""
     return _make_codec(load_matching_network(codes, path, got, speaker), device, codes.codebooks, codes.channels)
 
 
 def borrow_codecs_of_rows(
     rows: Iterable[Mapping[str, Any]], reference: WeightsRef, context: Context, knob: str
 ) -> dict[CodesFormat, AnyCodec]:
-    """Borrow the codec for each format of codes in rows of `generations`: several where models of several kinds made
-    them.
+    """Borrow the codec for each format of codes in rows of `generations`; there are several formats where different
+    kinds of models made the rows.
 
     Args:
-        knob: what names the codec, such as `decode.codec`.
+        knob: the knob that names the codec, such as `decode.codec`.
 
     Raises:
-        ValueError: it is another codec than that of the codes.
+        ValueError: the codec is not the one of the codes.
     """
     path, got = context.weights(reference).path, f"{knob} = {reference}"
     codecs: dict[CodesFormat, AnyCodec] = {}
@@ -180,20 +182,19 @@ def borrow_codecs_of_rows(
 
 
 def decode_generation(codec: AnyCodec, generation: Mapping[str, Any], seconds: float) -> Samples:
-    """Decode the codes of a row of `generations` to sound [C, N], cut to the seconds that were asked for, to the
-    sample."""
+    """Decode the codes of a row of `generations` to sound [C, N], cut to the requested seconds, exact to the sample."""
     return next(_decode_all(codec, [(generation, seconds)]))
 
 
 def decode_generations(
     codecs: Mapping[CodesFormat, AnyCodec], wanted: Sequence[tuple[Mapping[str, Any], float]]
 ) -> Iterator[Samples]:
-    """Decode the codes of rows of `generations`, and yield the sound of each as `decode_generation` gives it: several
-    take some codecs hardly longer than one.
+    """Decode the codes of rows of `generations`, and yield the sound of each as `decode_generation` returns it. Some
+    codecs decode several rows in little more time than one.
 
     Args:
-        codecs: for each format of their codes (`borrow_codecs_of_rows`).
-        wanted: rows, with the seconds that were asked for.
+        codecs: the codec for each format of codes (`borrow_codecs_of_rows`).
+        wanted: the rows, each with the requested seconds.
     """
     for codes, together in groupby(wanted, lambda each: CodesFormat.from_row(each[0])):
         yield from _decode_all(codecs[codes], list(together))
@@ -207,14 +208,14 @@ def _decode_all(codec: AnyCodec, wanted: Sequence[tuple[Mapping[str, Any], float
 
 
 def load_matching_network(codes: CodesFormat, path: Path, got: str, speaker: str) -> CodecNetwork:
-    """Load the network of a local folder, for codes that must be its own, on the CPU.
+    """Load the network of a local folder's codec, on the CPU, and check that it is the codec of some codes.
 
     Args:
-        got: what named the codec, such as `decode.codec = facebook/encodec_32khz`.
-        speaker: what the codes are of, such as `the checkpoint 0123456789abcdef`.
+        got: where the codec was named, for messages, such as `decode.codec = facebook/encodec_32khz`.
+        speaker: where the codes come from, for messages, such as `the checkpoint 0123456789abcdef`.
 
     Raises:
-        ValueError: it is another codec than that of the codes.
+        ValueError: the codec is not the one of the codes.
     """
     network = load_codec_network(path)
     coder = coder_of(network)
@@ -234,14 +235,14 @@ def load_matching_network(codes: CodesFormat, path: Path, got: str, speaker: str
 
 
 def check_codes_format(expected: CodesFormat, codes: CodesFormat, speaker: str, got: str) -> None:
-    """Refuse codes that a model does not speak.
+    """Refuse codes that are not of the format that a model uses.
 
     Args:
-        speaker: who speaks the expected ones, such as `the checkpoint 0123456789abcdef`.
-        got: what the others are, such as `tokens made by facebook/encodec_32khz`.
+        speaker: the model of the expected format, for messages, such as `the checkpoint 0123456789abcdef`.
+        got: where the codes come from, for messages, such as `tokens made by facebook/encodec_32khz`.
 
     Raises:
-        ValueError: they are codes of another codec, or of other sizes.
+        ValueError: the codes are of another codec, or of other sizes.
     """
     if replace(codes, identity=expected.identity, channels=expected.channels) != expected:
         raise ValueError(f"expected codes of {expected}, which {speaker} speaks, got {got} with {codes}")

@@ -1,12 +1,12 @@
 """The conditions of requests: their references as tensors.
 
-What refers to tracks that the model learned from is read from the versions of the tables that it learned from. What
-refers to files or words is computed, by the models that the settings of `generate` name; they are loaded when the first
-request needs them. To a model that learned from no table, one from elsewhere, a track is a recording.
+References to tracks that the model learned from are read from the versions of the tables that it learned from.
+References to files or words are computed by the models that the settings of `generate` name; they are loaded when the
+first request needs them. For a model from elsewhere, which learned from no table, a track is a recording file.
 
-A clip that fits into the windows that the model was trained on follows the melody's beginning (MusicGen,
-arXiv:2306.05284, 2.2). A longer one is made in windows and follows all of it, each window its part
-(`model.decoding.generation`); where the melody ends it starts over.
+A clip that fits into one window of the length that the model was trained on follows the melody's beginning (MusicGen,
+arXiv:2306.05284, 2.2). A longer clip is made in windows and follows the whole melody, each window its part
+(`model.decoding.generation`); where the melody ends it starts again.
 """
 
 import math
@@ -38,20 +38,20 @@ if TYPE_CHECKING:
     from stages.networks.demucs import Separator
 
 Melody = Float[npt.NDArray[np.float32], "F 12"]
-"""Chroma, frame by frame."""
+"""Chroma, [F, 12]."""
 
 LOOKED_UP_IN = {"melody": CHROMA, "clap": CLAP, "prompt": TOKENS}
-"""The column of `requests` that refers to a track -> the table that holds what it is for."""
+"""The column of `requests` that refers to a track -> the table that holds the condition of that track."""
 
 KEPT_RECORDINGS = 4
-"""Recordings that stay in memory once they are read: requests often refer to the same ones in a row."""
+"""Recordings that stay in memory after they are read: consecutive requests often refer to the same ones."""
 
 SEPARATED_AFTER = 10.0
-"""Seconds of a melody's file after what is needed of it that are separated as well."""
+"""Seconds of a melody's file that are separated beyond the part that is needed."""
 
 
 def prompt_frames(facts: CheckpointFacts, request: Row) -> int:
-    """Return the frames of codes that a request's clips begin with."""
+    """Return the length of a request's prompt in frames of codes; 0 without one."""
     return max(1, round(request["prompt_seconds"] * facts.frame_rate)) if request["prompt"] else 0
 
 
@@ -60,17 +60,17 @@ class MelodySpan:
     """How much of a melody's beginning a clip can follow."""
 
     frames: int
-    """At the rate of the model's melodies."""
+    """Frames, at the rate of the model's melodies."""
     seconds: float
 
 
 def clip_frames(facts: CheckpointFacts, seconds: float) -> int:
-    """Return the frames of codes of a clip: the last one may end after it."""
+    """Return the length of a clip in frames of codes; the last frame may end after the clip."""
     return math.ceil(seconds * facts.frame_rate - 1e-6)
 
 
 def melody_span(facts: CheckpointFacts, seconds: float) -> MelodySpan:
-    """Return how much of a melody a clip of so many seconds can follow: up to the end of its last window."""
+    """Return how much of a melody a clip of this many seconds can follow: up to the end of its last window."""
     config = _melody_config(facts)
     if clip_frames(facts, seconds) <= facts.segment_frames:
         frames = math.ceil(facts.segment_seconds * config.frame_rate)
@@ -79,15 +79,15 @@ def melody_span(facts: CheckpointFacts, seconds: float) -> MelodySpan:
 
 
 def melody_over_clip(melody: Melody, facts: CheckpointFacts, seconds: float) -> Melody:
-    """Lay a melody over a clip of so many seconds, frame by frame as the model is asked to follow it.
+    """Return the melody that the model is asked to follow, frame by frame over a clip; a short melody may be repeated.
 
     Args:
-        melody: its span for the clip (`melody_span`).
+        melody: the melody's beginning, as long as `melody_span` says.
     """
     config = _melody_config(facts)
     count = math.ceil(seconds * config.frame_rate)
     if clip_frames(facts, seconds) <= facts.segment_frames:
-        # One window reads no more than the model's own number of frames, and a short melody again only if it repeats.
+        # One window reads at most the model's own number of frames, and repeats a short melody only if the model does.
         count = min(count, config.frames if config.match_length else len(melody))
     over_clip: Melody = melody[np.arange(count) % len(melody)]
     return over_clip
@@ -102,8 +102,8 @@ class ConditionReader:
     """Reads the conditions of requests.
 
     Args:
-        facts: of the model that they are for.
-        config: names what reads files and words; None for what is not configured.
+        facts: facts of the model that reads them.
+        config: names the models that read files and words; None for those that are not configured.
     """
 
     def __init__(self, context: Context, facts: CheckpointFacts, config: GenerationConfig) -> None:
@@ -113,7 +113,7 @@ class ConditionReader:
         self._read_audio = lru_cache(maxsize=KEPT_RECORDINGS)(read_audio)
 
     def read_rows(self, requests: Sequence[Row]) -> None:
-        """Read what the tables hold of all tracks that the requests refer to."""
+        """Read the rows of all tracks that the requests refer to."""
         for column, table in LOOKED_UP_IN.items():
             references = [Reference.from_row(row[column]) for row in requests if row[column]]
             ids = {reference.value for reference in references if reference.kind == "track"}
@@ -127,8 +127,9 @@ class ConditionReader:
         """Return the conditions of a request.
 
         Raises:
-            RequestRefused: it refers to what is not there, or asks for what the model was not trained with.
-            MissingWeights: a model that it needs cannot be had.
+            RequestRefused: the request refers to something that is not there, or has a condition that the model was not
+                trained with.
+            MissingWeights: a model that it needs cannot be fetched.
         """
         self._check_model_reads(request)
         attributes = Attributes(
@@ -184,7 +185,7 @@ class ConditionReader:
             self._check_reads("meter", "beat")
         for column in ("key", "bpm"):
             if request[column] is not None and column not in reads and not (column == "bpm" and keeps_time):
-                self._check_reads(column, "description")  # which they are part of
+                self._check_reads(column, "description")  # key and tempo are part of the description
         for name, _ in request["fields"] or ():
             self._check_reads(name, name)
         if request["guidance_text"] not in (None, 1) and ("description" not in reads or len(reads) < 2):
@@ -201,7 +202,7 @@ class ConditionReader:
         return ", ".join(self.facts.model.conditions) or "no conditions"
 
     def _melody(self, request: Row) -> Melody:
-        """Return as much of the beginning of the reference's melody as the clip can follow."""
+        """Return the beginning of the reference's melody, as much as the clip can follow."""
         reference, span = self._reference(request, "melody"), melody_span(self.facts, request["seconds"])
         if reference.kind == "track":
             row = self._row("melody", reference)
@@ -223,12 +224,12 @@ class ConditionReader:
         return load_separator(self.context.weights(reference), self.context.device) if reference else None
 
     def _chroma_of_file(self, reference: Reference, seconds: float) -> tuple[Melody, float]:
-        """Measure the chroma of the first seconds of a file as that of the melodies that the model learned from,
-        and its frame rate."""
+        """Measure the chroma of the first seconds of a file, as the melodies that the model learned from were measured.
+        Return it with its frame rate."""
         from stages.networks.demucs import melody_chroma
 
         recording, analysis = self._recording("melody", reference), _melody_config(self.facts).analysis
-        # The separator reads some of what follows, so that the last frames are as they are in the whole recording.
+        # The separator reads beyond the end, so that the last frames are the same as in the whole recording.
         samples = recording.samples[:, : math.ceil((seconds + SEPARATED_AFTER) * recording.sample_rate)]
         if not samples.any():
             raise RequestRefused("unknown melody", f"melody: expected sound in {reference}, got digital silence")
@@ -296,7 +297,7 @@ class ConditionReader:
         else:
             codec, recording = self._codec, self._recording("prompt", reference)
             sound = convert_audio(recording.samples, recording.sample_rate, codec.sample_rate, codec.channels)
-            # A codec that looks both ways reads some of what follows the prompt as well.
+            # A codec that is not causal also reads some of the sound after the prompt.
             samples = (wanted + codec.margins.after) * codec.hop
             codes = codec.encode_track(torch.from_numpy(sound[:, :samples]))
         if codes.shape[1] < wanted:

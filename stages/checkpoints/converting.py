@@ -1,8 +1,8 @@
-"""A checkpoint from one form into another: this project's, Hugging Face's MusicGen, AudioCraft's.
+"""Converting checkpoints between forms: this project's, Hugging Face's MusicGen, AudioCraft's.
 
-What is written holds all that it needs: language model, text encoder where the form keeps one, and codec. A model that
-was trained here only names its codec; that one is fetched, and must be the one whose codes the model learned. The card
-comes along, with how the new form is loaded.
+The result is complete: language model, text encoder where the form keeps one, and codec. A model that was trained here
+only names its codec; that codec is fetched, and must be the one whose codes the model learned. The card is converted
+too, with how the new form is loaded.
 """
 
 from dataclasses import dataclass, replace
@@ -27,11 +27,11 @@ class Conversion:
     source: Form
     destination: Form
     parameters: int
-    """Of the language model and its conditioners, the text encoder included."""
+    """Number of weights of the language model and its conditioners, the text encoder included."""
     codec: str
-    """The codec that is there now, in words."""
+    """The codec of the result, in words."""
     stored: StoredType
-    """The precision of its weights there."""
+    """The precision of the result's weights."""
 
 
 def convert_checkpoint(
@@ -42,29 +42,29 @@ def convert_checkpoint(
     codec: WeightsRef | None = None,
     stored: StoredType | None = None,
 ) -> Conversion:
-    """Write the checkpoint of a local folder in another form (or the same, with all that it needs inside).
+    """Write the checkpoint of a local folder in another form, or completely in the same one.
 
     Args:
-        destination: a local folder that is not there yet, or is empty; it stands whole or not at all.
+        destination: a local folder that does not exist yet, or is empty; it is written completely or not at all.
         weights: finds the text encoder and the codec that the checkpoint names.
-        codec: the codec, where the checkpoint neither holds nor names one, or it has another name now.
-        stored: the precision that weights are rounded to; None keeps that of the source, and changes no weight.
+        codec: the codec, where the checkpoint neither holds nor names one, or where it has another name now.
+        stored: the precision that weights are rounded to; None keeps the source's, and changes no weight.
 
     Raises:
-        ValueError: the source is no checkpoint, `destination` is taken or inside the source, the codec is not the
+        ValueError: the source is not a checkpoint, `destination` is taken or inside the source, the codec is not the
             model's, or the form cannot express the model.
-        MissingWeights: what the checkpoint names cannot be had.
+        MissingWeights: weights that the checkpoint names cannot be fetched.
     """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise ValueError(f"expected a new or empty folder to write to, got {destination}, where something is already")
-    if folder.resolve() in destination.resolve().parents:  # whose digest that would change
+    if folder.resolve() in destination.resolve().parents:  # writing there would change its digest
         raise ValueError(f"expected a folder outside of the checkpoint {folder} to write to, got {destination}")
     trained = _leave_places_out(_add_codec(load_checkpoint(folder, weights), weights, codec))
     precision = Precision(stored or stored_type(folder), rounds=stored is not None)
     target = destination.absolute()
     with new_folder(target) as new:
         if form == "segue":
-            # The text encoder's weights come along, wherever they were kept.
+            # The text encoder's weights are written too, wherever they were.
             facts = trained.facts.model_copy(update={"text_encoder": None})
             save_checkpoint(new, trained.model, facts, trained.codec, precision)
         elif form == "hf":
@@ -77,7 +77,7 @@ def convert_checkpoint(
 
 
 def _read_card(folder: Path) -> str | None:
-    """Read the card of a checkpoint; None where it has none that is text."""
+    """Read the card of a checkpoint; None where it has none, or one that is not text."""
     try:
         return (folder / CARD).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -85,7 +85,8 @@ def _read_card(folder: Path) -> str | None:
 
 
 def _add_codec(trained: TrainedModel, weights: FindWeights, chosen: WeightsRef | None) -> TrainedModel:
-    """Give the model its codec: the one inside it, the one that the user chose, or the one that it names."""
+    """Return the model with its codec: the one that the user chose, or else the one inside it, or else the one that it
+    names."""
     facts = trained.facts
     named = chosen or (WeightsRef(facts.codec.reference) if facts.codec and facts.codec.reference else None)
     if named is None or (chosen is None and trained.codec is not None):
@@ -99,8 +100,8 @@ def _add_codec(trained: TrainedModel, weights: FindWeights, chosen: WeightsRef |
 
 
 def _leave_places_out(trained: TrainedModel) -> TrainedModel:
-    """Leave out where on this machine the codec was had that lies with the model: elsewhere it says nothing, and who
-    publishes a model does not mean to publish folders' names."""
+    """Leave out a reference to a local path if the codec is inside the model. It means nothing on another machine, and
+    whoever publishes a model does not mean to publish the names of folders."""
     codec = trained.facts.codec
     if trained.codec is None or codec is None or codec.reference is None:
         return trained

@@ -1,8 +1,9 @@
-"""Decoded sound, handed on from the gate, which hears every take, to `decode`, which makes a file of it.
+"""Decoded sound, handed on from the gate, which decodes every take to judge it, to `decode`, which writes it to a file.
 
-It lies in the gate's scratch folder, a file for each take, as the codec gave it. It is a cache and no record: every
-file says of what codes and by what codec it was decoded, so whoever finds none, or another's, or one that a power cut
-has damaged, decodes the codes and has the same samples. What nobody takes within a day is removed by the next gate.
+The sound lies in the gate's scratch folder, a file for each take, as the codec returned it. It is only a cache: every
+file says which codes and which codec it was decoded from. If a file is missing, belongs to other codes or another
+codec, or was damaged by a power cut, `decode` decodes the codes again and gets the same samples. Files that nobody
+takes within a day are removed by the next gate.
 """
 
 import hashlib
@@ -28,32 +29,32 @@ from stages.pipeline.scratch import Scratch
 ENDING = ".sound"
 
 MOST_BYTES = 8e9
-"""Of all files of a gate, 17 hours of one channel at 32 kHz; what is more is decoded twice."""
+"""Largest size of all files of a gate: 17 hours of one channel at 32 kHz. Takes beyond that are decoded twice."""
 
 MOST_OF_FREE = 0.25
-"""Share of what is free on the disk that one gate's files may take."""
+"""Share of the free disk space that one gate's files may take."""
 
 KEPT_SECONDS = 24 * 3600.0
-"""Age after which nobody will come for a sound."""
+"""Age after which a file is removed."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class DecodedSound:
-    """What a codec made of the codes of a take."""
+    """The sound that a codec decoded from the codes of a take."""
 
     samples: Samples
-    """[C, N], cut to the seconds that were asked for."""
+    """[C, N], cut to the requested seconds."""
     sample_rate: int
     """Hz."""
 
 
 class DecodedSounds:
-    """The sounds that one version of `verdicts` was judged by.
+    """The decoded sounds of one version of `verdicts`.
 
     Args:
-        version: of `verdicts`.
+        version: the version of `verdicts`.
         codec: the digest of the codec's files.
     """
 
@@ -62,7 +63,7 @@ class DecodedSounds:
         self._room = 0.0
 
     def make_room(self) -> None:
-        """Remove what nobody came for, and see how much may be kept: nothing before this was called."""
+        """Remove files that are too old, and measure how much may be kept. Before this call nothing is kept."""
         sizes = 0
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -76,11 +77,11 @@ class DecodedSounds:
             self._room = min(MOST_BYTES - sizes, MOST_OF_FREE * shutil.disk_usage(self._folder).free)
 
     def keep(self, generation: Mapping[str, Any], seconds: float, sound: DecodedSound) -> None:
-        """Keep the sound of a take, in the place of that of another try of it, where there is room.
+        """Keep the sound of a take, where there is room; it replaces the sound of an earlier try of the take.
 
         Args:
             generation: the row of `generations`, with the codes of the try.
-            seconds: that were asked for.
+            seconds: the requested seconds.
         """
         if sound.samples.nbytes > self._room:
             self.drop(generation)
@@ -102,7 +103,7 @@ class DecodedSounds:
             log.info("decoded sound is not handed on any more, it will be decoded again: %s", error)
 
     def find(self, generation: Mapping[str, Any], seconds: float) -> DecodedSound | None:
-        """Return the sound of a take, as it was decoded from these codes by this codec; None where it is not there."""
+        """Return the sound of a take if it was decoded from these codes by this codec; None where it is not there."""
         try:
             header, _, payload = self._path(generation).read_bytes().partition(b"\n")
         except OSError:
@@ -121,7 +122,7 @@ class DecodedSounds:
         return self._folder / f"{generation['request_id']}-{generation['take']}{ENDING}"
 
     def _identity(self, generation: Mapping[str, Any], seconds: float) -> str:
-        """Return what a sound is made of, as 64 hexadecimal digits."""
+        """Return a hash of everything that a sound is made from, as 64 hexadecimal digits."""
         codes = np.array(generation["codes"], dtype=np.int64)
         known = {name: generation[name] for name in ("cardinality", "frame_rate", "codec_identity", "channels")}
         made_of = known | {"shape": list(codes.shape), "seconds": seconds, "codec": self._codec}

@@ -1,6 +1,6 @@
-"""What a disk refuses while weights are written, as the error that it is: `OSError` with its number.
+"""Errors of the disk while weights are written, turned into `OSError` with the system's error number.
 
-safetensors and tokenizers tell it in words alone, and torch tells what it tripped over next.
+safetensors and tokenizers give the system's error as text only, and torch raises the error that followed it.
 """
 
 import os
@@ -9,21 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 ERROR_NUMBER = re.compile(r"\(os error (\d+)\)")
-"""By which libraries written in Rust tell an error of the operating system."""
+"""How libraries written in Rust write an error of the operating system."""
 
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Turn another library's error for what the disk refused into an `OSError`; around a block, or a whole function.
+    """Turn another library's error into an `OSError` if the disk caused it; for a `with` block or as a decorator.
 
     Raises:
-        OSError: the disk is full (ENOSPC), a file is larger than it may be (EFBIG), or whatever else there was.
+        OSError: the disk is full (ENOSPC), a file is larger than allowed (EFBIG), or another error of the system.
     """
     try:
         yield
     except OSError:
         raise
-    except Exception as error:  # these libraries have no common kind
+    except Exception as error:  # these libraries' errors share no base class
         number = _error_number(error)
         if number is None:
             raise
@@ -31,7 +31,7 @@ def disk_errors() -> Iterator[None]:
 
 
 def _error_number(error: Exception) -> int | None:
-    """Return the operating system's number of an error, if that is what is behind another."""
+    """Return the system's error number behind an error; None where it has another cause."""
     if match := ERROR_NUMBER.search(str(error)):
         return int(match[1])
     while cause := error.__cause__ or error.__context__:

@@ -27,33 +27,34 @@ from stages.pipeline.machine import decoding_options
 
 @dataclass(frozen=True, eq=False)
 class RequestConditions:
-    """What one request is generated from, as tensors; every take of it shares them."""
+    """The conditions of one request as tensors; all takes of the request share them."""
 
     attributes: Attributes
-    """With as much of the melody as the clip's windows reach (`stages.checkpoints.conditions.melody_span`)."""
+    """The attributes, with as much of the melody as the clip's windows reach
+    (`stages.checkpoints.conditions.melody_span`)."""
     prompt: Int[Tensor, "K P"] | None = None
-    """The codes that the clip begins with."""
+    """The codes that the clip begins with; None without a prompt."""
 
 
 def description_of(request: Row, config: MusicModelConfig) -> str | None:
-    """Write the text that a model reads for a request, its key and tempo in it; None for a model that reads none."""
+    """Return the text that a model reads for a request, with its key and tempo; None for a model that reads no text."""
     if "description" not in config.conditions:
         return None
     return request_text(request["description"], request["key"], request["bpm"])
 
 
 def fields_of(request: Row, facts: CheckpointFacts) -> dict[str, str | float]:
-    """Return the other conditions that a model reads and a request has; every clip has a length."""
+    """Return the fields that a model reads and a request has, by name; every request has a length in seconds."""
     fields = dict(request["fields"] or ()) | {name: request[name] for name in ("key", "bpm", "seconds")}
     return {name: fields[name] for name in facts.model.fields if fields.get(name) is not None}
 
 
 def told_by_frames(request: Row, facts: CheckpointFacts, frames: int) -> dict[str, Tensor]:
-    """Return the conditions that a model reads frame by frame and that a request tells, by name, [frames, E] each: its
-    tempo and metre as beats, of which the first begins bar 1 with the clip, and its chords.
+    """Return the conditions of a request that a model reads frame by frame, by name, [frames, E] each: beats from its
+    tempo and metre, with bar 1 at the beginning of the clip, and its chords. Empty without a tempo.
 
     Args:
-        frames: of codes of the clip, a prompt included.
+        frames: length of the clip in frames of codes, the prompt included.
     """
     if request["bpm"] is None:
         return {}
@@ -70,8 +71,8 @@ def told_by_frames(request: Row, facts: CheckpointFacts, frames: int) -> dict[st
 
 
 def guidance_of(request: Row, facts: CheckpointFacts) -> float:
-    """Return the guidance that a request is generated with: of a model that has learned guidance, 1 where the request
-    does not ask for its own."""
+    """Return the guidance coefficient for a request. A model that has learned guidance is used with 1, unless the
+    request asks for a coefficient itself."""
     if facts.distilled_guidance is not None and not request["guidance_asked"]:
         return 1.0
     return float(request["guidance"])
@@ -86,13 +87,13 @@ def generation_request(
     seed: int,
     guidance_form: GuidanceForm = "one_pass",
 ) -> GenerationRequest:
-    """Bring a row of `requests` and its conditions to what `model.decoding` generates a clip from.
+    """Turn a row of `requests` and its conditions into the request that `model.decoding` generates a clip from.
 
     Args:
-        request: the row; an earlier release's has no `guidance_text`.
-        facts: of the checkpoint that generates.
-        frames: length of the clip, the prompt included.
-        seed: that of the take.
+        request: the row; rows of an earlier release have no `guidance_text`.
+        facts: facts of the checkpoint that generates.
+        frames: length of the clip in frames of codes, the prompt included.
+        seed: seed of the take.
     """
     return GenerationRequest(
         attributes=conditions.attributes,
@@ -121,26 +122,26 @@ def generate_codes(
     progress: Callable[[int], None] | None = None,
     on_plan: Callable[[MemoryPlan], None] | None = None,
 ) -> Iterator[tuple[int, Int[Tensor, "K _"]]]:
-    """Generate with what the run's settings leave of the machine: yield the number of each request and its codes
-    [K, frames] as soon as they are whole.
+    """Generate codes with the memory and threads that the run's settings allow. Yield the number of each request with
+    its codes [K, frames], as soon as they are complete.
 
-    Requests with the same adapters are decoded together, after those with others: while a set of adapters is added to
-    the weights, a step costs what it costs without.
+    Requests with the same adapters are decoded together, one set of adapters after another: the adapters are added to
+    the weights, so that a step costs no more than without adapters.
 
     Args:
         model: the checkpoint's network, or another of its architecture.
-        facts: of the checkpoint.
-        adapters: what is added to the model for each request; None adds nothing to any.
-        stride: from one window of a long clip to the next, as a share of a window.
-        precision: of the weights.
-        cache_precision: of the keys and values of earlier steps.
-        progress: is told of frames as they are made.
-        on_plan: is told how many sequences go together.
+        facts: facts of the checkpoint.
+        adapters: for each request the adapters that are added to the model; None adds none to any.
+        stride: distance between the windows of a long clip, as a share of a window.
+        precision: precision of the weights.
+        cache_precision: precision of the keys and values of earlier steps.
+        progress: called with the number of frames whenever frames are made.
+        on_plan: called with the number of sequences that are decoded together.
 
     Raises:
         Stopped: the run was asked to stop.
         FloatingPointError: the model is broken.
-        ValueError: an adapter is none of this model, or no longer what it was.
+        ValueError: an adapter does not fit the model, or has changed since the request was read.
     """
     window = facts.segment_frames
     together: dict[tuple[AdapterUse, ...], list[int]] = {}

@@ -1,6 +1,6 @@
-"""The knobs of generation, how a checkpoint is named in them, and which of them and of the tables have a say.
+"""The knobs of generation, how they name a checkpoint, and which of them and of the tables a clip depends on.
 
-Two stages generate a catalog's clips with them: `generate`, and `gate`, which makes again what did not pass.
+Two stages generate a catalog's clips with these knobs: `generate`, and `gate`, which generates again what did not pass.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,8 @@ CONSULTED = (TRACKS, CHROMA, CLAP, TOKENS)
 """The tables that conditions are looked up in."""
 
 CONDITION_FIELDS = {CHROMA.name: ("separator",), CLAP.name: ("clap", "vocabulary")}
-"""Conditions, whose tables bear their names -> the fields of the configuration whose weights make them of a file."""
+"""Conditions, by the name of their table -> the fields of the configuration with the weights that compute them from a
+file."""
 
 
 def _checkpoint_reference(value: Any) -> Any:
@@ -42,63 +43,65 @@ def _checkpoint_reference(value: Any) -> Any:
 
 
 def is_foreign(checkpoint: str) -> bool:
-    """Tell whether a checkpoint, as `GenerationConfig.checkpoint` names it, is none of the store's own."""
+    """Return whether a checkpoint, as `GenerationConfig.checkpoint` names it, is not one of the store's own."""
     return WeightsRef(_checkpoint_reference(checkpoint)).checkpoint is None
 
 
 def is_newest(checkpoint: str) -> bool:
-    """Tell whether a checkpoint, as `GenerationConfig.checkpoint` names it, is the newest of the recipe."""
+    """Return whether a checkpoint, as `GenerationConfig.checkpoint` names it, is the newest of the recipe."""
     return WeightsRef(_checkpoint_reference(checkpoint)).checkpoint == "language_model"
 
 
 class GenerationConfig(schemas.Config):
-    """Names the model that generates, and what reads the files and words that requests refer to."""
+    """The model that generates, and the models that read the files and words in requests."""
 
     checkpoint: Annotated[WeightsRef, BeforeValidator(_checkpoint_reference)] = WeightsRef("checkpoint:language_model")
-    """The language model: `latest`, the newest of this recipe; the `checkpoint_id` of one to stay with; or one from
+    """The language model: `latest`, the newest of this recipe; the `checkpoint_id` of a fixed one; or one from
     elsewhere, by its folder (`./small`), hub id or URL."""
     text_encoder: WeightsRef | None = None
-    """The T5 that reads descriptions, where the checkpoint only names it, as AudioCraft's do and trainings with a
-    frozen one; None takes it by that name."""
+    """The T5 that reads descriptions, for a checkpoint that only names it, as AudioCraft's and those trained with a
+    frozen encoder do; None takes the one that it names."""
     stride: float = Field(default=STRIDE, gt=0, lt=1)
-    """A clip longer than the windows that the model was trained on is made window by window. Each begins so much later
-    than the one before, as a share of a window, and goes on from its end (AudioCraft: `extend_stride`, 18 s of 30)."""
+    """A clip longer than the windows that the model was trained on is made window by window. This is the distance
+    between the beginnings of two windows, as a share of a window; each window continues the one before (AudioCraft:
+    `extend_stride`, 18 s of 30)."""
     guidance_form: Literal["one_pass", "two_pass"] = "one_pass"
-    """Whether guidance's null is padded to the length of the conditions, or has a pass and a length of its own
-    (AudioCraft: `two_step_cfg`, off)."""
+    """Whether the null conditions of guidance are padded to the length of the conditions and share their pass, or have
+    their own length in a second pass (AudioCraft: `two_step_cfg`, off)."""
     precision: Precision = "float32"
-    """Precision of the model's weights while it decodes. Less is faster and gives other codes now and then: of random
-    weights' greedy codes `float16` changes next to none, `int8` about one in ten (tests/benchmarks/RESULTS.md), and
-    more on a CPU without VNNI, where it is of 7 bits. On one that has no instructions for `bfloat16` take `float16`.
-    Weights that are numbers of float16, as the published ones are, lose nothing by it: of those a CPU may read half as
-    much in `float32` too, where that is faster there."""
+    """Precision of the model's weights while it decodes. Lower precision is faster and changes some codes: of the
+    greedy codes of random weights, `float16` changes almost none and `int8` about one in ten
+    (tests/benchmarks/RESULTS.md), more on a CPU without VNNI, where it has 7 bits. On a CPU without instructions for
+    `bfloat16` take `float16`. Weights that are stored as float16, as the published ones are, lose nothing in `float16`;
+    a CPU may read them at half size for `float32` too, where that is faster."""
     cache_precision: CachePrecision = "float32"
-    """Precision of the keys and values of a clip's earlier steps. On a GPU `bfloat16` halves and `int8`, with a scale
-    for each head and step, nearly quarters what a step of many clips reads, and how many fit; on a CPU it saves memory
-    alone, and takes longer. Other codes come of it now and then: docs/performance.md says how many."""
+    """Precision of the keys and values of a clip's earlier steps. On a GPU `bfloat16` halves the bytes that a step of
+    many clips reads and that a clip occupies, and `int8`, with a scale for each head and step, nearly quarters them; on
+    a CPU it only saves memory, and takes longer. Some codes change: docs/performance.md says how many."""
     codec: WeightsRef | None = ENCODEC_32KHZ
-    """What encodes prompts that are files. In a recipe it is `tokenize.codec` unless it is given, or the codec inside
-    `checkpoint` where that is one from elsewhere. None refuses such prompts."""
+    """The codec that encodes prompts that are files. In a recipe it is `tokenize.codec` unless it is given, or the
+    codec inside `checkpoint` where that is one from elsewhere. None refuses such prompts."""
     separator: WeightsRef | None = HTDEMUCS
-    """What separates melodies that are files; in a recipe `chroma.separator` unless it is given. None takes the full
-    mix."""
+    """The model that separates melodies that are files; in a recipe it is `chroma.separator` unless it is given. None
+    takes the full mix."""
     clap: WeightsRef | None = LAION_CLAP
-    """What embeds words and files for CLAP; in a recipe `clap.model` unless it is given. None refuses them."""
+    """The model that embeds words and files for CLAP; in a recipe it is `clap.model` unless it is given. None refuses
+    them."""
     vocabulary: WeightsRef | None = ROBERTA_VOCABULARY
-    """RoBERTa's vocabulary, which a LAION checkpoint in `clap` reads words with; in a recipe `clap.vocabulary` unless
-    it is given. A model folder has its own."""
+    """RoBERTa's vocabulary, with which a LAION checkpoint in `clap` reads words; in a recipe it is `clap.vocabulary`
+    unless it is given. A model folder brings its own."""
 
 
 def generation_dependencies(config: GenerationConfig, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """Leave out what the model does not read: the weights that make those conditions (a request for them is refused)
-    and their tables. For a model from elsewhere all tables but `tracks`, which says where recordings are. A text
-    encoder that the model only names has a say.
+    """Return what clips depend on. Tables and weights of conditions that the model does not read are left out; a
+    request with such a condition is refused. For a model from elsewhere the only table is `tracks`, which says where
+    recordings are. A text encoder that the model only names is included.
 
     Raises:
-        NotTrainedYet: an earlier stage is still to train the checkpoint.
-        WeightsNotFetched: it cannot be had; one of which it is known that it reads melodies names its separator too,
-            and one of which nothing is known all that it may turn out to need.
-        ValueError: it is none.
+        NotTrainedYet: the checkpoint is yet to be trained by an earlier stage.
+        WeightsNotFetched: the checkpoint is not fetched. The error also names the separator if the model is known to
+            read melodies, and everything that may be needed if nothing is known of the model.
+        ValueError: the reference is not a checkpoint.
     """
     try:
         folder = weights(config.checkpoint).path
@@ -124,18 +127,19 @@ def generation_dependencies(config: GenerationConfig, weights: Callable[[Weights
 
 
 def take_seed(seed: int, take: int, retake: int = 0) -> int:
-    """Return the seed of a take of a request: the first has the request's own, so that more takes leave it as it is.
+    """Return the seed of a take of a request. The first take has the request's own seed, so that asking for more takes
+    does not change it.
 
     Args:
-        take: its number, from 1.
-        retake: how many tries of the take came before; each has a seed that is no other take's.
+        take: number of the take, from 1.
+        retake: number of tries of the take before this one; every try has a seed of its own.
     """
-    before = take - 1  # by which seeds were told apart when takes were numbered from 0: the same clips come of them
+    before = take - 1  # takes were once numbered from 0; seeds stay the same
     if retake:
         return int(fingerprint([seed, before, retake])[:15], 16)
     return int(fingerprint([seed, before])[:15], 16) if before else seed
 
 
 def leaves_nothing_to_chance(request: Row) -> bool:
-    """Return whether every seed makes the same of a row of `requests` (`model.decoding.sampling`)."""
+    """Return whether every seed gives the same clip for a row of `requests` (`model.decoding.sampling`)."""
     return bool(request["temperature"] == 0 or (request["top_p"] == 0 and request["top_k"] == 1))

@@ -1,8 +1,8 @@
 """A trained language model from a folder, in whichever form it is: this project's, Hugging Face's or AudioCraft's.
 
-What lies in the folder says which form it is. Published MusicGen repositories hold Hugging Face's and AudioCraft's
-files side by side; they are read as Hugging Face's, which bring tokenizer and codec along. The form, and what the model
-reads, are told without torch, which a plan does without.
+The files in the folder decide which form it is. Published MusicGen repositories hold files of Hugging Face's and
+AudioCraft's forms side by side; they are read as Hugging Face's, which include tokenizer and codec. The form, and what
+the model reads, are found without torch, so that a plan need not load it.
 """
 
 import json
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 Form = Literal["segue", "hf", "audiocraft"]
 
 HUGGING_FACE_CONDITIONS = {"musicgen": ("description",), "musicgen_melody": ("description", "chroma")}
-"""`model_type` of the models of transformers that can be read -> what they read."""
+"""`model_type` of the models of transformers that can be read -> the conditions that they read."""
 
 
 def detect_form(folder: Path) -> Form:
-    """Tell the form of the checkpoint in a local folder.
+    """Return the form of the checkpoint in a local folder.
 
     Raises:
         ValueError: there is none that can be read.
@@ -53,13 +53,13 @@ def detect_form(folder: Path) -> Form:
 
 
 def read_condition_names(folder: Path) -> tuple[str, ...]:
-    """Read the names of the conditions that the model of a checkpoint reads.
+    """Return the names of the conditions that the model of a checkpoint reads.
 
     Raises:
         ValueError: there is no checkpoint that can be read.
     """
     form = detect_form(folder)
-    if form == "audiocraft":  # which says it in the file of the weights alone, and so needs torch
+    if form == "audiocraft":  # is only in the file of the weights, which takes torch to read
         from stages.checkpoints.audiocraft.conditioners import conditioners_from_audiocraft
         from stages.checkpoints.audiocraft.package import read_settings
 
@@ -73,7 +73,7 @@ def read_condition_names(folder: Path) -> tuple[str, ...]:
 
 
 def named_text_encoder(folder: Path) -> WeightsRef | None:
-    """Read the name of the text encoder that a checkpoint does not hold but only names; None where it holds its own, or
+    """Return the name of the text encoder that a checkpoint names but does not hold; None where it holds its own, or
     reads no text.
 
     Raises:
@@ -97,11 +97,11 @@ def describe_model(folder: Path, weights: "FindWeights", text_encoder: WeightsRe
 
     Args:
         weights: finds the text encoder (`context.weights`).
-        text_encoder: where that one is had which the checkpoint only names; None takes it by that name.
+        text_encoder: where to find a text encoder that the checkpoint only names; None takes that name.
 
     Raises:
-        ValueError: there is no checkpoint that can be read, or none whose codec is known.
-        MissingWeights: `text_encoder` cannot be had.
+        ValueError: there is no checkpoint that can be read, or its codec is unknown.
+        MissingWeights: `text_encoder` cannot be fetched.
     """
     form = detect_form(folder)
     if form == "hf":
@@ -122,7 +122,7 @@ def describe_model(folder: Path, weights: "FindWeights", text_encoder: WeightsRe
 
 
 def read_frame_rate(folder: Path) -> float | None:
-    """Read how many frames of codes a second the model of a checkpoint makes; None where only its weights' file says.
+    """Return the frames of codes a second of a checkpoint's model; None where only the file of the weights states it.
 
     Raises:
         ValueError: there is no checkpoint that can be read.
@@ -142,21 +142,22 @@ def count_weights(folder: Path) -> int:
     them.
 
     Raises:
-        ValueError: a file is damaged or was cut short, by its name.
+        ValueError: a file is damaged or was cut short; the message names it.
     """
     safetensors = sorted(folder.rglob("*.safetensors"))
     if safetensors:
         return sum(_count_safetensors(file) for file in safetensors)
-    from stages.networks.loading import load_pickle  # with torch
+    from stages.networks.loading import load_pickle  # imports torch
 
     return sum(_count_tensors(load_pickle(file)) for file in sorted(folder.glob("*.bin")))
 
 
 def _count_safetensors(file: Path) -> int:
-    """Count what the header of a safetensors file tells: 8 bytes of its length, then JSON, then the tensors.
+    """Count the numbers in a safetensors file from its header: 8 bytes with the header's length, then JSON, then the
+    tensors.
 
     Raises:
-        ValueError: it does not hold what its header says, as after a download that broke off.
+        ValueError: the file does not have the length that its header says, as after a download that broke off.
     """
     size = file.stat().st_size
     with open(file, "rb") as opened:
@@ -181,16 +182,16 @@ def _count_tensors(value: Any) -> int:
 def load_checkpoint(
     folder: Path, weights: "FindWeights", device: str = "cpu", text_encoder: WeightsRef | None = None
 ) -> "TrainedModel":
-    """Load a model in any of the forms; nothing in its files is run.
+    """Load a model in any of the forms; no code in its files is run.
 
     Args:
-        folder: the local folder, as `context.weights(reference).path` gives it.
+        folder: the local folder, from `context.weights(reference).path`.
         weights: finds a text encoder or codec that the checkpoint only names (`context.weights`).
-        text_encoder: where the text encoder is had that the checkpoint only names; None takes it by that name.
+        text_encoder: where to find a text encoder that the checkpoint only names; None takes that name.
 
     Raises:
-        ValueError: there is no checkpoint, or one that this project's model cannot be.
-        MissingWeights: what it names cannot be had.
+        ValueError: there is no checkpoint, or its model cannot be built here.
+        MissingWeights: weights that it names cannot be fetched.
     """
     form = detect_form(folder)
     if form == "segue":

@@ -1,9 +1,9 @@
 """The card of a trained model: `README.md` in its folder, as Hugging Face's hub shows it, with metadata for the hub at
 its head (M. Mitchell et al., "Model cards for model reporting", arXiv:1810.03993).
 
-A card goes along when a checkpoint is converted: what it says of data and quality stays, and how the model is loaded is
-told anew, for that is another call in every form. What comes from recordings' metadata is data: it stands in code
-spans, where nothing is markup.
+When a checkpoint is converted, its card is converted too: what it says of data and quality stays, and the section on
+loading is rewritten, because each form is loaded by another call. Texts from recordings' metadata are data: they are
+written in code spans, where nothing is read as markup.
 """
 
 import re
@@ -21,13 +21,13 @@ from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.loading import Form
 
 CARD = "README.md"
-"""Its name in a checkpoint's folder."""
+"""Name of the card in a checkpoint's folder."""
 
 LOADING = "How to load"
-"""The heading of the section that is another in every form."""
+"""Heading of the section on loading, which differs from form to form."""
 
 LIBRARIES: Mapping[Form, str] = {"segue": "segue", "hf": "transformers", "audiocraft": "audiocraft"}
-"""What loads each form, as the hub names libraries."""
+"""The library that loads each form, by the hub's names of libraries."""
 
 PIPELINE, TAGS = "text-to-audio", ("musicgen", "music", "segue")
 
@@ -36,16 +36,16 @@ LICENCE = {
     "license_name": "not-chosen-see-licences-of-the-data",
     "license_link": "README.md#licences-of-the-data",
 }
-"""What the hub is told of the model's own licence, which nobody but its owner can choose."""
+"""Metadata on the model's own licence. Only the model's owner can choose one."""
 
 DATA_LICENCES = (
     "As the recordings' metadata names them. The model's own licence is not chosen here: that is for its owner, who "
     "knows what these allow."
 )
-"""What stands before the licences of the data."""
+"""Introduction to the licences of the data."""
 
 LONGEST_LITERAL = 200
-"""Characters of a text of others that a card shows."""
+"""Characters of a foreign text that a card shows at most."""
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*\r?\n", re.DOTALL | re.MULTILINE)
 _LOADING_SECTION = re.compile(rf"^## {LOADING}\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
@@ -53,22 +53,22 @@ _LOADING_SECTION = re.compile(rf"^## {LOADING}\n.*?(?=^## |\Z)", re.DOTALL | re.
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a card says of a model beside the facts that its folder states."""
+    """The content of a card beside the facts that the model's folder states."""
 
     name: str
     data: Sequence[str] = ()
-    """What it was taught: list items in Markdown."""
+    """What the model was taught: list items in Markdown."""
     licences: Sequence[str] = ()
     """Licences of the recordings: list items in Markdown."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     origin: Sequence[str] = ()
     """Recipe, data and parents: list items in Markdown."""
     base_model: str | None = None
-    """The hub id of the checkpoint that training began with, where it has one."""
+    """The hub id of the checkpoint that training began with; None where it has none."""
 
 
 def literal(text: str) -> str:
-    """Write a text of others as a code span on one line, whatever is in it, cut where it is long."""
+    """Write a foreign text as a code span on one line, whatever it contains; cut it if it is long."""
     plain = " ".join(text.split())
     plain = "".join(letter for letter in plain if unicodedata.category(letter)[0] != "C")[:LONGEST_LITERAL].strip()
     longest = max((len(run) for run in re.findall("`+", plain)), default=0)
@@ -83,11 +83,11 @@ def write_card(folder: Path, text: str) -> None:
 
 
 def card_text(card: ModelCard, facts: CheckpointFacts, form: Form, checkpoint_id: str | None = None) -> str:
-    """Return a card's text.
+    """Return the text of a card.
 
     Args:
-        facts: of the checkpoint.
-        checkpoint_id: where the folder is a store's own, the id by which that store knows it.
+        facts: facts of the checkpoint.
+        checkpoint_id: the checkpoint's id, if the folder is one of the store's own; else None.
     """
     results = [
         EvalResult(
@@ -124,10 +124,10 @@ def card_text(card: ModelCard, facts: CheckpointFacts, form: Form, checkpoint_id
 
 
 def converted_card(text: str | None, facts: CheckpointFacts, form: Form) -> str:
-    """Return the card of a checkpoint that was brought into another form.
+    """Return the card of a checkpoint that was converted to another form.
 
     Args:
-        text: the card of what it was converted from; None where that had none.
+        text: the card of the source; None where it has none.
     """
     if text is None:
         return card_text(ModelCard("A music model"), facts, form)
@@ -144,7 +144,7 @@ def converted_card(text: str | None, facts: CheckpointFacts, form: Form) -> str:
 
 
 def _parse(text: str) -> tuple[dict[str, object], str]:
-    """Return a card's metadata and its body; no metadata where it has none that can be read."""
+    """Return the metadata and the body of a card; the metadata is empty where it cannot be read."""
     match = _FRONT_MATTER.match(text)
     if match is None:
         return {}, text
@@ -156,8 +156,8 @@ def _parse(text: str) -> tuple[dict[str, object], str]:
 
 
 def loading_section(form: Form, facts: CheckpointFacts, checkpoint_id: str | None = None) -> str:
-    """Say how a folder of a form is loaded and generates; every call has been run but for AudioCraft's, which is not
-    installed beside this project."""
+    """Return the section on how a model in a form is loaded and generates. All its calls have been run, except
+    AudioCraft's, which is not installed with this project."""
     coefficient = facts.distilled_guidance
     guided = (
         []
@@ -223,7 +223,7 @@ def _section(title: str, items: Sequence[str], introduction: str = "") -> str:
 
 
 def _reads(facts: CheckpointFacts) -> list[str]:
-    """Describe what the model takes and gives."""
+    """Describe the inputs and outputs of the model, as list items in Markdown."""
     names = [
         f"`{name}`" + (f" ({facts.model.fields[name].kind})" if name in FIELDS else "")
         for name in CONDITIONS

@@ -1,4 +1,4 @@
-"""A trained language model as a folder, and back.
+"""A trained language model as a folder in this project's own form, written and read.
 
 ```
 model.safetensors   the averaged weights of language model and conditioners (and of a text encoder that learned too)
@@ -9,8 +9,9 @@ codec/              the codec of its codes, where it came with the model
 adapter/            low-rank updates in peft's form, where it learned by them; the weights have them already
 ```
 
-A model that was trained here leaves a frozen text encoder and the codec where they are, and `config.json` says with
-which digest and identity. A model that was brought in with both keeps both, so that its folder needs nothing else.
+A model that was trained here does not copy a frozen text encoder or the codec into its folder; `config.json` has the
+digest of the one and the identity of the other. A model that was imported with both keeps both, so that its folder is
+complete.
 """
 
 import json
@@ -47,14 +48,14 @@ from stages.networks.loading import load_network, load_tokenizer
 WEIGHTS, TEXT_ENCODER, CODEC = "model.safetensors", "text_encoder", "codec"
 
 ATTENTION = "sdpa"
-"""What transformers takes by itself for networks that attend."""
+"""The implementation of attention that transformers chooses by default."""
 
 CODECS: Mapping[str, tuple[type[CodecNetwork], str]] = {
     "encodec": (EncodecModel, "eager"),
     "dac": (DacModel, "eager"),
     "mimi": (MimiModel, ATTENTION),
 }
-"""`model_type` of a codec's configuration -> its class, and how that attends."""
+"""`model_type` of a codec's configuration -> its class, and its implementation of attention."""
 
 
 FindWeights = Callable[[WeightsRef], LocalWeights]
@@ -79,9 +80,9 @@ def save_checkpoint(
     codec: CodecNetwork | None = None,
     precision: Precision = Precision(),
 ) -> None:
-    """Write a model into an existing folder, with the weights that it has now, and `codec` with it if it is given.
+    """Write a model with its present weights into an existing folder, and `codec` with it if it is given.
 
-    The weights of a frozen text encoder are written exactly where `facts.text_encoder` names no other place.
+    The weights of a frozen text encoder are written only where `facts.text_encoder` is None.
     """
     weights = _parted({name: value.detach().cpu() for name, value in model.weights().items()})
     save_file(precision.of(weights), folder / WEIGHTS, metadata={"format": "pt"})
@@ -97,8 +98,8 @@ def save_checkpoint(
 
 
 def _parted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors as safetensors wants them, each in memory of its own: copied only where they lie in another's, for
-    a second copy of a large model may be more than the machine has."""
+    """Return tensors that share no memory, as safetensors requires. Only those that do share are copied: a second copy
+    of a large model may be more than the machine has room for."""
     parted, storages = dict[str, Tensor](), set[int]()
     for name, value in tensors.items():
         storage = value.untyped_storage()
@@ -121,14 +122,14 @@ def load_native_checkpoint(
     """Read a model that `save_checkpoint` wrote.
 
     Args:
-        folder: the local folder, as `context.weights(reference).path` gives it.
-        weights: finds a frozen text encoder that is kept elsewhere (`context.weights`).
-        text_encoder: where that one is had; None takes it by the name that the folder has for it.
+        folder: the local folder, from `context.weights(reference).path`.
+        weights: finds a frozen text encoder that is stored elsewhere (`context.weights`).
+        text_encoder: where to find that text encoder; None takes the name in the folder.
 
     Raises:
-        ValueError: the folder is not such a checkpoint, or its text encoder or codec is no longer the one it was
-            trained with.
-        MissingWeights: its text encoder cannot be had.
+        ValueError: the folder is not such a checkpoint, or its text encoder or codec is not the one that it was trained
+            with.
+        MissingWeights: its text encoder cannot be fetched.
     """
     try:
         facts = read_facts(folder)
@@ -140,7 +141,7 @@ def load_native_checkpoint(
                 encoder = T5EncoderModel(config)
             else:
                 encoder = _load_frozen_text_encoder(folder, facts, weights, text_encoder)
-        with torch.device("meta"):  # the weights come from the file: no time and memory for a random start
+        with torch.device("meta"):  # the weights come from the file; this saves a random start
             model = MusicModel(facts.model, encoder, tokenizer)
         model.load_weights(load_file(folder / WEIGHTS))
     except (OSError, KeyError, ValidationError, json.JSONDecodeError, RuntimeError, SafetensorError) as error:
@@ -164,10 +165,10 @@ def _load_frozen_text_encoder(
 
 
 def load_codec_inside(folder: Path, facts: CheckpointFacts) -> CodecNetwork | None:
-    """Load the codec that lies with a model in its folder; None where there is none.
+    """Load the codec in a model's folder; None where there is none.
 
     Raises:
-        ValueError: it is not the one whose codes the model learned.
+        ValueError: it is not the codec whose codes the model learned.
     """
     if not (folder / CODEC).is_dir():
         return None
@@ -179,12 +180,12 @@ def load_codec_inside(folder: Path, facts: CheckpointFacts) -> CodecNetwork | No
 
 
 def describe_codec(network: CodecNetwork, codebooks: int, channels: int, reference: str | None = None) -> CodecFacts:
-    """Describe the codec whose codes a model speaks.
+    """Describe the codec of a model's codes.
 
     Args:
         codebooks: K of the codes; twice the network's own levels in use where a mono network encodes both sides.
-        channels: of the sound that the codes stand for.
-        reference: where the codec was had.
+        channels: channels of the sound that the codes stand for.
+        reference: name of the weights that the codec was loaded from.
 
     Raises:
         ValueError: the network has no such levels.
@@ -202,18 +203,19 @@ def describe_codec(network: CodecNetwork, codebooks: int, channels: int, referen
 
 
 def encoded_sides(coder: Coder, channels: int | None) -> int:
-    """Count how often a network encodes a recording: twice where it is mono and the sound is stereo."""
+    """Return how many times a network encodes a recording: twice where the network is mono and the sound stereo, else
+    once."""
     return 2 if channels == 2 and coder.channels == 1 else 1
 
 
 def check_codec(network: CodecNetwork, facts: CodecFacts, speaker: str) -> None:
-    """Refuse a codec that is not the one of a model's codes.
+    """Refuse a codec whose codes are not the model's.
 
     Args:
-        speaker: the model, such as `the checkpoint 0123456789abcdef`.
+        speaker: the model in an error message, such as `the checkpoint 0123456789abcdef`.
 
     Raises:
-        ValueError: it has another identity.
+        ValueError: the codec has another identity.
     """
     levels = facts.codebooks // encoded_sides(coder_of(network), facts.channels)
     if not has_identity(network, levels, facts.identity):
@@ -224,16 +226,16 @@ def check_codec(network: CodecNetwork, facts: CodecFacts, speaker: str) -> None:
 
 
 def has_identity(network: CodecNetwork, levels: int, identity: str) -> bool:
-    """Tell whether a codec is the one that was written down, by its values in half precision or, before that was the
-    rule, in float32."""
+    """Return whether a codec has an identity. It is computed from values in half precision; identities from before that
+    rule were computed in float32, and are recognised too."""
     return any(codebook_identity(network, levels, rounded) == identity for rounded in (torch.float16, torch.float32))
 
 
 def load_native_codec(path: Path) -> CodecNetwork:
-    """Load a codec from a local folder in transformers' form, of the kind that its configuration says, on the CPU.
+    """Load a codec from a local folder in transformers' form, of the kind that its configuration names, on the CPU.
 
     Raises:
-        ValueError: there is no codec, or one of a kind that is not known here.
+        ValueError: the folder holds no codec, or one of an unknown kind.
     """
     expected = f"expected a codec's folder (config.json, model.safetensors) of type {', '.join(CODECS)} in {path}"
     try:

@@ -1,5 +1,8 @@
-"""The precision that weights are kept in. Models are computed with as float32 whatever their files hold; a checkpoint
-that is written in another form keeps the precision of the one that it is made of, unless another is asked for."""
+"""The precision that weights are stored in.
+
+Models are loaded as float32 whatever their files hold. A checkpoint that is converted to another form keeps the
+precision of its source, unless another is asked for.
+"""
 
 import json
 from collections import Counter
@@ -15,14 +18,15 @@ from schemas.weights import AUDIOCRAFT_FILES
 from stages.networks.loading import SAFETENSORS_TYPES, load_pickle
 
 StoredType = Literal["float32", "float16", "bfloat16"]
-"""Precisions that weights can be kept in."""
+"""Precisions that weights can be stored in."""
 
 CODEC = "audio_encoder."
-"""What names of the codec's weights begin with in Hugging Face's form; it may be of another precision."""
+"""Prefix of the codec's weights in Hugging Face's form; the codec may have another precision than the language
+model."""
 
 
 def stored_type(folder: Path) -> StoredType:
-    """Read the precision that most of a language model's weights have in the files of its folder, of any form.
+    """Return the precision of most of a language model's weights in the files of its folder, in any form.
 
     Raises:
         ValueError: a file of weights is damaged.
@@ -40,7 +44,7 @@ def stored_type(folder: Path) -> StoredType:
 
 
 def _count_safetensors(file: Path) -> Counter[torch.dtype]:
-    """Count the numbers of each type of floating point, as the header of a safetensors file tells."""
+    """Count the numbers of each floating-point type, from the header of a safetensors file."""
     with open(file, "rb") as opened:
         header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
     numbers: Counter[torch.dtype] = Counter()
@@ -66,14 +70,14 @@ class Precision:
 
     stored: StoredType = "float32"
     rounds: bool = False
-    """Whether values are rounded to it, as somebody asked for it. Otherwise a tensor that would change stays float32:
-    the codec of a model in half precision, say, that came as float32."""
+    """Whether values are rounded to the precision, because the user asked for it. Otherwise a tensor that rounding
+    would change stays as it is: for example, the float32 codec of a model in half precision."""
 
     def of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Bring tensors of floating point to this precision; the others stay as they are.
+        """Convert floating-point tensors to this precision; other tensors stay as they are.
 
         Raises:
-            ValueError: one is to be rounded and has a value that is too large.
+            ValueError: a tensor is to be rounded and has a value that the precision cannot hold.
         """
         return {
             name: self._kept(name, value) if value.is_floating_point() else value for name, value in tensors.items()

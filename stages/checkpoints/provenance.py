@@ -1,7 +1,7 @@
 """Provenance: which models a checkpoint was made with, and which recordings it learned from.
 
-Both are written when a checkpoint is, and from what a run is made of rather than from what a stage remembers to say:
-the weights that its configuration and those of the tables that it reads name, and the very tracks that it drew from.
+Both are recorded when a checkpoint is written. They are taken from the run itself rather than listed by each stage: the
+weights named in the configurations of the stage and of the tables that it reads, and the very tracks that it drew from.
 """
 
 import json
@@ -18,18 +18,18 @@ from schemas.tables import CHECKPOINTS, LEARNED, TRACKS
 from stages.pipeline.contract import Context
 
 FACTS = tuple(name for name in LEARNED.schema.names if name in TRACKS.schema.names)
-"""The columns of `tracks` that outlive a track in `learned`."""
+"""The columns of `tracks` that `learned` keeps after a track is gone."""
 
 
 def parents_of(context: Context, known: Sequence[str] = ()) -> list[str]:
-    """Return every model that had a hand in what a stage reads and starts from: a codec in the tokens, a separator in
+    """Return every model that contributed to what a stage reads or starts from: a codec in the tokens, a separator in
     the melodies, CLAP in the embeddings, a text encoder, the model that training began with.
 
     Args:
         known: ids of checkpoints that are parents already.
 
     Returns:
-        Ids of checkpoints for models of the store, digests for weights from elsewhere, as in the table `weights`.
+        Ids of checkpoints for models of the store; digests for weights from elsewhere, as in the table `weights`.
     """
     versions = Versions(context.store)
     digests = weights_of_config(json.loads(context.config)) if context.config else set()
@@ -43,11 +43,11 @@ def parents_of(context: Context, known: Sequence[str] = ()) -> list[str]:
 
 
 def tracks_to_learn(context: Context, track_ids: Iterable[str], licences: LicencePolicy) -> pa.Table:
-    """Return what `tracks` says of the recordings that a training draws from, by the columns `FACTS`.
+    """Return the rows of `tracks` for the recordings that a training draws from, with the columns `FACTS`.
 
     Raises:
-        ValueError: one of them was taken down, or has a licence that does not pass: the table was made before that, or
-            by another policy.
+        ValueError: a recording was taken down, or its licence does not pass: the table was made before that, or with
+            another policy.
     """
     rows, wanted = context.rows(TRACKS, FACTS), pa.array(sorted(track_ids), pa.string())
     tracks = rows.filter(pc.is_in(rows.column("track_id"), wanted)).sort_by("track_id")
@@ -61,7 +61,7 @@ def tracks_to_learn(context: Context, track_ids: Iterable[str], licences: Licenc
 
 
 def check_not_taken_down(context: Context, tracks: pa.Table) -> None:
-    """See that none of the recordings that a model learns from was taken down.
+    """Check that none of the recordings that a model learns from was taken down.
 
     Raises:
         ValueError: one was.
@@ -76,19 +76,19 @@ def check_not_taken_down(context: Context, tracks: pa.Table) -> None:
 
 
 def record_learned(context: Context, tracks: pa.Table) -> str:
-    """Write which recordings a model learned from, and return the name of that set.
+    """Record which recordings a model learned from, and return the name of that set.
 
-    Models that learned from the same recordings share one file, and what is known of a recording stays there when the
-    recording goes.
+    Models that learned from the same recordings share one file. It keeps the facts of a recording when the recording is
+    gone.
 
     Args:
-        tracks: with the columns `FACTS`.
+        tracks: rows with the columns `FACTS`.
 
     Raises:
-        ValueError: one of them was taken down meanwhile.
+        ValueError: a recording has been taken down meanwhile.
     """
     check_not_taken_down(context, tracks)
-    name = fingerprint(tracks.drop_columns(["uri"]).to_pylist())  # wherever the recordings lie
+    name = fingerprint(tracks.drop_columns(["uri"]).to_pylist())  # the name does not depend on where the recordings are
     if not context.store.exists(context.store.shard_path(LEARNED, "1", name)):
         named = tracks.append_column("training_set", pa.repeat(pa.scalar(name), tracks.num_rows))
         context.store.write_shard(LEARNED, "1", name, named.select(LEARNED.schema.names), input_key=name)

@@ -1,4 +1,4 @@
-"""Rows of the table `checkpoints`: what every training says of the model that it wrote. Loads no torch."""
+"""Rows of the table `checkpoints`: what every training records of the model that it wrote. Loads no torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class TrainingSummary:
 
     steps: int
     parameters: int
-    """Numbers that learned; all, of a model that was not trained."""
+    """Number of weights that were trained; all weights for a model that was not trained here."""
     rows_seen: int
-    """Training examples' tracks, or pieces."""
+    """Number of tracks, or demo pieces, that were learned from."""
     metrics: Mapping[str, float]
 
 
@@ -38,13 +38,14 @@ def checkpoint_row(
     learned: pa.Table | None = None,
     adapter: str | None = None,
 ) -> dict[str, Any]:
-    """Make the row of a model that lies in its `model_folder`, and write which recordings it learned from.
+    """Return the row of a model that lies in its `model_folder`, and record which recordings it learned from.
 
     Args:
-        digest: of the folder (`schemas.weights.folder_digest`).
-        parents: checkpoints that the training began with; the other models behind what it reads are added.
-        learned: the recordings that it learned from (`tracks_to_learn`); None where it learned from none of the store.
-        adapter: what requests call its low-rank updates; None where they are not all that it learned.
+        digest: digest of the folder (`schemas.weights.folder_digest`).
+        parents: ids of the checkpoints that training began with; the other models that the run read or used are added.
+        learned: the recordings that the model learned from (`tracks_to_learn`); None where it learned from none of the
+            store's.
+        adapter: the name by which requests call its low-rank updates; None where they are not all that it learned.
     """
     return {
         "checkpoint_id": checkpoint_id,

@@ -1,8 +1,8 @@
-"""What a training has logged and where it stands, kept so that a killed one goes on as if nothing had happened.
+"""A training's log and state, saved so that a killed training resumes as if nothing had happened.
 
-One file in the stage's scratch folder holds all of it, replaced in one step: the tensors of the optimisation, and in
-the header the rows of `training` so far with the sums for the next one. A remote store has a copy of it, so that
-another machine may go on.
+One file in the stage's scratch folder holds both, and is replaced atomically: the tensors of the optimisation, and in
+its header the rows of `training` so far with the sums for the next row. A remote store gets a copy, so that another
+machine can resume.
 """
 
 import json
@@ -27,22 +27,23 @@ STATE = "state.safetensors"
 
 @dataclass
 class TrainingLog:
-    """Rows of `training`, and what happened since the last one."""
+    """The rows of `training`, and the sums over the steps since the last row."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
-    """Rows of `samples`, but for the checkpoint."""
+    """Rows of `samples`, without the column of the checkpoint."""
     codebooks: list[float] = field(default_factory=list)
-    """Sum of each codebook's cross-entropy over the steps since."""
+    """Sum of each codebook's cross-entropy over the steps since the last row, nats."""
     steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
     flops: int = 0
-    """Floating-point operations of the steps since, as are steps, tokens and seconds."""
+    """Floating-point operations of the steps since the last row; `steps`, `tokens` and `seconds` count these steps
+    too."""
 
     def note(self, losses: Sequence[Sequence[float]], tokens: int, flops: int, seconds: float) -> None:
-        """Add some more steps of training, each by its codebooks' losses. One that is not finite adds nothing to the
-        loss."""
+        """Add steps of training, each with the losses of its codebooks. A step whose loss is not finite does not count
+        in the mean loss."""
         self.tokens, self.flops, self.seconds = self.tokens + tokens, self.flops + flops, self.seconds + seconds
         for codebooks in losses:
             if abs(sum(codebooks)) < float("inf"):
@@ -51,8 +52,9 @@ class TrainingLog:
                 self.steps += 1
 
     def log_training(self, step: int, stats: StepStats, matmul_rate: float) -> None:
-        """Add a row for the steps since the last one: their mean loss, with the rate and gradient of the newest, and
-        how fast they were, also as a share of the device's `matmul_rate`, FLOP a second (`model.optim.mfu`)."""
+        """Add a row for the steps since the last one: their mean loss, the learning rate and gradient norm of the
+        newest step, and their speed, also as a share of the device's `matmul_rate`, FLOP a second
+        (`model.optim.mfu`)."""
         means = [total / self.steps for total in self.codebooks]
         self._log(step, "train", means)
         self.rows[-1] |= {"learning_rate": stats.learning_rate, "gradient_norm": float(stats.gradient_norm)}
@@ -69,13 +71,13 @@ class TrainingLog:
         self.rows.append({"step": step, "split": split, "loss": loss, "codebook_loss": codebooks})
 
     def training_rows(self, checkpoint_id: str) -> list[dict[str, Any]]:
-        """Return the rows as the table `training` has them."""
+        """Return the rows in the form of the table `training`."""
         return [{"checkpoint_id": checkpoint_id} | row for row in self.rows]
 
 
 @disk_errors()
 def save_state(context: Context, state: Mapping[str, Tensor], training_log: TrainingLog) -> None:
-    """Keep the state, then publish the rows so far, so that a long training can be followed by SQL."""
+    """Save the state, then publish the rows so far, so that a long training can be followed by SQL."""
     folder = context.scratch()
     temporary = folder / f"{STATE}.{os.getpid()}.inprogress"
     save_file(dict(state), temporary, metadata={"training_log": json.dumps(asdict(training_log))})
@@ -94,14 +96,14 @@ def publish_log(context: Context, training_log: TrainingLog) -> None:
 
 @dataclass(frozen=True)
 class SavedState:
-    """What `save_state` kept."""
+    """The state that `save_state` wrote."""
 
     tensors: dict[str, Tensor]
     training_log: TrainingLog
 
 
 def fetch_state(context: Context) -> None:
-    """Fetch the state that another machine kept in a remote store, where it is further along than what is here."""
+    """Fetch the state that another machine saved in a remote store, where it has more updates than the local one."""
     updates, path = -1, context.scratch() / STATE
     if path.exists():
         with safe_open(path, framework="pt") as file:
@@ -110,9 +112,10 @@ def fetch_state(context: Context) -> None:
 
 
 def load_state(folder: Path) -> SavedState | None:
-    """Load the state of an earlier run of the same training, if there is one, and remove what a save cut short left."""
+    """Load the state of an earlier run of the same training; None where there is none. Remove the leftovers of
+    interrupted saves."""
     for leftover in folder.glob(f"{STATE}.*.inprogress"):
-        leftover.unlink(missing_ok=True)  # several processes may look at once
+        leftover.unlink(missing_ok=True)  # several processes may do this at once
     if not (folder / STATE).exists():
         return None
     with safe_open(folder / STATE, framework="pt") as file:
