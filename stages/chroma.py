@@ -1,8 +1,8 @@
 """Chroma: the strength of each pitch class in every frame, the melody condition of a track (MusicGen, arXiv:2306.05284,
 2.2).
 
-Rows hold the raw chroma (strongest bin 1): whoever trains decides whether only the strongest bin counts
-(`model.chroma.one_hot`, which the published melody models do), so that this table serves both.
+Rows hold the raw chroma, scaled so that the strongest bin is 1. Whether only the strongest bin counts is decided in
+training (`model.chroma.one_hot`, as in the published melody models), so that this table serves both.
 """
 
 from collections.abc import Iterator
@@ -23,17 +23,17 @@ READS, WRITES, VERSION = (TRACKS,), CHROMA, 2
 
 
 class Config(ChromaConfig):
-    """Where the melody comes from and how it is measured. In a recipe `train.model.chroma.analysis` follows the
-    measures, unless it is given."""
+    """Where the melody comes from and how it is measured. In a recipe `train.model.chroma.analysis` has the same
+    values, unless it is given."""
 
     separator: WeightsRef | None = HTDEMUCS
-    """What separates the stems: `demucs:<name>`, a Demucs repository, or `checkpoint:separator`; None takes the full
-    mix. In a recipe the stage generate follows it, unless it names another."""
+    """The model that separates the stems: `demucs:<name>`, a Demucs repository, or `checkpoint:separator`; None takes
+    the full mix. In a recipe the stage generate uses it too, unless it names another."""
 
 
 def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]:
-    """Measure the chroma of a shard's tracks, one by one. A silent track has no melody and is refused as such."""
-    from stages.networks.demucs import Separator, load_separator, melody_chroma  # with torch, which a plan does without
+    """Measure the chroma of a shard's tracks, one by one. A silent track has no melody and is refused."""
+    from stages.networks.demucs import Separator, load_separator, melody_chroma  # imports torch; plans do not
 
     def load(reference: WeightsRef) -> Separator:
         return load_separator(context.weights(reference), context.device)

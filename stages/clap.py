@@ -23,25 +23,25 @@ class Config(schemas.Config):
     """Which model embeds, and how often."""
 
     model: WeightsRef | None = LAION_CLAP
-    """A LAION checkpoint (`.pt`) or a folder of `transformers.ClapModel` (AudioCraft's `clap` conditioner has the
-    former). In a recipe the stages train, generate and evaluate follow it, unless they name another. None makes no such
-    table, for a model that reads none."""
+    """A LAION checkpoint (`.pt`, as in AudioCraft's `clap` conditioner) or a folder of `transformers.ClapModel`. In a
+    recipe the stages train, generate and evaluate use it too, unless they name another. None makes no such table, for a
+    language model that reads none."""
     vocabulary: WeightsRef | None = ROBERTA_VOCABULARY
-    """RoBERTa's vocabulary, which a LAION checkpoint reads words with; a model folder has its own. No words are read
-    here, but in the stages that follow, as they follow `model`."""
+    """RoBERTa's vocabulary, with which a LAION checkpoint reads words; a model folder has its own. This stage reads no
+    words, but later stages do, which take it from here like `model`."""
     hop_seconds: float = Field(default=10.0, gt=0)
-    """Seconds from one window to the next; the model's windows are 10 s long (arXiv:2211.06687, 3.3), so that by
-    default they lie side by side, and the last one ends with the track."""
+    """Seconds from one window to the next. The model's windows are 10 s long (arXiv:2211.06687, 3.3), so by default
+    they do not overlap, except the last one, which ends with the track."""
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """Name the model alone: the embeddings of sound depend on no words."""
+    """Return what the embeddings depend on: the model alone, as they are embeddings of sound and not of words."""
     return Dependencies(config.model_copy(update={"vocabulary": None}), ())
 
 
 def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]:
     """Embed the tracks of one shard, a track at a time."""
-    from stages.networks.clap import load_joint_embedder  # with torch, which a plan does without
+    from stages.networks.clap import load_joint_embedder  # imports torch, which a plan does not need
 
     if config.model is None:
         raise ValueError("expected clap.model to embed recordings with, got none")

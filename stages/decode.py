@@ -1,20 +1,20 @@
 """Clips: generated codes through the codec's decoder to audio files, at one loudness and never clipped.
 
-Of a take that was made again the codes are those of the try that the gate chose, and its seed is the clip's. A take
-that never passed is a file as well, whose row has the reasons: no view of clips shows it.
+The codes and the seed of a clip are those of the try that the gate chose. A take that never passed gets a file too, and
+its row has the reasons, but no view of clips shows it.
 
-Every clip is decoded as it would be alone, so its file depends on its codes and nothing else; where the gate has just
-done so, its samples are taken (`stages.checkpoints.decoded`), and no codec is loaded. Loudness and peaks are measured
-twice: of what the codec gave, and of what a player will hear, which is the finished file decoded again. A lossy format
-can come back above the limit that its samples kept; such a clip is turned down and encoded again.
+Every clip is decoded as if it were alone, so its file depends on its codes and nothing else. Where the gate has just
+decoded the codes, its samples are taken (`stages.checkpoints.decoded`), and no codec is loaded. Loudness and peaks are
+measured twice: on the codec's output, and on the finished file decoded again, which is what a player plays. Decoding a
+lossy format can exceed the peak limit that the samples kept; such a clip is turned down and encoded again.
 
-Samples are rounded to 16 or 24 bits without dither: a codec's own noise lies far above the rounding even of
-16 bits, so dither would change nothing that can be heard.
+Samples are rounded to 16 or 24 bits without dither: a codec's own noise lies far above the rounding even of 16 bits, so
+dither would change nothing that can be heard.
 
-Where a watermark is asked for, it is added to the levelled sound, after which only peaks are brought down.
+A watermark, if there is one, is added to the levelled sound; after that only peaks are brought down.
 
-Where content credentials are asked for, a file is signed when all else is done. Its samples do not change; its bytes do
-with each signing, which is random.
+Content credentials, if there are any, are added last. Signing does not change the samples; it is random, so the bytes
+of the file differ each time.
 """
 
 import hashlib
@@ -55,40 +55,42 @@ if TYPE_CHECKING:
 
 READS, WRITES, VERSION = (VERDICTS, GENERATIONS, REQUESTS), CLIPS, 7
 REPEATS = {REQUESTS: ("title",)}
-"""What a file's tags tell of a request that its identity does not."""
+"""Columns of a request that are written into a file's tags, but are not part of the request's identity."""
 
 LOOKED_UP_AT_ONCE = 32
-"""Takes whose sound is in memory together: a hundred megabytes of half a minute each."""
+"""Takes whose sound is in memory at once: a hundred megabytes at half a minute each."""
 
 QUIETER = 1.0
-"""Loudness units below what was asked for at which a clip is remarked on: about the least that is heard."""
+"""A clip gets a remark if it is this many loudness units below the requested loudness: about the smallest difference
+that is heard."""
 
 Sound = Float[Samples, "C N"]
 Mark = Callable[[Samples, int], Samples]
-"""Returns the watermark [1, N] of a levelled sound of a sample rate."""
+"""Returns the watermark [1, N] of a levelled sound; called with the samples and their sample rate."""
 
 
 class Config(schemas.Config):
     """How codes become files."""
 
     codec: WeightsRef = ENCODEC_32KHZ
-    """The codec that the model's codes belong to (MusicGen, arXiv:2306.05284, 3.1). In a recipe it is `tokenize.codec`
-    unless it is given, or the codec inside `generate.checkpoint` where that is one from elsewhere."""
+    """The codec of the model's codes (MusicGen, arXiv:2306.05284, 3.1). In a recipe it is `tokenize.codec` unless it is
+    given, or the codec inside `generate.checkpoint` where that is one from elsewhere."""
     format: AudioFormat = "flac"
-    """Form of the files; MP3 and Ogg Vorbis at their encoders' defaults."""
+    """Format of the files; MP3 and Ogg Vorbis use their encoders' defaults."""
     bits: Literal[16, 24] = 16
-    """Bits a sample of FLAC and WAV files."""
+    """Bits of a sample in FLAC and WAV files."""
     loudness: float = Field(default=-16.0, ge=-50, le=-5)
     """Integrated loudness of a clip, LUFS by ITU-R BS.1770 (AES TD1008 for music that is levelled track by track)."""
     true_peak: float = Field(default=-1.0, ge=-20, le=0)
     """Highest true peak, dBTP (EBU R 128, AES TD1008)."""
     max_gain: float = Field(default=30.0, ge=0, le=60)
-    """Most that a quiet clip is raised, dB: what is nearly silent stays nearly silent, rather than becoming noise."""
+    """Largest gain of a quiet clip, dB. It keeps a nearly silent clip nearly silent, rather than turning it into
+    noise."""
     credentials: Credentials | None = None
-    """Who signs the files (C2PA content credentials); None leaves them unsigned. Ogg files cannot be signed."""
+    """The signer of the files (C2PA content credentials); None leaves them unsigned. Ogg files cannot be signed."""
 
     watermark: Watermark | None = None
-    """Which watermark the sound carries; None leaves it as it is."""
+    """The watermark that is added to the sound; None adds none."""
 
     @model_validator(mode="after")
     def _can_be_signed(self) -> Self:
@@ -99,17 +101,17 @@ class Config(schemas.Config):
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """Return what has a say in the files: of a signer the certificate's digest, not where it and its key lie; of a
-    watermark what makes it, not what finds it.
+    """Return what the files depend on. Of a signer this is the certificate's digest, not the place of the certificate
+    and its key; of a watermark the generator, not the detector.
 
     Raises:
-        ValueError: there is no such certificate, or its key cannot be had.
+        ValueError: there is no such certificate, or its key is not available.
     """
     changes: dict[str, schemas.Config] = {}
     if config.watermark is not None:
         changes["watermark"] = config.watermark.model_copy(update={"detector": None})
     if config.credentials is not None:
-        Signer(config.credentials)  # which raises now, and not after hours of training
+        Signer(config.credentials)  # raises now rather than after hours of training
         changes["credentials"] = identified_credentials(config.credentials)
     return Dependencies(config.model_copy(update=changes), ())
 
@@ -117,12 +119,12 @@ def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) 
 def shard(
     config: Config, context: Context, verdicts: pa.Table, generations: pa.Table, requests: pa.Table
 ) -> Iterator[Shard]:
-    """Write a file for every take, and yield its row once the file is there.
+    """Write a file for every take, and yield its row once the file is written.
 
     Raises:
-        ValueError: the codec is not one that the codes can belong to, or the watermark's network is none.
+        ValueError: the codec is not the one of the codes, or the watermark's network cannot be loaded.
     """
-    from schemas.queries.descent import training_licences  # with DuckDB, which a plan does without
+    from schemas.queries.descent import training_licences  # imports DuckDB, which a plan does not need
 
     generation_of = {(row["request_id"], row["take"]): row for row in generations.to_pylist()}
     generation_rows = [chosen_try(row, generation_of[row["request_id"], row["take"]]) for row in verdicts.to_pylist()]
@@ -149,7 +151,8 @@ def shard(
 
 
 class _Sounds:
-    """The sound of takes: what the gate handed on, else the codec's, which is loaded when it is first needed.
+    """The sound of takes: from the gate if it was handed on, else from the codec, which is loaded when it is first
+    needed.
 
     Args:
         generations: rows of `generations`, of the tries that the gate chose.
@@ -169,10 +172,11 @@ class _Sounds:
         return borrow_codecs_of_rows(self._generations, self._reference, self._context, "decode.codec")
 
     def take(self, wanted: Sequence[tuple[Row, float]]) -> "Iterator[DecodedSound]":
-        """Yield the sound of takes, cut to the seconds that were asked for. One that was handed on is gone then.
+        """Yield the sound of takes, cut to the requested seconds. A sound that the gate handed on is removed from its
+        folder.
 
         Raises:
-            ValueError: the codec is not one that the codes can belong to.
+            ValueError: the codec is not the one of the codes.
         """
         from stages.checkpoints.codecs import CodesFormat, decode_generations
         from stages.checkpoints.decoded import DecodedSound
@@ -192,20 +196,20 @@ class _Sounds:
 
 @dataclass(frozen=True)
 class Rendering:
-    """A clip as a file that is finished but for its signature."""
+    """A clip as a file that is finished except for its signature."""
 
     data: bytes
     measures: Row
-    """What is known of its sound, by column of `clips`."""
+    """Measures of its sound, by column of `clips`."""
 
 
 def _render(
     config: Config, generation: Row, request: Row, licences: str, sound: Sound, sample_rate: int, mark: Mark | None
 ) -> Rendering:
-    """Level and encode decoded sound, with its tags and marks.
+    """Level, mark and encode decoded sound, with its tags.
 
     Args:
-        licences: those of the recordings that the model learned from, as the file's tags say them.
+        licences: licences of the recordings that the model learned from, as they are written into the tags.
     """
     before = measure_audio(sound, sample_rate)
     tags = clip_tags(generation, request, licences) | ({CREDENTIALS_TAG: "C2PA"} if config.credentials else {})
@@ -218,13 +222,13 @@ def _render(
 
 
 def render_again(config: Config, context: Context, generation: Row, request: Row) -> Rendering:
-    """Make the file of a clip once more from its codes, and write nothing.
+    """Make the file of a clip again from its codes, without writing it.
 
     Args:
-        generation: of the try that the gate chose (`chosen_try`).
+        generation: row of `generations`, of the try that the gate chose (`chosen_try`).
 
     Raises:
-        ValueError: the codec is not one that the codes can belong to, or cannot be had.
+        ValueError: the codec is not the one of the codes, or cannot be fetched.
     """
     from schemas.queries.descent import training_licences
     from stages.checkpoints.codecs import CodesFormat, borrow_codecs_of_rows, decode_generation
@@ -237,7 +241,7 @@ def render_again(config: Config, context: Context, generation: Row, request: Row
 
 
 def _remark_on_level(config: Config, context: Context, request: Row, generation: Row, rendering: Rendering) -> None:
-    """Say of a clip that it is clearly quieter than was asked for: it was raised as far as it may be."""
+    """Add a remark if a clip is clearly quieter than requested although it was raised as far as allowed."""
     loudness = rendering.measures["loudness"]
     if loudness is None or loudness > config.loudness - QUIETER:
         return
@@ -246,7 +250,7 @@ def _remark_on_level(config: Config, context: Context, request: Row, generation:
 
 
 Sign = Callable[[bytes, Row], bytes]
-"""What signs a finished file that was made of a row of `generations`, of the chosen try."""
+"""Signs a finished file; called with its bytes and the row of `generations` of the chosen try."""
 
 
 def _write_clip(
@@ -255,8 +259,8 @@ def _write_clip(
     """Sign the file of a clip where that is asked for, write it, and return its row."""
     data = rendering.data if sign is None else sign(rendering.data, generation)
     sha256 = hashlib.sha256(data).hexdigest()
-    # A file is never replaced by another: a clip that is made again, with a new title, lies beside the one that users
-    # have until it is published.
+    # A file is never replaced by another: a clip that is made again, say with a new title, is written beside the
+    # published one, which users have until the new one is published.
     name = f"{generation['request_id']}-{generation['take']}-{sha256[:8]}.{config.format}"
     path = f"audio/version={context.fingerprint}/{name}"
     context.store.write_bytes(path, data)
@@ -275,11 +279,11 @@ def _write_clip(
 
 
 def _marking(config: Config, context: Context) -> Mark | None:
-    """Return what makes the watermark of a sound; None where none is asked for, and nothing of it is imported.
+    """Return the function that makes watermarks; None where none is asked for, without importing the networks.
 
     Raises:
-        ValueError: its network is none, or the package is not there.
-        MissingWeights: its weights cannot be had.
+        ValueError: the watermark's network cannot be loaded, or the package is not installed.
+        MissingWeights: its weights cannot be fetched.
     """
     if config.watermark is None:
         return None
@@ -290,10 +294,10 @@ def _marking(config: Config, context: Context) -> Mark | None:
 
 
 def _signing(config: Config, context: Context) -> Sign | None:
-    """Return what signs files as the configuration says; None where they stay unsigned.
+    """Return the function that signs files; None where they stay unsigned.
 
     Raises:
-        ValueError: the certificate or its key cannot be had.
+        ValueError: the certificate or its key is not available.
     """
     if config.credentials is None:
         return None
@@ -323,9 +327,9 @@ def _encode(
     tags: Mapping[str, str],
     mark: Mark | None,
 ) -> tuple[bytes, Row]:
-    """Encode a file at the target loudness, whose decoded sound keeps the true-peak limit.
+    """Encode a file at the target loudness, so that its decoded sound keeps the true-peak limit.
 
-    Returns the file, and what was measured of its decoded sound, by column of `clips`.
+    Return the file, and the measures of its decoded sound by column of `clips`.
     """
     target = config.loudness if before.loudness is None else min(config.loudness, before.loudness + config.max_gain)
     file = encode_at_level(

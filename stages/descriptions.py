@@ -16,33 +16,33 @@ READS, WRITES, VERSION = (TRACKS,), DESCRIPTIONS, 1
 REPEATS = {TRACKS: ("description",)}
 
 TEXTS_AT_ONCE = 32
-"""Descriptions between two looks at whether the run is to stop."""
+"""Descriptions between two checks whether the run was asked to stop."""
 
 
 class Config(schemas.Config):
     """Which model embeds."""
 
     model: WeightsRef | None = LAION_CLAP
-    """A LAION checkpoint (`.pt`) or a folder of `transformers.ClapModel`; in a recipe `clap.model` unless it is given.
-    None makes no such table."""
+    """A LAION checkpoint (`.pt`) or a folder of `transformers.ClapModel`; in a recipe it is `clap.model` unless it is
+    given. None makes no such table."""
     vocabulary: WeightsRef | None = ROBERTA_VOCABULARY
-    """RoBERTa's vocabulary, which a LAION checkpoint reads words with; in a recipe `clap.vocabulary` unless it is
+    """RoBERTa's vocabulary, with which a LAION checkpoint reads words; in a recipe it is `clap.vocabulary` unless it is
     given. A model folder has its own."""
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """Leave out the vocabulary where there is no CLAP model to read words for."""
+    """Return what the embeddings depend on; without a model the vocabulary is left out."""
     return Dependencies(config if config.model else config.model_copy(update={"vocabulary": None}), ())
 
 
 def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]:
-    """Embed the descriptions of one shard's tracks; a track without one has a row without an embedding.
+    """Embed the descriptions of one shard's tracks. A track without a description has a row without an embedding.
 
     Raises:
         ValueError: the model came without a vocabulary.
-        MissingWeights: the model or the vocabulary cannot be had.
+        MissingWeights: the model or the vocabulary cannot be fetched.
     """
-    from stages.networks.clap import load_joint_embedder  # with torch, which a plan does without
+    from stages.networks.clap import load_joint_embedder  # imports torch, which a plan does not need
 
     if config.model is None:
         raise ValueError("expected descriptions.model to embed descriptions with, got none")

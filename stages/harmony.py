@@ -1,8 +1,8 @@
 """Harmony: the chords of a track from beat to beat and its key, from which the model's condition `chords` is made
 (JASCO, arXiv:2406.10970, and MusiConGen, arXiv:2407.15060).
 
-They are heard in the full mix, of which only the peaks of spectra count: on the demo's pieces the stems without drums
-give no better chords (docs/analysis.md), and separating them takes far longer.
+They are detected in the full mix, from the peaks of its spectra. On the demo's pieces the stems without drums give no
+better chords (docs/analysis.md), and separating them takes far longer.
 """
 
 from collections.abc import Iterator
@@ -23,15 +23,15 @@ READS, WRITES, VERSION = (TRACKS, RHYTHM), HARMONY, 1
 
 
 class Config(schemas.Config):
-    """How chords are heard."""
+    """How chords are detected."""
 
     sample_rate: int = Field(16_000, ge=8_000)
-    """Hz at which a track is read: all fundamentals and their first overtones lie far below 8 kHz."""
+    """Sample rate at which a track is read, Hz: all fundamentals and their first overtones are far below 8 kHz."""
 
 
 def shard(config: Config, context: Context, tracks: pa.Table, rhythm: pa.Table) -> Iterator[Shard]:
-    """Find the chords and the key of a shard's tracks, one by one, chord changes on their beats. A silent track is
-    refused."""
+    """Detect the chords and the key of a shard's tracks, one by one, with chord changes on the tracks' beats. A silent
+    track is refused."""
     beats = {row["track_id"]: row for row in rhythm.select(["track_id", "beats", "downbeats"]).to_pylist()}
 
     def row_of(item: PrefetchItem, waveform: Waveform) -> Row:

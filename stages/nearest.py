@@ -1,6 +1,6 @@
 """Nearest tracks: for every clip the training recording that is most similar to it by CLAP, a check for copies.
 
-All clips are compared with all tracks that are there, and again whenever one of either comes, goes or changes.
+All clips are compared with all tracks, and all again whenever a clip or a track is added, removed or changed.
 """
 
 from dataclasses import dataclass
@@ -20,23 +20,23 @@ WRITES, VERSION = NEAREST, 1
 
 
 class Config(schemas.Config):
-    """Nothing to choose: clips and tracks are embedded by `evaluate.clap` and `clap.model`."""
+    """No knobs: clips are embedded by `evaluate.clap`, and tracks by `clap.model`."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Embedded:
-    """Clips or tracks by their windows' embeddings."""
+    """Clips or tracks with the embeddings of their windows."""
 
     rows: pa.Table
-    """Those that have any."""
+    """Rows of the clips or tracks that have embeddings."""
     windows: Float[npt.NDArray[np.float32], "W E"]
-    """Embeddings of all of them in turn, each of unit length."""
+    """Embeddings of their windows, one row's after another's, of unit length."""
     firsts: Int[npt.NDArray[np.int64], "rows"]
-    """Where those of each begin."""
+    """Position in `windows` of each row's first embedding."""
 
     @classmethod
     def of(cls, rows: pa.Table) -> "_Embedded":
-        """Take the column `embeddings` of rows apart."""
+        """Split rows from their column `embeddings`."""
         rows = rows.filter(pc.greater(pc.list_value_length(rows.column("embeddings")), 0))
         vectors = pc.list_flatten(rows.column("embeddings"))
         values = pc.list_flatten(vectors).to_numpy().astype(np.float32)
@@ -47,8 +47,8 @@ class _Embedded:
 
 
 def reduce(config: Config, context: Context, scores: pa.Table, tracks: pa.Table) -> ReduceResult:
-    """Find the nearest track of each clip: the cosine of the closest two of their windows is the highest. Where no
-    track is embedded there are no rows; the tracks' embeddings are read a shard at a time.
+    """Find the nearest track of each clip: the one with the highest cosine between a window of the clip and a window of
+    the track. If no track is embedded there are no rows. The tracks' embeddings are read one shard at a time.
 
     Raises:
         ValueError: clips and tracks were embedded by models of different widths.
@@ -69,7 +69,7 @@ def reduce(config: Config, context: Context, scores: pa.Table, tracks: pa.Table)
         for track, windows in zip(embedded.rows.column("track_id").to_pylist(), track_windows, strict=False):
             similarity = np.maximum.reduceat((clips.windows @ windows.T).max(axis=1), clips.firsts)
             for number in np.flatnonzero(similarity >= best):
-                # At a tie the first id wins, whatever the order of the shards.
+                # In a tie the first id wins, whatever the order of the shards.
                 if similarity[number] > best[number] or track < (names[number] or ""):
                     best[number], names[number] = similarity[number], track
         context.progress.advance()
@@ -84,7 +84,7 @@ def reduce(config: Config, context: Context, scores: pa.Table, tracks: pa.Table)
 
 
 def _check_width(clips: _Embedded, tracks: _Embedded) -> None:
-    """Raise ValueError unless the embeddings of clips and tracks are of one width."""
+    """Raise ValueError unless the embeddings of clips and tracks have the same width."""
     widths = clips.windows.shape[1], tracks.windows.shape[1]
     if len(tracks.firsts) and widths[0] != widths[1]:
         raise ValueError(

@@ -1,9 +1,9 @@
 """Rhythm: the beats and bars of a track, from which the model's condition `beat` is made (MusiConGen,
 arXiv:2407.15060).
 
-They are heard in the full mix, for which drums and bass are wanted; a tempo that its metadata tell is a hint, read
-when its row is made. A track in which nothing recurs has a row without beats: a model is then told that there are
-none to know.
+They are detected in the full mix, because drums and bass help. The tempo in a track's metadata is used as a hint, with
+the value that it has when the row is made. A track without a recurring beat has a row without beats, which tells a
+model that the track has none.
 """
 
 from collections.abc import Iterator
@@ -23,17 +23,17 @@ READS, WRITES, VERSION = (TRACKS,), RHYTHM, 1
 
 
 class Config(schemas.Config):
-    """How beats are heard."""
+    """How beats are detected."""
 
     sample_rate: int = Field(16_000, ge=8_000)
-    """Hz at which a track is read: the onsets of drums and notes lie below 8 kHz."""
+    """Sample rate at which a track is read, Hz: the onsets of drums and notes are below 8 kHz."""
     hint: bool = True
-    """Whether the tempo of a track's metadata helps: it decides between a tempo and its double. Without it the demo's
-    tempi are right in seven of ten pieces, with it in all."""
+    """Whether the tempo in a track's metadata is used as a hint: it decides between a tempo and its double. Without it
+    the demo's tempi are right in seven of ten pieces, with it in all."""
 
 
 def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]:
-    """Find the beats of a shard's tracks, one by one. A silent track is refused."""
+    """Detect the beats of a shard's tracks, one by one. A silent track is refused."""
     tempi = {row["track_id"]: row["bpm"] for row in tracks.select(["track_id", "bpm"]).to_pylist() if config.hint}
 
     def row_of(item: PrefetchItem, waveform: Waveform) -> Row:

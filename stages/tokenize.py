@@ -1,9 +1,10 @@
 """Tokenize: the codec's codes of every track, [K, T] integers, what the language model learns to continue.
 
-EnCodec (arXiv:2210.13438), DAC (arXiv:2306.06546) or Mimi (arXiv:2410.00037) through transformers, at the codec's own
-rate and its own channels, or as stereo by a mono codec. Every row says which codec its codes are of. A recording is
-encoded in windows that overlap (`Codec.encode_track`); only its own windows ever share a batch, and how many is part of
-the recipe, so a row depends on the recording and the codec alone, not on its neighbours.
+The codec is EnCodec (arXiv:2210.13438), DAC (arXiv:2306.06546) or Mimi (arXiv:2410.00037) from transformers. It encodes
+at its own sample rate and with its own channels, or a mono codec encodes stereo. Every row names the codec of its
+codes. A recording is encoded in windows that overlap (`Codec.encode_track`). Only windows of one recording share a
+batch, and their number is part of the recipe, so that a row depends on the recording and the codec alone, not on other
+recordings.
 """
 
 from collections.abc import Iterator
@@ -34,21 +35,23 @@ class Config(schemas.Config):
 
     codec: WeightsRef = ENCODEC_32KHZ
     """An EnCodec, DAC or Mimi in transformers' format; MusicGen's is an EnCodec (arXiv:2306.05284, 3.1). In a recipe
-    the stages generate, decode and evaluate follow it, unless they name another."""
+    the stages generate, decode and evaluate use it too, unless they name another."""
     channels: Literal["codec", "stereo"] = "codec"
-    """What is encoded: the codec's own channels, or left and right, each alone by a mono codec, their codes by turns
-    (L0, R0, L1, R1, …), as the stereo models of MusicGen speak them (AudioCraft: `interleave_stereo_codebooks`)."""
+    """What is encoded: the codec's own channels (`codec`), or left and right separately by a mono codec (`stereo`). The
+    codebooks then alternate (L0, R0, L1, R1, …), as in MusicGen's stereo models (AudioCraft:
+    `interleave_stereo_codebooks`)."""
     codebooks: int | None = Field(default=None, ge=1)
-    """Codebooks of the codes, of both sides together; None keeps all that the codec has."""
+    """Number of codebooks, of both sides together; None keeps all that the codec has."""
     window_seconds: float | None = Field(default=None, gt=0)
-    """Length of a window; recordings up to this are encoded in one pass. None is 30 s, or twice what is thrown away of
-    it where that is more (a minute of Mimi)."""
+    """Length of a window, seconds; recordings up to this length are encoded in one pass. None is 30 s, or twice the
+    sound that is thrown away where that is more (a minute for Mimi)."""
     context_seconds: float | None = Field(default=None, ge=0)
-    """Sound on either side of a window's kept part that is encoded and thrown away. None is what the codec needs for
-    codes as one pass gives them: a second for EnCodec, what DAC's convolutions see, half a minute of the past for
-    Mimi."""
+    """Sound on either side of a window's kept part that is encoded and thrown away, seconds. None is what the codec
+    needs to give the codes of a single pass: a second for EnCodec, the receptive field of DAC's convolutions, half a
+    minute of the past for Mimi."""
     windows_at_once: int = Field(default=4, ge=1)
-    """Windows of one recording in a pass. It bounds memory, and counts in the recipe because sums are rounded by it."""
+    """Windows of one recording in one pass. It bounds memory, and counts in the recipe because it affects how sums are
+    rounded."""
 
     @model_validator(mode="after")
     def _windows_keep_something(self) -> "Config":
@@ -60,12 +63,12 @@ class Config(schemas.Config):
 
 
 def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]:
-    """Encode every track that can still be read and lasts at least a frame, a track at a time.
+    """Encode every track that can still be read and lasts at least one frame, one track at a time.
 
     Raises:
-        ValueError: the weights are no codec that can be used here.
+        ValueError: the weights are not a codec that can be used here.
     """
-    from stages.checkpoints.codecs import load_codec  # with torch, which a plan does without
+    from stages.checkpoints.codecs import load_codec  # imports torch, which a plan does not need
 
     channels = 2 if config.channels == "stereo" else None
     local = context.weights(config.codec)
@@ -96,7 +99,7 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]
 
 
 def _encode_waveform(config: Config, codec: "AnyCodec", waveform: Waveform) -> npt.NDArray[np.uint16]:
-    """Return the codes [K, T] of a recording, T = ceil(N / hop) of its N samples at the codec's rate."""
+    """Return the codes [K, T] of a recording, T = ceil(N / hop) for its N samples at the codec's rate."""
     import torch
 
     window, context = (_frames(seconds, codec) for seconds in (config.window_seconds, config.context_seconds))
@@ -109,7 +112,8 @@ def _frames(seconds: float | None, codec: "AnyCodec") -> int | None:
 
 
 def _lasting_reference(reference: WeightsRef, context: Context) -> str:
-    """Return a name of weights that will still mean the same: the newest checkpoint of a kind by its id."""
+    """Return a name of weights that keeps its meaning: instead of the newest checkpoint of a kind the checkpoint's
+    id."""
     if reference.checkpoint is not None:
         return WeightsRef.to_checkpoint(context.checkpoint(reference)["checkpoint_id"])
     return reference

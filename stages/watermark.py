@@ -1,12 +1,13 @@
 """Watermarks: whether the mark in each clip can be detected, and what it did to the sound (AudioSeal,
 arXiv:2401.17264).
 
-`decode` adds the mark, where `decode.watermark` asks for one, to levelled sound and before it signs. Here the clip's
-file is listened to as it was written and in the forms in which clips travel, and so is the clip as it was before the
-mark, in which finding one would be a false alarm. What the mark did to the sound is measured of the samples themselves,
-without a lossy format between.
+`decode` adds the mark, where `decode.watermark` asks for one, to levelled sound before it signs the file. This stage
+looks for the mark in the clip's file as it was written, in the forms that clips are usually converted to, and in the
+clip before it was marked, where finding a mark would be a false alarm. What the mark did to the sound is measured on
+the samples themselves, without a lossy format in between.
 
-Rates are what they are for the networks that are named: random ones give rates too, which say nothing.
+Detection rates hold for the networks that are named. Networks with random weights give rates too, but these mean
+nothing.
 """
 
 import io
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 READS, WRITES, VERSION = (CLIPS, VERDICTS, GENERATIONS, REQUESTS), WATERMARKS, 2
 
 RATES = (44_100, 16_000)
-"""Hz that clips are resampled to before they are listened to again: what music is sold at, and what the networks hear,
-which leaves nothing above 8 kHz."""
+"""Sample rates that clips are resampled to before the mark is looked for again, Hz: the rate that music is sold at, and
+the networks' own, which leaves nothing above 8 kHz."""
 
 FORM_UNMARKED, FORM_WRITTEN = "unmarked", "written"
 
@@ -45,31 +46,31 @@ class Config(schemas.Config):
     """Which watermark is looked for."""
 
     codec: WeightsRef = ENCODEC_32KHZ
-    """What the clips were decoded by; in a recipe `tokenize.codec` unless it is given."""
+    """The codec that the clips were decoded with; in a recipe it is `tokenize.codec` unless it is given."""
     loudness: float = -16.0
-    """Loudness of the clips before their mark, LUFS; in a recipe `decode.loudness`."""
+    """Loudness of the clips before their mark, LUFS; in a recipe it is `decode.loudness`."""
     true_peak: float = -1.0
-    """The highest that they have, dBTP; in a recipe `decode.true_peak`."""
+    """Highest true peak of the clips, dBTP; in a recipe it is `decode.true_peak`."""
     max_gain: float = 30.0
-    """Most that they were raised, dB; in a recipe `decode.max_gain`."""
+    """Largest gain of a quiet clip, dB; in a recipe it is `decode.max_gain`."""
     mark: Watermark | None = None
-    """The watermark that clips carry; in a recipe `decode.watermark`. The stage takes part where there is one and it
-    names a detector."""
+    """The watermark that clips carry; in a recipe it is `decode.watermark`. The stage runs where there is a watermark
+    that names a detector."""
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """Return what has a say in the rows: all that is named."""
+    """Return what the rows depend on: the whole configuration."""
     return Dependencies(config, ())
 
 
 def shard(
     config: Config, context: Context, clips: pa.Table, verdicts: pa.Table, generations: pa.Table, requests: pa.Table
 ) -> Iterator[Shard]:
-    """Look for the watermark of every clip, and yield its row.
+    """Look for the watermark in every clip, and yield its row.
 
     Raises:
-        ValueError: no watermark is named, its networks are none, or the codec is not one of the codes.
-        MissingWeights: their weights cannot be had.
+        ValueError: no watermark is named, its networks cannot be loaded, or the codec is not the one of the codes.
+        MissingWeights: weights cannot be fetched.
     """
     from stages.checkpoints.codecs import CodesFormat, borrow_codecs_of_rows, decode_generations
     from stages.networks.audioseal import load_watermark_detector, load_watermark_generator
@@ -109,7 +110,7 @@ def shard(
 
 
 def _levelled(config: Config, sound: Samples, sample_rate: int) -> Samples:
-    """Return what the codec gave as loud as `decode` made it before it was marked."""
+    """Return a codec's sound as loud as `decode` made it before it was marked."""
     before = measure_audio(sound, sample_rate).loudness
     target = config.loudness if before is None else min(config.loudness, before + config.max_gain)
     return normalise_loudness(sound, sample_rate, target, config.true_peak)[0]
@@ -123,11 +124,12 @@ def _row(
     generator: "WatermarkGenerator",
     detector: "WatermarkDetector",
 ) -> Row:
-    """Listen to a clip in every form, and measure what its mark did.
+    """Look for the mark in a clip in every form, measure what the mark did to the sound, and return the row.
 
     Args:
-        data: its file.
-        unmarked: its sound as it was before the mark, of `sample_rate`.
+        data: the clip's file.
+        unmarked: the clip's sound before the mark.
+        sample_rate: sample rate of `unmarked`, Hz.
     """
     heard: list[dict[str, Any]] = []
     for form, samples, rate in _forms(unmarked, data, sample_rate):
@@ -145,7 +147,7 @@ def _row(
 
 
 def _forms(unmarked: Samples, data: bytes, sample_rate: int) -> Iterator[tuple[str, Samples, int]]:
-    """Yield the names of forms, and a clip in each with its sample rate."""
+    """Yield the clip in each form: the form's name, the samples and their sample rate."""
     yield FORM_UNMARKED, unmarked, sample_rate
     written = _decoded(data)
     yield FORM_WRITTEN, *written
@@ -163,8 +165,8 @@ def _decoded(data: bytes) -> tuple[Samples, int]:
 
 
 def _damage(unmarked: Samples, marked: Samples, sample_rate: int) -> Row:
-    """Measure what a mark did: the sound against what was added, dB (SI-SNR, arXiv:1811.02508), and the change of
-    loudness, LU."""
+    """Measure what a mark did to a sound: the ratio of the sound to the mark, dB (SI-SNR, arXiv:1811.02508), and the
+    change of loudness, LU."""
     import torch
 
     from model.codec.losses import si_snr

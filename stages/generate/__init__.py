@@ -1,9 +1,10 @@
 """Generations: the codes that a trained model makes for each request and take (MusicGen, arXiv:2306.05284, 3).
 
-A take's codes depend on the model, the request and the take's seed alone, never on what is generated beside it or on
-how often the work was broken off (`model.decoding.generation` says how). Conditions are read from the versions of the
-tables that the model learned from, so that codes and embeddings of another codec or CLAP never reach it. A model from
-elsewhere has learned from none: what a request of it refers to is computed from the recordings themselves.
+A take's codes depend only on the model, the request and the take's seed. They do not depend on what is generated at the
+same time or on how often the work was interrupted (`model.decoding.generation` says why). Conditions are read from the
+versions of the tables that the model learned from, so that it never reads codes or embeddings of another codec or CLAP.
+A model from elsewhere has learned from no table: conditions that a request refers to are computed from the recordings
+themselves.
 """
 
 import logging
@@ -48,8 +49,8 @@ READS, CONSULTS, WRITES, VERSION = (REQUESTS,), CONSULTED, GENERATIONS, 4
 OUTDATED = {3: "takes count from 0 in it"}
 
 AT_ONCE = {"cpu": 256, "cuda": 512}
-"""Takes whose conditions are in memory together, by device: several times what it decodes at once, so that few slots
-are left empty while the last are finished."""
+"""Takes whose conditions are in memory at once, by device. It is several times the number of takes that are decoded at
+once, so that few slots are empty while the last takes are finished."""
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class _Take:
     """A take that is to be generated."""
 
     row: Row
-    """Of the request."""
+    """The row of the request."""
     number: int
     clip: "GenerationRequest"
 
@@ -69,17 +70,18 @@ class _MadeBy:
     """The models behind codes, as `checkpoints` and `weights` name them."""
 
     checkpoint_id: str
-    """Of a model of the store its id, of another the digest of its files."""
+    """The id of a model of the store; for another model the digest of its files."""
     codec: str | None
-    """The digest of the codec's files; None where nobody knows."""
+    """The digest of the codec's files; None where it is unknown."""
 
 
 def shard(config: Config, context: Context, requests: pa.Table) -> Iterator[Shard]:
-    """Generate every take of the requests that is not kept, and yield its row once its codes are whole.
+    """Generate every take of the requests that is not kept already, and yield its row as soon as its codes are
+    complete.
 
     Raises:
-        ValueError: the checkpoint is no language model, or its weights are broken.
-        MissingWeights: weights that a request needs cannot be had.
+        ValueError: the checkpoint is not a language model, or its weights are broken.
+        MissingWeights: weights that a request needs cannot be fetched.
     """
     generator = context.borrow("generator", lambda: load_generator(config, context))
     yield from generate_rows(config, context, generator, requests.to_pylist())
@@ -97,8 +99,8 @@ def load_generator(config: Config, context: Context) -> Generator:
     """Load the model that generates.
 
     Raises:
-        ValueError: the checkpoint is no language model, or its weights are broken.
-        MissingWeights: its weights cannot be had.
+        ValueError: the checkpoint is not a language model, or its weights are broken.
+        MissingWeights: its weights cannot be fetched.
     """
     from stages.checkpoints.loading import load_checkpoint
 
@@ -109,16 +111,17 @@ def load_generator(config: Config, context: Context) -> Generator:
         checkpoint_id = str(context.checkpoint(config.checkpoint)["checkpoint_id"])
     codec = trained.facts.codec.digest if trained.facts.codec else None
     if codec is None and trained.codec is not None:
-        codec = local.digest  # it lies with the model
+        codec = local.digest  # it is in the model's folder
     return Generator(trained, _MadeBy(checkpoint_id, codec))
 
 
 def generate_rows(config: Config, context: Context, generator: Generator, requests: list[Row]) -> Iterator[Shard]:
-    """Generate every take of some rows of `requests` that is not kept, and yield its row once its codes are whole.
+    """Generate every take of some rows of `requests` that is not kept already, and yield its row as soon as its codes
+    are complete.
 
     Raises:
         ValueError: the model's weights are broken.
-        MissingWeights: weights that a request needs cannot be had.
+        MissingWeights: weights that a request needs cannot be fetched.
     """
     trained, made_by = generator.trained, generator.made_by
     together: list[_Take] = []
@@ -137,8 +140,8 @@ def generate_rows(config: Config, context: Context, generator: Generator, reques
 def _takes(
     config: Config, context: Context, facts: CheckpointFacts, rows: list[Row], pace: Pace
 ) -> Iterator[_Take | Reject]:
-    """Read the conditions of requests one by one, and yield those of their takes that are not kept, or why a request is
-    refused."""
+    """Read the conditions of requests one by one, and yield their takes that are not kept already, or the reject of a
+    refused request."""
     from stages.checkpoints.conditions import ConditionReader, clip_frames, prompt_frames
     from stages.checkpoints.generation import generation_request
 
@@ -175,14 +178,14 @@ def _takes(
 
 
 def _missing_takes(row: Row, kept: frozenset[tuple[str, ...]]) -> list[int]:
-    """Return the takes of a request that are still to be made."""
+    """Return the numbers of a request's takes that are not made yet."""
     return [number for number in range(1, row["takes"] + 1) if (row["request_id"], str(number)) not in kept]
 
 
 def _generate(
     config: Config, context: Context, trained: "TrainedModel", takes: list[_Take], made_by: _MadeBy, pace: Pace
 ) -> Iterator[Shard]:
-    """Generate takes together, and yield the row of each as soon as its codes are whole."""
+    """Generate takes together, and yield the row of each as soon as its codes are complete."""
     from model.decoding import MemoryPlan
     from stages.checkpoints.generation import generate_codes
 
@@ -215,7 +218,7 @@ def _generate(
 
 
 def _generation_row(take: _Take, codes: "Tensor", facts: CheckpointFacts, made_by: _MadeBy) -> Row:
-    """Make the row of a take from its codes [K, T]."""
+    """Return the row of a take with its codes [K, T]."""
     from stages.checkpoints.conditions import melody_over_clip
 
     clip, chroma = take.clip, facts.model.chroma

@@ -1,5 +1,4 @@
-"""Pace: how fast clips are made, measured once the first of them are whole, and told before the others are waited
-for."""
+"""Pace: how long generation will take, measured on the first clips and shown before the others are made."""
 
 import time
 
@@ -7,11 +6,12 @@ from stages.pipeline.contract import Progress
 from stages.pipeline.durations import duration
 
 SHORTEST = 1.0
-"""Seconds that are left below which nobody needs to be told."""
+"""Estimates below this are not shown, seconds."""
 
 
 class Pace:
-    """Counts frames of codes as they are made, for the progress of a run, and tells once how long the rest takes."""
+    """Counts frames of codes as they are made, for the progress of a run, and shows once how long the rest will
+    take."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -19,7 +19,7 @@ class Pace:
         self._is_told = False
 
     def start(self, frames: int) -> None:
-        """Begin to count `frames` frames that are to be made."""
+        """Start to count `frames` frames that are to be made."""
         self._left = frames
         self._progress.start("generate", frames, "frames")
 
@@ -29,17 +29,18 @@ class Pace:
         self._progress.advance(frames)
 
     def begin_batch(self) -> None:
-        """Begin to measure, where it has not begun."""
+        """Start to measure time, unless that was done before."""
         self._started = self._started or time.monotonic()
 
     def advance(self, frames: int, note: str) -> None:
-        """Count frames that were made; `note` is a reading beside them."""
+        """Count frames that were made; `note` is shown beside the progress."""
         self._left -= frames
         self._made += frames
         self._progress.advance(frames, note)
 
     def tell(self, clip_frames: int) -> None:
-        """Tell how long a clip of so many frames takes, and all that is left; only the first call does."""
+        """Show how long a clip of `clip_frames` frames takes, and all frames that are left. Only the first call after
+        frames were made does so."""
         elapsed = time.monotonic() - self._started
         if self._is_told or not self._made:
             return

@@ -1,12 +1,14 @@
-"""AudioSeal: a watermark that a network adds to a sound and another finds again (arXiv:2401.17264), from its files.
+"""AudioSeal: a watermark that one network adds to a sound and another detects (arXiv:2401.17264), loaded from its
+files.
 
-The package `audioseal` has the networks and reads its own files by an unpickler that runs what they name; here they
-are read by the restricted one. Beside tensors they hold their configuration as OmegaConf has it, whose plain containers
-are let in. The published files are `generator_base.pth` and `detector_base.pth` of facebook/audioseal.
+The package `audioseal` has the networks, but reads its files with an unpickler that runs the functions that they name.
+Here they are read by the restricted unpickler. Besides tensors the files hold their configuration in OmegaConf's plain
+containers, which are allowed. The published files are `generator_base.pth` and `detector_base.pth` of
+facebook/audioseal.
 
-Both networks hear one channel at 16 kHz. A sound at another rate is resampled for them, and what the generator adds is
-resampled back and added to every channel, so that nothing else of the sound changes and its mean carries the mark. Long
-sounds go through in windows of equal length; of the mark two meet in a cross-fade.
+Both networks take one channel at 16 kHz. A sound at another rate is resampled for them. The generator's mark is
+resampled back and added to every channel, so that nothing else of the sound changes and the mean of the channels
+carries the mark. Long sounds are processed in windows of equal length; the marks of neighbouring windows cross-fade.
 """
 
 import re
@@ -28,31 +30,31 @@ from stages.audio import Samples, resample, to_mono
 from stages.networks.loading import load_pickle
 
 SAMPLE_RATE = 16_000
-"""Hz that the published networks were trained at (arXiv:2401.17264, 4.1)."""
+"""Sample rate that the published networks were trained at, Hz (arXiv:2401.17264, 4.1)."""
 
 WINDOW = 10 * SAMPLE_RATE
-"""Samples of a window, about."""
+"""Approximate length of a window, samples."""
 
 FADE = SAMPLE_RATE // 2
-"""Samples in which the marks of two windows cross-fade."""
+"""Samples over which the marks of two windows cross-fade."""
 
 FOUND = 0.5
-"""The share of samples that are taken for marked, above which a sound counts as marked."""
+"""A sound counts as marked if the detector takes more than this share of its samples for marked."""
 
 CARDS = {"generator": "audioseal_wm_16bits", "detector": "audioseal_detector_16bits"}
-"""The package's own names of the published networks' configurations, for files that bring none."""
+"""The package's names of the published networks' configurations, for files that have none."""
 
 INSTALL = "pip install 'segue[watermark]'"
 
 
 @dataclass(frozen=True)
 class Detection:
-    """What a detector heard in a sound."""
+    """What a detector found in a sound."""
 
     score: float
-    """Share of samples that it takes for marked, 0 to 1."""
+    """Share of the samples that it takes for marked, 0 to 1."""
     bits: npt.NDArray[np.bool_]
-    """The message, its first bit first; noise where nothing is marked."""
+    """The bits of the message, first bit first; noise where nothing is marked."""
 
     @property
     def found(self) -> bool:
@@ -68,10 +70,10 @@ class Detection:
 
 
 def message_bits(message: int, bits: int) -> npt.NDArray[np.bool_]:
-    """Return a message as bits, the first one first.
+    """Return a message as bits, first bit first.
 
     Raises:
-        ValueError: it has more.
+        ValueError: the message does not fit into `bits` bits.
     """
     if not 0 <= message < 2**bits:
         raise ValueError(f"expected a message of {bits} bits, got {message}")
@@ -80,7 +82,7 @@ def message_bits(message: int, bits: int) -> npt.NDArray[np.bool_]:
 
 @dataclass(frozen=True, eq=False)
 class WatermarkGenerator:
-    """What makes a sound's mark."""
+    """Makes the mark for a sound."""
 
     network: Any
     message: int
@@ -88,7 +90,7 @@ class WatermarkGenerator:
     device: str
 
     def mark(self, samples: Float[Samples, "C N"], sample_rate: int) -> Float[Samples, "1 N"]:
-        """Return what is to be added to every channel of a sound so that it carries the message."""
+        """Return the signal that is to be added to every channel of a sound so that it carries the message."""
         length = samples.shape[1]
         sound = _as_heard(samples, sample_rate, self.device)
         bits = message_bits(self.message, self.network.msg_processor.nbits)
@@ -108,7 +110,7 @@ class WatermarkGenerator:
 
 @dataclass(frozen=True, eq=False)
 class WatermarkDetector:
-    """What finds marks."""
+    """Detects marks."""
 
     network: Any
     device: str
@@ -125,7 +127,7 @@ class WatermarkDetector:
         return Detection(marked / total, (logits > 0).cpu().numpy())
 
     def _levelled(self, sound: Float[Tensor, "1 1 N"]) -> Float[Tensor, "1 1 N"]:
-        """Return a sound as loud as the network wants it, which most leave as it is."""
+        """Return a sound at the loudness that the network expects; most networks take it as it is."""
         normalizer = self.network.normalizer
         return sound if normalizer is None else normalizer.loudness_normalization(sound)
 
@@ -136,7 +138,8 @@ def load_watermark_generator(
     """Load a generator.
 
     Raises:
-        ValueError: the file holds none, cannot be loaded safely, its messages are shorter, or a package is missing.
+        ValueError: the file holds none or cannot be loaded safely, its messages are shorter than `message`, or a
+            package is missing.
     """
     network = _load(path, "generator").to(device)
     message_bits(message, network.msg_processor.nbits)
@@ -153,7 +156,7 @@ def load_watermark_detector(path: Path, device: str = "cpu") -> WatermarkDetecto
 
 
 def _load(path: Path, kind: str) -> Any:
-    """Build a network as its file or the package's card says, with the weights of the file."""
+    """Build a network from the configuration in its file or from the package's, with the weights of the file."""
     try:
         from audioseal import builder
         from audioseal.loader import AudioSeal, convert_state_dict_for_scriptable_model, load_local_model_config
@@ -183,14 +186,14 @@ def _load(path: Path, kind: str) -> Any:
         network = create(AudioSeal.parse_config(settings, form))
         plain = _without_weight_norm({str(name): value for name, value in tensors.items() if isinstance(value, Tensor)})
         network.load_state_dict(convert_state_dict_for_scriptable_model(plain))
-    except Exception as error:  # OmegaConf and the package raise many kinds for a configuration that is none
+    except Exception as error:  # OmegaConf and the package raise many kinds of errors for a bad configuration
         raise ValueError(f"{expected}, got {' '.join(str(error).split())[:300]}") from error
     return network.eval()
 
 
 def _without_weight_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights of which direction and length were stored apart (arXiv:1602.07868), by either of torch's names,
-    as they are used."""
+    """Return weights with their weight normalisation (arXiv:1602.07868) multiplied out, whichever of torch's names
+    their direction and length are stored by."""
     forms = ((r"\.weight_g$", ".weight_v"), (r"\.parametrizations\.weight\.original0$", None))
     plain = dict(tensors)
     for ending, beside in forms:
@@ -203,10 +206,10 @@ def _without_weight_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _as_heard(samples: Samples, sample_rate: int, device: str) -> Float[Tensor, "1 1 N"]:
-    """Return a sound as the networks hear it.
+    """Return a sound as the input of the networks: mono, at `SAMPLE_RATE`.
 
     Raises:
-        ValueError: it has no samples.
+        ValueError: the sound has no samples.
     """
     if not samples.shape[1]:
         raise ValueError("expected samples to mark, got none")
@@ -217,8 +220,8 @@ def _as_heard(samples: Samples, sample_rate: int, device: str) -> Float[Tensor, 
 
 
 def _windows(length: int, overlap: int) -> Iterator[tuple[int, int]]:
-    """Yield the begin and end of windows of about equal length, which cover a sound and have so many samples in
-    common."""
+    """Yield the beginning and end of windows that cover a sound, of about equal length; neighbours share `overlap`
+    samples."""
     count = max(1, round(length / WINDOW))
     borders = [round(number * length / count) for number in range(count + 1)]
     for begin, end in pairwise(borders):
@@ -226,8 +229,8 @@ def _windows(length: int, overlap: int) -> Iterator[tuple[int, int]]:
 
 
 def _fade(begin: int, end: int, length: int) -> Float[Tensor, " N"]:
-    """Return a window's weights: they rise over its first samples unless the sound begins there, and fall over the last
-    unless it ends there."""
+    """Return a window's weights. They rise over its first samples unless the sound begins there, and fall over its last
+    samples unless the sound ends there."""
     steps = (torch.arange(FADE) + 0.5) / FADE
     weights = torch.ones(end - begin)
     if begin > 0:
@@ -239,8 +242,8 @@ def _fade(begin: int, end: int, length: int) -> Float[Tensor, " N"]:
 
 @contextmanager
 def _plainly() -> Iterator[None]:
-    """Run the networks as they are written: the package compiles parts of them at their first use, which takes a C
-    compiler and gives other roundings from one call to the next."""
+    """Return a context in which the networks run uncompiled. The package compiles parts of them at their first use;
+    that needs a C compiler, and rounds differently from one call to the next."""
     from audioseal.libs.moshi.utils.compile import no_compile
 
     with no_compile(), torch.inference_mode():

@@ -1,10 +1,11 @@
 """Joint embeddings of sound and words: CLAP (Wu et al., arXiv:2211.06687), from either of its two forms.
 
-A LAION `.pt` checkpoint is read by the `laion_clap` package, a model folder by `transformers.ClapModel`; on the same
+A LAION `.pt` checkpoint is read by the `laion_clap` package, a model folder by `transformers.ClapModel`; with the same
 weights the two agree. Both cut recordings over ten seconds at random, so windows are chosen here, and none is longer
-than the model's. Sentences go through the network one at a time: what a row holds must not depend on its neighbours,
-not even in the last bit. So do windows on a processor, where a batch is no faster; on an accelerator the windows of
-one recording share passes."""
+than the model's. Sentences go through the network one at a time, because a row must not depend on its neighbours, not
+even in the last bit. On a CPU, where a batch is no faster, windows do so too; on an accelerator the windows of one
+recording share passes.
+"""
 
 import re
 import threading
@@ -35,32 +36,35 @@ from stages.audio import Samples, resample, to_mono
 from stages.networks.loading import load_network, load_pickle, load_tokenizer
 
 LONGEST_TEXT = 77
-"""Tokens of a sentence; LAION's models were trained with no more."""
+"""Most tokens of a sentence; LAION's models were trained with no more."""
 
 AUDIO_NETWORKS = {96: "HTSAT-tiny", 128: "HTSAT-base", 256: "HTSAT-large"}
 """Width of the first layer -> LAION's name of the audio network."""
 
 ROBERTA_WIDTH, ROBERTA_HEADS = 768, 12
-"""Of the only text network that LAION's non-fusion checkpoints have (its width is fixed in the package's code)."""
+"""Width and heads of the only text network in LAION's non-fusion checkpoints (its width is fixed in the package's
+code)."""
 
 WINDOWS_AT_ONCE = 16
-"""Windows of a recording in a pass on an accelerator."""
+"""Windows of a recording in one pass on an accelerator."""
 
 _PATCHING = threading.Lock()
 
 Filling = Literal["repeatpad", "repeat", "pad"]
-"""How sound that is too short is filled up."""
+"""How sound that is shorter than a window is filled up."""
 
 SMALLEST_POWER = 1e-10
 """Floor of a band's power: -100 dB."""
 
 
 def fill(sound: Float[Tensor, "B N"], samples: int, how: Filling) -> Float[Tensor, "B M"]:
-    """Fill up sounds that are shorter than `samples`: they are repeated while they fit and filled up with zeros
-    (`repeatpad`, as CLAP was trained), repeated and cut off (`repeat`), or filled up with zeros alone (`pad`).
+    """Bring sounds to a length of `samples`.
+
+    A short sound is repeated as often as it fits and then padded with zeros (`repeatpad`, as CLAP was trained),
+    repeated and cut off (`repeat`), or only padded with zeros (`pad`).
 
     Raises:
-        ValueError: there are no samples, or more than `samples`.
+        ValueError: the sounds have no samples, or more than `samples`.
     """
     length = sound.shape[1]
     if not 1 <= length <= samples:
@@ -75,12 +79,12 @@ def mel_decibels(
 ) -> Float32[Tensor, "B T M"]:
     """Measure the power of each band in every frame, dB; T = N // hop + 1.
 
-    In double precision, as `transformers.ClapFeatureExtractor` computes it (arXiv:2211.06687, 3.3), but many windows
-    and all their frames at a time, where they lie.
+    It is computed in double precision, as by `transformers.ClapFeatureExtractor` (arXiv:2211.06687, 3.3), but for many
+    windows and all their frames at once, on the device of `sound`.
 
     Args:
         sound: waveforms of one length, more than half a window.
-        bank: what each of the `window // 2 + 1` frequencies gives to each of the M bands.
+        bank: weight of each of the `window // 2 + 1` frequencies in each of the M bands.
         window: length of the periodic Hann window and of the Fourier transform, samples.
         hop: samples between frames; frame t is centred on sample t * hop.
     """
@@ -94,7 +98,7 @@ def mel_decibels(
 
 @dataclass(frozen=True)
 class Windows:
-    """The embeddings of a recording: one a window, unit length, with the windows' starts in seconds."""
+    """The embeddings of a recording, of unit length, one for each window, with the windows' starts in seconds."""
 
     starts: list[float]
     embeddings: Float32[npt.NDArray[np.float32], "W E"]
@@ -102,25 +106,26 @@ class Windows:
 
 @dataclass(frozen=True, eq=False)
 class JointEmbedder:
-    """A CLAP model as two functions into one space, in which cosine says how well sound and words belong together."""
+    """A CLAP model as two functions into one space. The cosine of two embeddings there says how well a sound and words
+    match."""
 
     sample_rate: int
-    """Hz that the audio side was trained at."""
+    """Sample rate that the audio network was trained at, Hz."""
     window: int
     """Samples of a window."""
     device: str
     windows_at_once: int
-    """Windows of a recording in a pass."""
+    """Windows of a recording in one pass."""
     audio: Callable[[Float32[Tensor, "W N"]], Float[Tensor, "W E"]]
-    """Of windows as long as each other, on the device."""
+    """Embeds windows of one length, which are on the device."""
     text: Callable[[str], Float[Tensor, " E"]] | None
-    """None where the weights came without a vocabulary."""
+    """Embeds a sentence; None where the weights came without a vocabulary."""
 
     def embed_audio(self, samples: Float[Samples, "C N"], sample_rate: int, hop_seconds: float) -> Windows:
         """Embed a recording's windows, one every `hop_seconds`.
 
-        The last window ends where the recording does; only a recording shorter than a window is filled up, by
-        repeating it, as in training (arXiv:2211.06687, 3.3).
+        The last window ends with the recording. Only a recording shorter than a window is filled up, by repeating it,
+        as in training (arXiv:2211.06687, 3.3).
 
         Raises:
             ValueError: there are no samples, or the hop is not positive.
@@ -157,7 +162,8 @@ class JointEmbedder:
 
 
 def window_starts(length: int, window: int, hop: int) -> list[int]:
-    """Place windows in a recording of `length` samples: one every `hop`, and the last where it just ends with it."""
+    """Return the starts of the windows in a recording of `length` samples: one every `hop`, and a last one that ends
+    with the recording."""
     last = max(length - window, 0)
     return [*range(0, last, max(hop, 1)), last]
 
@@ -170,11 +176,12 @@ def load_joint_embedder(
     Args:
         path: a LAION checkpoint (a file), or a folder with a `transformers.ClapModel`, its feature extractor and
             tokenizer.
-        vocabulary: RoBERTa's `tokenizer.json`, for the words of a LAION checkpoint, which brings none.
-        windows_at_once: windows of a recording in a pass; None is what suits the device.
+        vocabulary: RoBERTa's `tokenizer.json`, for the words of a LAION checkpoint, which has none.
+        windows_at_once: windows of a recording in one pass; None takes what suits the device.
 
     Raises:
-        ValueError: it is neither, has feature fusion (which draws its input at random), or cannot be loaded safely.
+        ValueError: the path is neither, has feature fusion (which draws its input at random), or cannot be loaded
+            safely.
     """
     together = windows_at_once or (1 if device == "cpu" else WINDOWS_AT_ONCE)
     return _from_folder(path, device, together) if path.is_dir() else _from_laion(path, device, together, vocabulary)
@@ -221,7 +228,7 @@ def _from_laion(path: Path, device: str, windows_at_once: int, vocabulary: Path 
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"expected a LAION CLAP checkpoint (a state_dict) in {path}, got {type(checkpoint).__name__}")
     state = {name.removeprefix("module."): value for name, value in state.items()}
-    # A buffer of older versions of transformers, which newer ones make themselves.
+    # A buffer that older versions of transformers stored and newer ones compute.
     state.pop("text_branch.embeddings.position_ids", None)
     network, settings = _build_laion(path, state)
     try:
@@ -249,7 +256,7 @@ def _from_laion(path: Path, device: str, windows_at_once: int, vocabulary: Path 
 
 
 def _build_laion(path: Path, state: Mapping[str, Tensor]) -> tuple[Any, dict[str, Any]]:
-    """Build LAION's network of the sizes that its weights have, and return it with the settings of its audio side."""
+    """Build LAION's network with the sizes of its weights, and return it with the settings of its audio side."""
     try:
         width = state["audio_branch.patch_embed.proj.weight"].shape[0]
         words, positions = (
@@ -284,8 +291,8 @@ def _build_laion(path: Path, state: Mapping[str, Tensor]) -> tuple[Any, dict[str
 
 @contextmanager
 def _no_downloads(text: RobertaConfig) -> Iterator[None]:
-    """Keep LAION's package from fetching, inside this block, three tokenizers when it is imported and RoBERTa's weights
-    when a network is built. The checkpoint replaces all of them, so RoBERTa is built from its sizes."""
+    """Return a context that keeps LAION's package from fetching three tokenizers when it is imported, and RoBERTa's
+    weights when a network is built. The checkpoint replaces all of them, so RoBERTa is built from its sizes."""
     roberta: Any = RobertaModel
     with _PATCHING:
         offline, huggingface_hub.constants.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE, True

@@ -1,9 +1,10 @@
-"""Melody out of a recording: Demucs' stems (arXiv:2211.08553) that carry it, and their chroma (arXiv:2306.05284, 2.2).
+"""The melody of a recording: Demucs' stems (arXiv:2211.08553) that carry it, and their chroma (arXiv:2306.05284, 2.2).
 
-As in AudioCraft: the separator gets the signal as it is (no normalisation), `vocals` and `other` are summed, and the
-chroma is taken of their mono mix at 32 kHz. Unlike there nothing is random (`shifts=0`). Segments are joined as they
-come, as `demucs.apply.apply_model` joins them, which keeps four stems of the whole recording and passes segments one by
-one; here only the melody is kept, and an accelerator gets several of a recording's segments at a time."""
+As in AudioCraft, the separator gets the signal without normalisation, `vocals` and `other` are summed, and the chroma
+is computed from their mono mix at 32 kHz. Unlike in AudioCraft nothing is random (`shifts=0`). Segments are joined as
+`demucs.apply.apply_model` joins them. That function keeps four stems of the whole recording and processes segments one
+by one; here only the melody is kept, and an accelerator gets several segments of a recording at once.
+"""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -41,8 +42,8 @@ OVERLAP = 0.25
 """Share of a segment that overlaps the next (Demucs' default)."""
 
 SEGMENTS_AT_ONCE = 8
-"""Segments of a recording in a pass on an accelerator. On a processor a segment alone takes no longer than its share
-of a batch, and memory stays low."""
+"""Segments of a recording in one pass on an accelerator. On a CPU one segment at a time is as fast, and needs less
+memory."""
 
 AnyDemucs = Demucs | HDemucs | HTDemucs
 
@@ -52,10 +53,10 @@ class Separator:
 
     Args:
         bag: networks whose estimates are averaged, each stem by the bag's weights.
-        segments_at_once: how many segments of a recording go through a network together; None is what suits the device.
+        segments_at_once: segments of a recording in one pass; None takes what suits the device.
 
     Raises:
-        ValueError: the networks do not give those stems.
+        ValueError: the networks do not have these stems.
     """
 
     def __init__(self, bag: BagOfModels, device: str, segments_at_once: int | None = None) -> None:
@@ -72,21 +73,23 @@ class Separator:
         self._shares = [[weights[stem] / totals[stem] for stem in self._melody] for weights in bag.weights]
 
     def melody(self, samples: Float[Samples, "C N"], sample_rate: int) -> Float[Samples, "1 M"]:
-        """Take vocals and other out of a recording, as one mono signal at the separator's own `sample_rate`.
+        """Return the sum of the stems `vocals` and `other` of a recording, as a mono signal at the separator's own
+        `sample_rate`.
 
-        It is Demucs' own for the whole recording, however long, with memory for a few segments beside the recording.
+        The result is Demucs' own for the whole recording, however long. Besides the recording it takes memory for a few
+        segments only.
         """
         mixed = torch.from_numpy(convert_audio(samples, sample_rate, self.sample_rate, self.channels))
         melody = torch.zeros(mixed.shape[1])
         with torch.no_grad():
             for network, shares in zip(self._networks, self._shares, strict=True):
-                if any(shares):  # of a fine-tuned bag each network gives one stem, and two give the melody
+                if any(shares):  # in a fine-tuned bag each network gives one stem, and two give the melody
                     melody += torch.cat(list(self._overlap_add(network, shares, mixed))).cpu()
         return melody.numpy()[None]
 
     def _overlap_add(self, network: Any, shares: list[float], mixed: Float[Tensor, "C N"]) -> Iterator[Tensor]:
-        """Estimate the melody with one network, stretch after stretch: segments overlap, and each counts the more the
-        farther a sample is from its ends."""
+        """Estimate the melody with one network, and yield it stretch by stretch. Segments overlap; a segment's weight
+        at a sample grows with the sample's distance from the segment's ends."""
         length = int(network.segment * self.sample_rate)
         stride = int((1 - OVERLAP) * length)
         rising = torch.arange(1, length // 2 + 1)
@@ -99,7 +102,7 @@ class Separator:
             count = stems.shape[-1]
             sums[..., :count] += weight[:count] * stems
             weights[:count] += weight[:count]
-            # No later segment reaches what lies before the next one's beginning.
+            # No later segment reaches samples before the beginning of the next segment.
             done = min(stride, count)
             yield (each * (sums[..., :done] / weights[:done])).sum(0).mean(0)
             sums = functional.pad(sums[..., stride:], (0, stride))
@@ -108,8 +111,8 @@ class Separator:
     def _segments(
         self, network: Any, mixed: Float[Tensor, "C N"], length: int, stride: int
     ) -> Iterator[Float[Tensor, "S C n"]]:
-        """Separate segments of `length` samples, `stride` from one to the next; the last ones are shorter, and a
-        network that takes no less hears what lies around them as well."""
+        """Yield the stems of segments of `length` samples, `stride` samples apart; the last segments are shorter.
+        Segments are padded with the surrounding sound to a length that the network accepts."""
         chunks = (TensorChunk(mixed, start, length) for start in range(0, mixed.shape[1], stride))
         for count, equal in groupby(chunks, key=lambda chunk: chunk.length):
             padded = network.valid_length(count) if hasattr(network, "valid_length") else count
@@ -119,12 +122,13 @@ class Separator:
 
 
 def load_separator(weights: LocalWeights, device: str = "cpu") -> Separator:
-    """Load the separator of a folder: Demucs' local repository, that is `<signature>-<sha256>.th` files with a bag's
-    `.yaml`, or a single `.th`; or the files of a model that Demucs publishes (`demucs:<name>`, whose bag comes with the
-    package).
+    """Load the separator in a folder.
+
+    It is Demucs' local repository: `<signature>-<sha256>.th` files with a bag's `.yaml`, or a single `.th`. Or it has
+    the files of a model that Demucs publishes (`demucs:<name>`), whose bag is in the package.
 
     Raises:
-        ValueError: the folder is no such repository, a file is not what its name's digest says, or a file holds
+        ValueError: the folder is no such repository, a file does not have the digest in its name, or a file holds
             anything but weights of a Demucs network.
     """
     path = weights.path
@@ -170,11 +174,12 @@ def melody_chroma(
     config: ChromaConfig = ChromaConfig(),
     device: str = "cpu",
 ) -> Float[npt.NDArray[np.float32], "F 12"]:
-    """Measure the melody condition of a recording: raw chroma, the strongest bin of each frame 1 (zeros in silence).
+    """Measure the melody condition of a recording: raw chroma, with 1 in the strongest bin of each frame (zeros in
+    silence).
 
     Args:
         samples: the recording.
-        sample_rate: its rate in Hz.
+        sample_rate: its sample rate, Hz.
         separator: takes the melody out of the mix first; None measures the full mix.
         config: how the chroma is measured.
         device: where the chroma is computed.

@@ -1,9 +1,9 @@
-"""Networks from files, whole and without running what is in the files.
+"""Networks from files, complete, and without running code from the files.
 
-Demucs', LAION's and AudioCraft's weights come as PyTorch pickles, and a pickle may name any function to call. Torch's
-restricted unpickler makes tensors and plain containers only; a few harmless names that published checkpoints use
-besides (the class of the network, fractions, numpy's scalars) are allowed by the caller, and everything else is an
-error. A folder in transformers' form may name code and kernels to fetch, which is never done.
+The weights of Demucs, LAION and AudioCraft are PyTorch pickles, and a pickle may name any function to call. Torch's
+restricted unpickler makes only tensors and plain containers. The caller allows a few harmless names that published
+checkpoints use besides (the class of the network, fractions, numpy's scalars); everything else is an error. A folder in
+transformers' form may name code and kernels to fetch; they are never fetched.
 """
 
 import json
@@ -24,9 +24,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 LOADING = RLock()
-"""Held while a network is loaded by transformers or unpickled. Both change what a whole process has as long as they
-load: transformers takes `PreTrainedModel.tie_weights` and torch's initialisations away and gives back what it found,
-which for one of two threads (shards at once) is what the other had put there, for good."""
+"""Held while a network is loaded by transformers or unpickled. Both change global state of the process meanwhile:
+transformers replaces `PreTrainedModel.tie_weights` and torch's initialisations, and afterwards restores what it found.
+Of two threads that load at once (shards do), one would find the other's replacements, and restore these for good."""
 
 PICKLED_NUMBERS = (
     Fraction,
@@ -36,7 +36,7 @@ PICKLED_NUMBERS = (
     np.dtypes.Float32DType,
     np.dtypes.Int64DType,
 )
-"""What metrics and lengths in published checkpoints are pickled as."""
+"""Types of metrics and lengths in published checkpoints."""
 
 
 SAFETENSORS_TYPES = {
@@ -48,17 +48,17 @@ SAFETENSORS_TYPES = {
 
 
 def load_pickle(path: Path, classes: Sequence[type] = (), mapped: bool = True) -> Any:
-    """Load what a `.pt` or `.th` file holds, on the CPU. Changing its tensors changes no file.
+    """Load the content of a `.pt` or `.th` file, on the CPU. Changing its tensors does not change the file.
 
     Args:
         path: the file.
-        classes: what it may name besides tensors, plain containers and numbers.
-        mapped: tensors are read from the file where they are used (but for the form that PyTorch wrote before version
-            1.6), and so cost nothing before. One that is copied all the same is better read into memory of its own,
-            which is given back: of a mapped file, what was read once stays.
+        classes: classes that the file may name besides tensors, plain containers and numbers.
+        mapped: whether tensors are mapped from the file and read only where they are used. (A file in the form that
+            PyTorch wrote before version 1.6 is never mapped.) Tensors that are copied anyway are better not mapped:
+            pages of a mapped file stay in memory once they are read.
 
     Raises:
-        ValueError: the file is no PyTorch pickle, is damaged, or names something that is not allowed.
+        ValueError: the file is not a PyTorch pickle, is damaged, or names something that is not allowed.
     """
     try:
         with LOADING, torch.serialization.safe_globals([*PICKLED_NUMBERS, *classes]):
@@ -72,20 +72,22 @@ def load_pickle(path: Path, classes: Sequence[type] = (), mapped: bool = True) -
 
 
 def floats_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take tensors out of a dictionary one by one, those of floating point as float32, so that none is there twice."""
-    popped = ((name, tensors.pop(name)) for name in [*tensors])  # a generator, which holds one at a time
+    """Return the tensors of a dictionary, floating-point tensors as float32. They are removed from it one by one, so
+    that no tensor is in memory twice."""
+    popped = ((name, tensors.pop(name)) for name in [*tensors])  # a generator holds one at a time
     return {name: value.float() if value.is_floating_point() else value for name, value in popped}
 
 
 def read_safetensors(file: Path, prefix: str = "") -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file whose names begin with `prefix`, floats as float32, on the CPU: one after
-    the other, each into memory of its own, so that half precision costs no more than what it becomes.
+    """Read the tensors of a safetensors file whose names begin with `prefix`, on the CPU; floating-point tensors as
+    float32. They are read one after another, each into memory of its own, so that a file in half precision needs no
+    more memory than the result.
 
     Raises:
         ValueError: the file is damaged, or of another form.
     """
     try:
-        with safe_open(file, "pt"):  # which sees whether header and length agree
+        with safe_open(file, "pt"):  # checks that header and length agree
             pass
         with open(file, "rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
@@ -97,7 +99,7 @@ def read_safetensors(file: Path, prefix: str = "") -> dict[str, Tensor]:
 
 
 def _read_tensor(opened: BufferedReader, start: int, entry: Mapping[str, Any]) -> Tensor:
-    """Read a tensor of an open safetensors file whose data begin at `start`."""
+    """Read a tensor of an open safetensors file whose data begins at `start`."""
     first, end = entry["data_offsets"]
     content = _memory(end - first)
     opened.seek(start + first)
@@ -110,8 +112,8 @@ def _read_tensor(opened: BufferedReader, start: int, entry: Mapping[str, Any]) -
 
 
 def _memory(size: int) -> Tensor:
-    """Return so many bytes that go back to the system as soon as no tensor needs them: what the allocator takes back it
-    keeps, in pieces that nothing larger fits into."""
+    """Return a tensor of `size` bytes whose memory goes back to the system once no tensor uses it. The allocator would
+    keep freed memory in pieces that nothing larger fits into."""
     return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8) if size else torch.empty(0, dtype=torch.uint8)
 
 
@@ -119,12 +121,12 @@ def load_network(network_class: Any, path: Path, attention: str) -> Any:
     """Load a network of transformers from a local folder, in float32, on the CPU.
 
     Args:
-        attention: how it attends (`eager`, `sdpa`), which is said, as a configuration could name kernels to fetch and
-            run.
+        attention: implementation of attention (`eager`, `sdpa`). It is always given: a configuration could name kernels
+            to fetch and run.
 
     Raises:
-        OSError, ValueError, KeyError, RuntimeError: there is none, or some of its weights are missing: those would be
-            random numbers, with no more than a warning.
+        OSError, ValueError, KeyError, RuntimeError: there is no such network, or some of its weights are missing, which
+            transformers would only warn of and fill with random numbers.
     """
     with LOADING:
         network, report = network_class.from_pretrained(
@@ -136,7 +138,7 @@ def load_network(network_class: Any, path: Path, attention: str) -> Any:
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a local folder; code that it might bring for it is never run.
+    """Load the tokenizer of a local folder; code that the folder may bring for it is never run.
 
     Raises:
         OSError, ValueError: there is none.
@@ -148,14 +150,14 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
 
 def check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], owner: str) -> None:
-    """Refuse tensors of a file that are not those of a network.
+    """Check that a file's tensors are those of a network.
 
     Args:
-        shapes: what the network needs, by the file's names.
-        owner: the network, such as `the codec`.
+        shapes: shapes of the network's weights, by the file's names.
+        owner: the network in messages, such as `the codec`.
 
     Raises:
-        ValueError: tensors that are missing, unknown or of another shape, by name.
+        ValueError: tensors are missing, unknown or of another shape; the message names them.
     """
     missing, unknown = sorted(shapes.keys() - tensors.keys()), sorted(tensors.keys() - shapes.keys())
     if missing or unknown:

@@ -19,40 +19,40 @@ class Config(schemas.Config):
     )
 
     network: CodecConfig = CodecConfig()
-    """What is trained."""
+    """The network that is trained."""
     training: CodecTrainingConfig = CodecTrainingConfig()
-    """What is minimised, how, and for how many steps."""
+    """The losses, the optimiser and the number of steps."""
     seed: int = Field(default=0, ge=0)
     """Initial weights, order of the data and all draws follow from it."""
     gain: tuple[float, float] = (0.0, 0.0)
-    """Least and largest change of a segment's level, dB; drawn evenly between them (EnCodec, 4.1: -10 to 6)."""
+    """Smallest and largest change of a segment's level, dB; drawn uniformly between them (EnCodec, 4.1: -10 to 6)."""
     mix: float = Field(default=0.0, ge=0, le=1)
-    """How likely a segment is the sum of two, each with a gain of its own (EnCodec, 4.1: 0.24)."""
+    """Probability that a segment is the sum of two, each with its own gain (EnCodec, 4.1: 0.24)."""
     largest_silence: float = Field(default=0.9, ge=0, le=1)
     """Recordings with a larger share of silence are left out."""
     upsample: bool = False
-    """Whether recordings of a lower sample rate than the network's take part too. Above half of their rate they hold
-    nothing, and a codec that learns from them learns to give nothing there."""
+    """Whether recordings of a lower sample rate than the network's are used too. They hold no sound above half of their
+    rate, and a codec that learns from them learns to produce none there."""
     held_out_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training tracks, by hash, that are held out instead where the split `valid` is empty."""
     held_out_seconds: float = Field(default=10.0, gt=0)
-    """How much of each recording, from its start, the codec is evaluated on, seconds."""
+    """Length of each recording, from its start, that the codec is evaluated on, seconds."""
     held_out_tracks: int = Field(default=64, ge=1)
     """Most recordings of a split that the codec is evaluated on, by hash."""
     reconstructions: int = Field(default=4, ge=0)
-    """Held-out recordings whose beginnings are kept to be heard, as they are and as the codec gives them back."""
+    """Held-out recordings whose beginnings are kept for listening, both the original and the codec's reconstruction."""
     reconstruction_seconds: float = Field(default=8.0, gt=0)
-    """Most seconds of each that are kept."""
+    """Largest length of each that is kept, seconds."""
     licences: LicencePolicy = LicencePolicy()
-    """Which licences a recording may have to be learned from; one of another ends the training before it begins. In a
-    recipe it is `ingest.licences` unless it is given."""
+    """Licences of the recordings that may be learned from; a recording with another one ends the training before it
+    begins. In a recipe it is `ingest.licences` unless it is given."""
     refresh: Literal["missing", "changed", "never"] = "missing"
     """When a run of the whole catalog trains: where this recipe has no checkpoint yet, whenever its data changed, or
-    never. Asking for the stage by name always does."""
+    never. Asking for the stage by name always trains."""
     log_every: int = Field(default=50, ge=1)
     """Steps between two rows of `training`."""
     valid_every: int = Field(default=500, ge=1)
-    """Steps between two validations on the way."""
+    """Steps between two validations."""
     save_every: int = Field(default=250, ge=1)
     """Steps between two saves of the state: what a killed training loses at most."""
 

@@ -1,6 +1,6 @@
-"""The evaluation of a trained codec on held-out sound, beside an untrained and a plain codec.
+"""The evaluation of a trained codec on held-out sound, compared with an untrained codec and a plain quantiser.
 
-A few reconstructions are kept to be heard.
+A few reconstructions are kept for listening.
 """
 
 import hashlib
@@ -32,7 +32,8 @@ class HeldOut:
 
 
 def held_out(config: Config, decoded: DecodedRecordings, tracks: Sequence[Track]) -> list[HeldOut]:
-    """Read the first recordings by hash; those that cannot be read or are silent there are left out."""
+    """Read the beginnings of the first recordings in the order of their hashes. Recordings that cannot be read, or are
+    silent or too short there, are left out."""
     readable = []
     length = round(config.held_out_seconds * config.network.sample_rate)
     for track in sorted(tracks, key=lambda each: by_hash(each.track_id))[: config.held_out_tracks]:
@@ -47,12 +48,12 @@ def held_out(config: Config, decoded: DecodedRecordings, tracks: Sequence[Track]
 
 
 def _has_sound(wav: torch.Tensor) -> bool:
-    """Tell whether anything moves: a constant is silence."""
+    """Return whether a waveform is not constant: a constant is silence."""
     return bool((wav - wav.mean(-1, keepdim=True)).abs().max() > 0)
 
 
 def quality_metrics(quality: CodecQuality, prefix: str = "", suffix: str = "") -> dict[str, float]:
-    """Name the measures as metrics, a codebook's with its number from 1."""
+    """Return the measures of a codec as metrics by name; codebooks are numbered from 1."""
     metrics = asdict(quality.fidelity) | {"bit_rate": quality.bit_rate}
     if not math.isnan(quality.si_snr_error):
         metrics["si_snr_error"] = quality.si_snr_error
@@ -62,8 +63,8 @@ def quality_metrics(quality: CodecQuality, prefix: str = "", suffix: str = "") -
 
 
 def baseline_metrics(untrained: Codec, sounds: Sequence[HeldOut], split: str) -> dict[str, float]:
-    """Measure what the trained codec's figures on a split are read against: a network before its first step, and a
-    plain scalar quantiser that takes no more bits."""
+    """Measure what the trained codec's metrics on a split are compared with: a network before its first step, and a
+    plain scalar quantiser at no higher bit rate."""
     wavs = [sound.wav for sound in sounds]
     quality = evaluate_codec(untrained, wavs)
     plain = evaluate_scalar_codec(wavs, untrained.sample_rate, quality.bit_rate)
@@ -79,10 +80,10 @@ def _renamed(metrics: Mapping[str, float], prefix: str, suffix: str) -> dict[str
 def keep_reconstructions(
     config: Config, context: Context, codec: Codec, sounds: Sequence[HeldOut]
 ) -> list[dict[str, Any]]:
-    """Write the beginnings of held-out recordings as they are and as the codec gives them back, two FLAC files each.
-    Returns the rows of `reconstructions`.
+    """Write the beginnings of held-out recordings as two FLAC files each, the original and the codec's reconstruction.
+    Return the rows of `reconstructions`.
 
-    They lie apart from the checkpoint's folder, which holds the codec and nothing else: its digest is the codec's.
+    They are not in the checkpoint's folder: it holds only the codec, so that its digest is the codec's.
     """
     rows: list[dict[str, Any]] = []
     length = round(config.reconstruction_seconds * codec.sample_rate)

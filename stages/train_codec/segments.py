@@ -1,7 +1,7 @@
-"""Segments of recordings for training on sound: drawn by duration, made louder or softer, mixed, the same for the same
-seed and step (EnCodec, arXiv:2210.13438, 4.1).
+"""Segments of recordings for training on sound: drawn by duration, made louder or softer, and mixed (EnCodec,
+arXiv:2210.13438, 4.1).
 
-Which samples a step sees is a function of (seed, step) alone: not of threads, of what happens to be in memory, or of
+The samples of a step are a function of (seed, step) alone. They do not depend on threads, on what is in memory, or on
 where a training was killed. Decoded recordings are kept while they fit in memory.
 """
 
@@ -23,10 +23,10 @@ KEPT_SAMPLES = 2**28
 """Decoded samples that are kept in memory: 1 GiB."""
 
 ATTEMPTS = 16
-"""Draws for one segment before training gives up on a corpus that can mostly not be read."""
+"""Draws for one segment before training gives up on a corpus that mostly cannot be read."""
 
 SECOND = 1
-"""What a draw is for, beside the first segment of an item; part of its seed."""
+"""Purpose of a draw of an item's second segment; part of its seed."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Track:
 
 
 class DecodedRecordings:
-    """Recordings decoded at one rate and number of channels: float32 [C, N], the newest kept in memory."""
+    """Recordings decoded at one sample rate and number of channels: float32 [C, N], the most recently used kept in
+    memory."""
 
     def __init__(self, sample_rate: int, channels: int) -> None:
         self.sample_rate, self.channels = sample_rate, channels
@@ -50,7 +51,7 @@ class DecodedRecordings:
         """Return the samples of a recording.
 
         Raises:
-            AudioError: it cannot be read any more.
+            AudioError: it can no longer be read.
         """
         with self._lock:
             if track.track_id in self._kept:
@@ -66,13 +67,13 @@ class DecodedRecordings:
 
 
 class Segments:
-    """The batches [B, C, N] of a training; called with a step. The next step's is read while one is worked on.
+    """The batches [B, C, N] of a training; call it with a step. The next step's batch is read in the background.
 
     Args:
-        tracks: those that last at least one segment.
-        samples: N, at the rate of `decoded`.
-        gain: least and largest change of a segment's level, dB.
-        mix: how likely a segment is the sum of two.
+        tracks: recordings that last at least one segment.
+        samples: N, at the sample rate of `decoded`.
+        gain: smallest and largest change of a segment's level, dB.
+        mix: probability that a segment is the sum of two.
         workers: threads that decode.
     """
 
@@ -91,7 +92,7 @@ class Segments:
         self.tracks, self.decoded, self.device = list(tracks), decoded, device
         self.batch_size, self.samples, self.seed = batch_size, samples, seed
         self.gain, self.mix = gain, mix
-        # Longer recordings are drawn more often: every second of the corpus is as likely as any other.
+        # Longer recordings are drawn more often: every second of the corpus is equally likely.
         self.ends = torch.tensor([track.seconds for track in tracks], dtype=torch.float64).cumsum(0)
         self.unreadable: dict[str, AudioError] = {}
         self._pool = ThreadPoolExecutor(max_workers=max(1, workers))
@@ -118,7 +119,7 @@ class Segments:
         if float(torch.rand((), generator=generator, dtype=torch.float64)) >= self.mix:
             return segment
         mixed = segment + self._segment(step, item, SECOND)
-        # Two loud recordings together are not to be louder than a recording can be.
+        # The sum of two loud recordings must not exceed full scale.
         return mixed / mixed.abs().max().clamp(min=1.0)
 
     def _segment(self, step: int, item: int, *purpose: int) -> Tensor:
@@ -135,7 +136,7 @@ class Segments:
                 continue
             start = int(offset * max(0, wav.shape[1] - self.samples))
             segment = torch.from_numpy(wav[:, start : start + self.samples])
-            # A resampled recording can be a few samples shorter than its seconds say.
+            # A resampled recording can be a few samples shorter than its duration.
             segment = torch.nn.functional.pad(segment, (0, self.samples - segment.shape[1]))
             decibels = (2 * level - 1) * (highest - lowest) / 2 + (highest + lowest) / 2
             return torch.as_tensor(segment * 10 ** (decibels / 20))

@@ -1,6 +1,7 @@
-"""How the stage `train_codec` trains: recordings split, steps taken, the state kept, the result evaluated and written.
+"""The training of the stage `train_codec`: recordings split, steps taken, the state saved, the result evaluated and
+written.
 
-It stands apart from the stage's names, which a plan reads, because it loads torch.
+It is a module of its own because it loads torch, and a plan imports the stage.
 """
 
 import logging
@@ -30,17 +31,18 @@ from stages.train_codec.evaluation import HeldOut, baseline_metrics, held_out, k
 from stages.train_codec.segments import DecodedRecordings, Segments, Track
 
 INITIAL_WEIGHTS, DATA, CODEBOOKS = 0, 1, 2
-"""What a seed is for; part of it, so that no two purposes share their draws."""
+"""Purposes of seeds. The purpose is part of the seed, so that no two purposes share their draws."""
 
 SUMS, COUNTS = "sums", "counts"
-"""Names in the saved state: the losses since the last row of `training`, and of how many steps each."""
+"""Names in the saved state: the sums of the losses since the last row of `training`, and the number of steps in each
+sum."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Splits:
-    """Recordings to learn from, others to evaluate on, and those that nobody looked at on the way."""
+    """Recordings to learn from, recordings to validate on, and recordings that are only used at the end."""
 
     train: list[Track]
     valid: list[Track]
@@ -48,7 +50,7 @@ class _Splits:
 
 
 def train_codec(config: Config, context: Context, tracks: pa.Table) -> ReduceResult:
-    """Do what the stage `train_codec` does (see there)."""
+    """Do the work of the stage `train_codec`; see `stages.train_codec.reduce`."""
     splits = _split(config, tracks)
     learned = tracks_to_learn(context, [track.track_id for track in splits.train], config.licences)
     decoded = DecodedRecordings(config.network.sample_rate, config.network.channels)
@@ -82,7 +84,7 @@ def train_codec(config: Config, context: Context, tracks: pa.Table) -> ReduceRes
             training_log = _train(config, context, training, valid)
         training.check_moved()
         trained = Codec(training.trained(), context.device)
-        # The last step's validation was of the same weights.
+        # The last step's validation used the same weights.
         metrics |= {f"valid_{name}": value for name, value in training_log.rows[-1]["metrics"]}
         for split, sounds in (("test", test), ("train", held_out(config, decoded, splits.train))):
             if sounds:
@@ -101,7 +103,7 @@ def train_codec(config: Config, context: Context, tracks: pa.Table) -> ReduceRes
 
 
 def _split(config: Config, tracks: pa.Table) -> _Splits:
-    """Choose the recordings that can be trained on. Everything that would make a training useless is told before it
+    """Return the recordings that can be trained on, by split. Refuse a training that would be useless, before it
     begins."""
     rows = tracks.select(["track_id", "uri", "seconds", "silence", "sample_rate", "split"]).to_pylist()
     faults = Counter(_fault(config, row) for row in rows)
@@ -134,7 +136,7 @@ def _split(config: Config, tracks: pa.Table) -> _Splits:
 
 
 def _fault(config: Config, row: Mapping[str, Any]) -> str | None:
-    """Tell why a recording cannot be learned from, if so."""
+    """Return why a recording cannot be learned from; None if it can."""
     if row["seconds"] < config.training.segment:
         return "too short"
     if (row["silence"] or 0.0) > config.largest_silence:
@@ -145,7 +147,7 @@ def _fault(config: Config, row: Mapping[str, Any]) -> str | None:
 
 
 def _train(config: Config, context: Context, training: CodecTraining, valid: list[HeldOut]) -> TrainingLog:
-    """Take all steps, from where an earlier run of the same training was."""
+    """Take all steps that are left, from where an earlier run of the same training ended."""
     fetch_state(context)
     saved = load_state(context.scratch())
     training_log = saved.training_log if saved else TrainingLog()
@@ -154,7 +156,7 @@ def _train(config: Config, context: Context, training: CodecTraining, valid: lis
     if saved:
         training.load(saved.tensors)
         for row in training_log.rows:
-            # JSON knows no tuples, and a map's items are to be tuples.
+            # JSON has no tuples, but Arrow wants a map's items as tuples.
             row["metrics"] = [(name, value) for name, value in row["metrics"]]
         sums, counts = saved.tensors[SUMS], saved.tensors[COUNTS]
     steps = config.training.optimization.steps
@@ -174,7 +176,7 @@ def _train(config: Config, context: Context, training: CodecTraining, valid: lis
         counts += torch.tensor([float(name in values) for name in names], dtype=torch.float64)
         last = training.updates == steps
         if training.updates % config.log_every == 0 or last:
-            # Discriminators that had no turn since the last row have no mean.
+            # Losses of discriminators that were not updated since the last row have no mean.
             means = {name: value for name, value in zip(names, (sums / counts).tolist(), strict=True) if value == value}
             row = {"step": training.updates, "split": "train", "loss": means.pop("loss", None)}
             row |= {"learning_rate": stats.learning_rate, "gradient_norm": means.pop("gradient_norm", None)}
@@ -195,7 +197,7 @@ def _train(config: Config, context: Context, training: CodecTraining, valid: lis
 def _export_codec(
     config: Config, context: Context, network: EncodecModel, metrics: Mapping[str, float], learned: pa.Table
 ) -> dict[str, Any]:
-    """Write the codec's folder. Returns its row."""
+    """Write the codec's folder, and return its row."""
     extractor = EncodecFeatureExtractor(
         feature_size=config.network.channels, sampling_rate=config.network.sample_rate, padding_value=0.0
     )

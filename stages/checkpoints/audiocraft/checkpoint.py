@@ -1,12 +1,12 @@
 """AudioCraft's checkpoints, read and written: `state_dict.bin` and `compression_state_dict.bin` in a folder.
 
 The form is that of AudioCraft 1.3.0: what its export writes (`audiocraft/utils/export.py`), and all that its loaders
-and builders look for when a model is made from it (`audiocraft/models/loaders.py`, `builders.py`). A T5 that did not
-learn is in neither file: its name is, and it is had by that name. The published language models are of half
-precision and their codecs of float32.
+and builders look for when they make a model from it (`audiocraft/models/loaders.py`, `builders.py`). The weights of a
+frozen T5 are in neither file: the configuration names the T5, and it is fetched by that name. The published language
+models are stored in half precision and their codecs in float32.
 
-AudioCraft attends to the zeros that pad conditions of different lengths, so what is read has `padding = "attended"`.
-A model that masks them is written all the same: an item for itself is computed alike.
+AudioCraft attends to the zeros that pad conditions of different lengths, so models are read with `padding =
+"attended"`. A model that masks padding is written all the same: without a batch both compute the same.
 """
 
 import re
@@ -62,23 +62,23 @@ from stages.checkpoints.precision import Precision
 from stages.networks.loading import check_tensors
 
 GUIDANCE = "classifier_free_guidance"
-"""The section of a configuration that says how a model is guided."""
+"""The section of a configuration on classifier-free guidance."""
 
 PUBLISHED_CODECS = ("facebook/encodec_32khz", "facebook/encodec_24khz")
-"""Mono codecs that AudioCraft has by name (`CompressionModel.get_pretrained`)."""
+"""Mono codecs that AudioCraft finds by name (`CompressionModel.get_pretrained`)."""
 
 
 def read_audiocraft(folder: Path, weights: FindWeights, text_encoder: WeightsRef | None = None) -> TrainedModel:
-    """Read a model of AudioCraft's, in evaluation mode on the CPU. Nothing in its files is run.
+    """Read an AudioCraft model, in evaluation mode on the CPU. No code in its files is run.
 
     Args:
         weights: finds the text encoder and the codec that the files only name (`context.weights`).
-        text_encoder: where the text encoder is had; None takes it by the name that the files have for it.
+        text_encoder: where to find the text encoder; None takes the name in the files.
 
     Raises:
-        ValueError: files that are missing, damaged or name code; a setting that this project's model cannot honour, by
-            its name; weights that do not fit the configuration; a language model and a codec that do not fit.
-        MissingWeights: what the files name cannot be had.
+        ValueError: files are missing, damaged or name code; a setting (named) is not supported here; weights do not fit
+            the configuration; or language model and codec do not fit.
+        MissingWeights: weights that the files name cannot be fetched.
     """
     package = read_package(folder / LANGUAGE_MODEL_FILE)
     codec = read_audiocraft_codec(folder, weights)
@@ -100,13 +100,13 @@ def read_audiocraft(folder: Path, weights: FindWeights, text_encoder: WeightsRef
 
 
 def describe_audiocraft(folder: Path, text_width: int | None = None) -> ModelDescription:
-    """Read what a model of AudioCraft's is, without its weights.
+    """Read what an AudioCraft model is, without its weights.
 
     Args:
-        text_width: of the text encoder that it is read with; None is that of the T5 which it names.
+        text_width: width of the text encoder that is used with it; None takes that of the T5 that it names.
 
     Raises:
-        ValueError: files that are missing or damaged, or a setting that this project's model cannot honour.
+        ValueError: files are missing or damaged, or a setting is not supported here.
     """
     settings = read_settings(folder / LANGUAGE_MODEL_FILE)
     conditioners = conditioners_from_audiocraft(settings)
@@ -121,13 +121,13 @@ def describe_audiocraft(folder: Path, text_width: int | None = None) -> ModelDes
 
 
 def _model_config(settings: Section, conditioners: Conditioners, text_width: int | None) -> MusicModelConfig:
-    """Bring a model's settings into this project's form.
+    """Return the configuration here for a model's settings in AudioCraft.
 
     Args:
-        text_width: of the text encoder; None for a model that reads no descriptions.
+        text_width: width of the text encoder; None for a model that reads no descriptions.
 
     Raises:
-        ValueError: a setting that this project's model cannot honour.
+        ValueError: a setting is not supported here.
     """
     config = MusicModelConfig(
         language_model=decoder_from_audiocraft(settings, {there: here for here, there in conditioners.names.items()}),
@@ -142,13 +142,13 @@ def _model_config(settings: Section, conditioners: Conditioners, text_width: int
 
 @dataclass(frozen=True, eq=False)
 class ImportedModel:
-    """A language model with its conditioners, and where its text encoder was had."""
+    """A language model with its conditioners, and where its text encoder came from."""
 
     model: MusicModel
     text_encoder: str | None
-    """Reference of a text encoder that did not learn."""
+    """Reference of a frozen text encoder; None where it learned, or where there is none."""
     text_encoder_digest: str | None
-    """Of the files of the text encoder, or of the one that learning began with."""
+    """Digest of the files of the text encoder, or of the one that training began with."""
 
 
 def model_from_audiocraft(
@@ -160,8 +160,8 @@ def model_from_audiocraft(
         text_encoder: as in `read_audiocraft`.
 
     Raises:
-        ValueError: a setting that this project's model cannot honour, by its name, or weights that do not fit it.
-        MissingWeights: its text encoder cannot be had.
+        ValueError: a setting (named) is not supported here, or weights do not fit it.
+        MissingWeights: its text encoder cannot be fetched.
     """
     settings, encoder, tokenizer, files, reference = package.config, None, None, None, None
     try:
@@ -175,7 +175,7 @@ def model_from_audiocraft(
         first = error.errors()[0]
         where = ".".join(map(str, (error.title, *first["loc"])))
         raise ValueError(f"expected the configuration of a model, got {where}: {first['msg']}") from error
-    with torch.device("meta"):  # the weights come from the file: no time and memory for a random start
+    with torch.device("meta"):  # the weights come from the file; this saves a random start
         model = MusicModel(config, encoder, tokenizer)
     _load_state(model, package.state, conditioners.names)
     digest = None if files is None else files.digest
@@ -183,7 +183,7 @@ def model_from_audiocraft(
 
 
 def _codec_facts(settings: Section, config: MusicModelConfig, codec: AudioCraftCodec) -> CodecFacts:
-    """Describe the codec, whose codes must be the language model's (`get_wrapped_compression_model`)."""
+    """Describe the codec, and check that its codes are the language model's (`get_wrapped_compression_model`)."""
     network, decoder = codec.network, config.language_model
     settings.section("interleave_stereo_codebooks").check("per_timestep", False)
     settings.check("sample_rate", network.config.sampling_rate, why="the codec's")
@@ -200,20 +200,20 @@ def _codec_facts(settings: Section, config: MusicModelConfig, codec: AudioCraftC
 
 
 def encodes_both_sides(settings: Section) -> bool:
-    """Tell whether a mono codec's codes of left and right go by turns in a model's."""
+    """Return whether a mono codec encodes left and right, with their codebooks alternating in the model's codes."""
     return bool(settings.section("interleave_stereo_codebooks").get("use", False))
 
 
 def write_audiocraft(trained: TrainedModel, folder: Path, precision: Precision = Precision()) -> None:
     """Write a model into an existing folder as AudioCraft exports its own.
 
-    The codec is written with the model, or by its name where AudioCraft has it by that name. A frozen text encoder is
-    written by its name if it is a published one, else with the model, and then as one that learned: AudioCraft has
-    frozen ones by their names only. Which joint embedding a model was trained with, a checkpoint does not say: what is
-    written names the published one of AudioCraft's own (`clapemb2music`).
+    The codec is written with the model, or as a name where AudioCraft finds it by that name. A frozen text encoder is
+    written as a name if it is a published one. Otherwise it is written with the model, as one that learned: AudioCraft
+    has frozen encoders only by name. A checkpoint does not state which joint embedding the model was trained with, so
+    the published one of AudioCraft (`clapemb2music`) is named.
 
     Raises:
-        ValueError: a feature of the model, its text encoder or its codec that AudioCraft does not have, by name.
+        ValueError: a feature (named) of the model, its text encoder or its codec that AudioCraft does not have.
     """
     model, facts = trained.model, trained.facts
     names, text = conditioner_names(model.config), find_t5(trained)
@@ -244,7 +244,7 @@ def write_audiocraft(trained: TrainedModel, folder: Path, precision: Precision =
 
 
 def _guidance_settings(distilled: float | None) -> dict[str, float]:
-    """Describe how a model is to be guided; one that has learned a coefficient is not."""
+    """Return the settings of guidance; a model that has learned a coefficient is used with 1."""
     plain = {"training_dropout": 0.0, "inference_coef": 3.0}
     return plain if distilled is None else plain | {"inference_coef": 1.0, DISTILLED: distilled}
 
@@ -261,7 +261,7 @@ def _write_codec(network: EncodecModel | None, codec: CodecFacts, folder: Path) 
 
 
 _CHROMA_TABLE = re.compile(rf"{re.escape(CONDITIONER_PREFIX)}\w+\.chroma\.(spec\.window|fbanks)")
-"""Tables that follow from the configuration, and lie in the state all the same."""
+"""Tables that follow from the configuration, but are in the state nevertheless."""
 
 
 def _load_state(model: MusicModel, state: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
@@ -269,10 +269,10 @@ def _load_state(model: MusicModel, state: Mapping[str, Tensor], names: Mapping[s
 
     Args:
         state: tensors by AudioCraft's names.
-        names: the name there of each condition here.
+        names: AudioCraft's name of each condition.
 
     Raises:
-        ValueError: tensors that are missing, unknown or of another shape, by name.
+        ValueError: tensors are missing, unknown or of another shape; the message names them.
     """
     own = model.weights()
     theirs = {name: _name_to_audiocraft(name, names) for name in own}
@@ -284,11 +284,11 @@ def _load_state(model: MusicModel, state: Mapping[str, Tensor], names: Mapping[s
 
 
 def _state_to_audiocraft(model: MusicModel, names: Mapping[str, str], text_encoder: bool) -> dict[str, Tensor]:
-    """Bring a model's state under AudioCraft's names, with all that its strict loading expects.
+    """Return a model's state with AudioCraft's names, complete for its strict loading.
 
     Args:
-        names: the name there of each condition here.
-        text_encoder: whether a text encoder that did not learn is to be in it, too.
+        names: AudioCraft's name of each condition.
+        text_encoder: whether the weights of a frozen text encoder are included.
     """
     state = decoder_state_to_audiocraft(model.language_model.state_dict(), model.config.language_model)
     own = model.state_dict() if text_encoder else model.weights()
@@ -299,7 +299,8 @@ def _state_to_audiocraft(model: MusicModel, names: Mapping[str, str], text_encod
 
 
 def _name_to_audiocraft(name: str, names: Mapping[str, str]) -> str:
-    """Name an entry of a music model's state as AudioCraft does; `names` has the name there of each condition here."""
+    """Return AudioCraft's name of an entry of a music model's state; `names` has AudioCraft's name of each
+    condition."""
     part, _, inside = name.partition(".")
     if part == "language_model":
         return parameter_name_to_audiocraft(inside)

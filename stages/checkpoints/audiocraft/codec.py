@@ -1,13 +1,14 @@
-"""AudioCraft's codecs: a SEANet with a residual quantiser (EnCodec, arXiv:2210.13438) as an `EncodecModel`, and back.
+"""AudioCraft's codecs, read as an `EncodecModel` and written: a SEANet with a residual quantiser (EnCodec,
+arXiv:2210.13438).
 
 `compression_state_dict.bin` either holds weights and configuration, or only names a codec that is published elsewhere
-(`{"pretrained": "facebook/encodec_32khz"}`). What is read and written is what `get_compression_model` and
-`load_compression_model` of AudioCraft 1.3.0 (`audiocraft/models/builders.py`, `loaders.py`) build a codec from.
-Options of SEANet that transformers' network lacks are refused by name.
+(`{"pretrained": "facebook/encodec_32khz"}`). Reading and writing follow `get_compression_model` and
+`load_compression_model` of AudioCraft 1.3.0 (`audiocraft/models/builders.py`, `loaders.py`). Options of SEANet that
+transformers' network lacks are refused by name.
 
-Both projects build the same stack of layers in the same order, so that a number in one's names is the number in the
-other's. They differ in the wrappers around a convolution, in how weight normalisation is stored (`weight_g` and
-`weight_v`, or the two originals of a parametrisation), and in where a level's codebook lies.
+Both projects build the same layers in the same order, so that the numbers in their names are the same. They differ in
+the wrappers around a convolution, in how weight normalisation is stored (`weight_g` and `weight_v`, or the two
+originals of a parametrisation), and in the names of a level's codebook.
 """
 
 import math
@@ -51,7 +52,7 @@ _SEANET = {
     "lstm": "num_lstm_layers",
     "trim_right_ratio": "trim_right_ratio",
 }
-"""Settings of SEANet, and what transformers calls the same."""
+"""Settings of SEANet -> their names in transformers."""
 
 _DEFAULTS: dict[str, Any] = {
     "channels": 1,
@@ -71,7 +72,7 @@ _DEFAULTS: dict[str, Any] = {
     "trim_right_ratio": 1.0,
     "true_skip": True,
 }
-"""What AudioCraft takes for a setting that is not there (`audiocraft/modules/seanet.py`)."""
+"""AudioCraft's defaults for settings that are absent (`audiocraft/modules/seanet.py`)."""
 
 _WITHOUT_COUNTERPART: dict[str, tuple[Any, ...]] = {
     "activation": ("ELU",),
@@ -81,16 +82,16 @@ _WITHOUT_COUNTERPART: dict[str, tuple[Any, ...]] = {
     "norm_params": ({}, None),
     "disable_norm_outer_blocks": (0,),
 }
-"""Settings that transformers' network has at one value only."""
+"""Settings that transformers' network does not have, with the values that it is equivalent to."""
 
 _QUANTIZER_TRAINING = {"q_dropout", "decay", "kmeans_init", "kmeans_iters", "threshold_ema_dead_code"}
 _QUANTIZER_TRAINING |= {f"orthogonal_reg_{name}" for name in ("weight", "active_codes_only", "max_codes")}
-"""How codebooks learned, which what they encode does not depend on."""
+"""Settings of how codebooks learned; what they encode does not depend on them."""
 
 
 @dataclass(frozen=True, eq=False)
 class AudioCraftCodec:
-    """A codec, and the name by which the file knows it where its weights lie elsewhere."""
+    """A codec, and the name that the file gives for it where its weights are elsewhere."""
 
     network: EncodecModel
     reference: str | None
@@ -103,8 +104,8 @@ def read_audiocraft_codec(folder: Path, weights: FindWeights) -> AudioCraftCodec
         weights: finds a codec that the file only names (`context.weights`).
 
     Raises:
-        ValueError: there is none, the file is damaged or names code, or the codec is none that transformers has.
-        MissingWeights: the codec that it names cannot be had.
+        ValueError: there is no codec, the file is damaged or names code, or transformers has no such codec.
+        MissingWeights: the codec that it names cannot be fetched.
     """
     path = folder / CODEC_FILE
     content = read_pickled(path)
@@ -130,7 +131,7 @@ def codec_from_audiocraft(package: Package) -> EncodecModel:
 
 
 def codec_config_from_audiocraft(settings: Section) -> EncodecConfig:
-    """Read the configuration of a codec from AudioCraft's.
+    """Return transformers' configuration for AudioCraft's configuration of a codec.
 
     Raises:
         ValueError: an option that transformers' network does not have.
@@ -169,7 +170,7 @@ def codec_config_from_audiocraft(settings: Section) -> EncodecConfig:
 
 
 def _merge_sides(seanet: Section) -> dict[str, Any]:
-    """Read SEANet's settings, which must be the same on both sides: transformers has one set for both."""
+    """Read SEANet's settings, which must be the same in encoder and decoder: transformers has one set for both."""
     shared = {key: value for key, value in seanet.values.items() if key not in ("encoder", "decoder")}
     sides = [Section("seanet", shared | dict(seanet.section(side).values)) for side in ("encoder", "decoder")]
     for side in sides:
@@ -194,7 +195,7 @@ def write_audiocraft_codec(network: EncodecModel, folder: Path) -> None:
     """Write a codec's weights and configuration as AudioCraft's `export_encodec` does.
 
     Raises:
-        ValueError: a codec that AudioCraft's SEANet and quantiser cannot be.
+        ValueError: the codec has a feature that AudioCraft's SEANet and quantiser lack.
     """
     config = network.config
     if config.chunk_length_s is not None:
@@ -245,7 +246,7 @@ def write_audiocraft_codec(network: EncodecModel, folder: Path) -> None:
 @disk_errors()
 def write_codec_reference(reference: str, folder: Path) -> None:
     """Write the name of a published codec, as AudioCraft's `export_pretrained_compression_model` does."""
-    with open(folder / CODEC_FILE, "wb") as file:  # of which the system's own error is kept
+    with open(folder / CODEC_FILE, "wb") as file:  # with a file object torch raises the system's own error
         torch.save({"pretrained": reference, "exported": True, "version": VERSION}, file)
 
 
@@ -257,14 +258,15 @@ _INSIDE_A_CONVOLUTION = {
     "norm.weight": "{kind}.norm.weight",
     "norm.bias": "{kind}.norm.bias",
 }
-"""A tensor of a convolution here, and there; `kind` is `conv` or, for a transposed one, `convtr`."""
+"""A convolution's tensors in transformers -> in AudioCraft; `kind` is `conv` or, for a transposed one, `convtr`."""
 
 
 def audiocraft_codec_names(network: EncodecModel) -> dict[str, str]:
-    """Map the name of every entry of a network's state to that in the state of AudioCraft's `EncodecModel`.
+    """Return the name in the state of AudioCraft's `EncodecModel` for every name in a network's state.
 
     Raises:
-        ValueError: the network's weight normalisation is folded away (`model.codec.network.fold_weight_norm`).
+        ValueError: the network's weight normalisation is folded into its weights
+            (`model.codec.network.fold_weight_norm`).
     """
     if network.config.norm_type == "weight_norm" and not any(
         "parametrizations" in name for name in network.state_dict()

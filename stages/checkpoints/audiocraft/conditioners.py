@@ -1,10 +1,13 @@
-"""AudioCraft's conditioners, both ways: their settings, the T5s that it has by name, and the names of their tensors
-(AudioCraft 1.3.0: `config/conditioner/*`, `audiocraft/modules/conditioners.py`, `get_conditioner_provider` in
-`audiocraft/models/builders.py`; T5, arXiv:1910.10683, and Flan-T5, arXiv:2210.11416).
+"""AudioCraft's conditioners, read and written: their settings, the T5s that AudioCraft has by name, and the names of
+their tensors.
 
-A T5 on `description` is the description here, `chroma_stem` the chroma, `clap` the joint embedding (there it takes the
-description's place), and a table (`lut`) of whole labels a field. What else AudioCraft or this project has is refused
-by name: words there are lemmatised by spaCy, styles come from other encoders, and numbers have no conditioner.
+The source is AudioCraft 1.3.0: `config/conditioner/*`, `audiocraft/modules/conditioners.py`, `get_conditioner_provider`
+in `audiocraft/models/builders.py`; T5, arXiv:1910.10683, and Flan-T5, arXiv:2210.11416.
+
+AudioCraft's T5 on `description` is the description here, `chroma_stem` the chroma, `clap` the joint embedding (which
+AudioCraft reads in place of the description), and a table (`lut`) of whole labels a field. Other conditioners of either
+project are refused by name: AudioCraft lemmatises words with spaCy, its styles come from other encoders, and it has no
+conditioner of numbers.
 """
 
 import re
@@ -29,10 +32,10 @@ from stages.checkpoints.audiocraft.package import Section
 from stages.checkpoints.native import TrainedModel
 
 MELODY, DESCRIPTION = "self_wav", "description"
-"""AudioCraft's names of a melody and of a text, which its generation relies on."""
+"""AudioCraft's names of a melody and of a text; its generation relies on them."""
 
 AUDIOCRAFT_CHROMA = ChromaConfig()
-"""How AudioCraft measures a melody."""
+"""The settings with which AudioCraft measures a melody."""
 
 CLAP_CHECKPOINT = {
     "checkpoint": "//reference/clap/music_audioset_epoch_15_esc_90.14.pt",
@@ -42,12 +45,14 @@ CLAP_CHECKPOINT = {
     "max_audio_length": 10,
     "audio_stride": 1,
 }
-"""The joint embedding of `clapemb2music`; a checkpoint does not say which one its model was trained with."""
+"""Settings of the joint embedding of `clapemb2music`; a checkpoint does not state which one its model was trained
+with."""
 
 _CLAP_TRAINING = {"text_p", "batch_size", "autocast_dtype", "cache_path", "q_dropout", "kmeans_init"}
 _CLAP_TRAINING |= {"threshold_ema_dead_code", "orthogonal_reg_weight", "orthogonal_reg_active_codes_only"}
 _CLAP_TRAINING |= set(CLAP_CHECKPOINT) | {"attribute"}
-"""How it was trained, and which network embeds: here embeddings are given, and whoever gives them chooses it."""
+"""Settings of the training and of the embedding network. They are ignored: models here get embeddings from outside, so
+the network is chosen elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,14 @@ class T5Size:
     """A published T5 encoder."""
 
     hub: str
-    """Where it lies."""
+    """Hub id."""
     width: int
     layers: int
     heads: int
     head_width: int
     feedforward: int
     gated: bool
-    """Whether the feed-forward layers are gated GELUs, as in Flan-T5, or ReLUs."""
+    """Whether the feed-forward layers are gated GELUs, as in Flan-T5, rather than ReLUs."""
 
 
 T5_SIZES = {
@@ -75,30 +80,31 @@ T5_SIZES = {
     "google/flan-t5-base": T5Size("google/flan-t5-base", 768, 12, 12, 64, 2_048, True),
     "google/flan-t5-large": T5Size("google/flan-t5-large", 1_024, 24, 16, 64, 2_816, True),
 }
-"""By AudioCraft's names. (It lists Flan-T5's two largest as well, but has no widths for them.)"""
+"""The T5 encoders by AudioCraft's names. (It lists Flan-T5's two largest as well, but has no widths for them.)"""
 
 T5_VOCABULARY = 32_128
-"""Pieces of all of them."""
+"""Size of the vocabulary of all of them."""
 
 
 @dataclass(frozen=True)
 class NamedT5:
-    """How AudioCraft gets a text encoder: one that did not learn by its name, of one that learned the architecture."""
+    """How AudioCraft gets a text encoder: a frozen one by its name; for one that learned, the name only gives the
+    architecture."""
 
     name: str
     """One of `T5_SIZES`."""
     inside: bool
-    """Whether its weights are in the checkpoint, which makes it one that learned."""
+    """Whether its weights are in the checkpoint, which AudioCraft expects of an encoder that learned."""
 
 
 def find_t5(trained: TrainedModel) -> NamedT5 | None:
-    """Find how AudioCraft is to get the text encoder of a model; None for a model without.
+    """Return how AudioCraft gets the text encoder of a model; None for a model without one.
 
-    A frozen encoder that is known by a published name is had by it. Any other's weights, be they learned here or not
-    known to be the published ones, must lie with the model.
+    A frozen encoder with a published name is fetched by that name. The weights of any other, whether it learned here or
+    is not known to be a published one, must be in the checkpoint.
 
     Raises:
-        ValueError: its architecture is that of no T5 that AudioCraft has by name.
+        ValueError: AudioCraft has no T5 of this architecture by name.
     """
     description = trained.model.description
     if description is None:
@@ -122,7 +128,7 @@ def find_t5(trained: TrainedModel) -> NamedT5 | None:
 
 @dataclass(frozen=True)
 class Conditioners:
-    """What a model reads, as its configuration in AudioCraft says it."""
+    """What a model reads, from its configuration in AudioCraft."""
 
     text_encoder: str | None
     """Name of the T5, one of `T5_SIZES`; None where no description is read."""
@@ -132,14 +138,14 @@ class Conditioners:
     chroma: MelodyConfig | None
     clap: ClapConfig | None
     names: Mapping[str, str]
-    """The name there of each condition here, in the order in which AudioCraft fuses them."""
+    """AudioCraft's name of each condition, in the order in which AudioCraft fuses them."""
 
 
 def conditioners_from_audiocraft(settings: Section) -> Conditioners:
     """Read the conditioners of a configuration.
 
     Raises:
-        ValueError: one that this project does not have, or a setting that it cannot honour, by its name.
+        ValueError: a conditioner or a setting (named) that this project does not support.
     """
     section = settings.section("conditioners")
     text: str | None = None
@@ -149,7 +155,7 @@ def conditioners_from_audiocraft(settings: Section) -> Conditioners:
     sounds: dict[str, str] = {}
     joints: dict[str, str] = {}
     for name in section.values:
-        if name == "args":  # of the provider: probabilities of training
+        if name == "args":  # settings of the provider: probabilities in training
             continue
         conditioner = section.section(name)
         kind = conditioner.require("model")
@@ -177,9 +183,9 @@ def conditioners_from_audiocraft(settings: Section) -> Conditioners:
 
 
 def check_order(config: MusicModelConfig, conditioners: Conditioners) -> None:
-    """Refuse conditions that AudioCraft joins in an order in which this project does not, where the order counts.
+    """Refuse conditions that AudioCraft joins in another order than this project, where the order matters.
 
-    There the texts come in the order of the configuration, and then melody and joint embedding.
+    AudioCraft joins the texts in the order of the configuration, and then melody and joint embedding.
 
     Raises:
         ValueError: the orders differ.
@@ -207,8 +213,9 @@ def _label_from_audiocraft(details: Section) -> LabelConfig:
 
 
 def _chroma_from_audiocraft(details: Section, settings: Section) -> MelodyConfig:
-    """Read a melody as AudioCraft's generation reads it: whatever the configuration says, `MusicGen.get_pretrained`
-    brings it to the length of training and masks nothing, so that no melody is an endless C."""
+    """Read the settings of a melody as AudioCraft generates with them. Whatever the configuration says,
+    `MusicGen.get_pretrained` brings melodies to the length of training and masks nothing, so that a missing melody is
+    an endless C."""
     training = {"match_len_on_eval", "eval_wavs", "n_eval_wavs", "cache_path", "batch_size", "device"}
     details.refuse_unknown(
         {"sample_rate", "n_chroma", "radix2_exp", "argmax", "nfft", "winlen", "winhop", "norm"} | training
@@ -242,10 +249,10 @@ def _clap_from_audiocraft(details: Section) -> ClapConfig:
 
 
 def conditioner_names(config: MusicModelConfig) -> dict[str, str]:
-    """Name each condition of a model as AudioCraft does.
+    """Return AudioCraft's name of each condition of a model.
 
     Raises:
-        ValueError: a condition that AudioCraft does not have, by name.
+        ValueError: a condition (named) that AudioCraft does not have.
     """
     if config.description is not None and config.clap is not None:
         raise ValueError(
@@ -269,14 +276,14 @@ def conditioner_names(config: MusicModelConfig) -> dict[str, str]:
 def conditioners_to_audiocraft(
     config: MusicModelConfig, segment_seconds: float, text: NamedT5 | None
 ) -> dict[str, Any]:
-    """Write the section `conditioners` of AudioCraft's configuration.
+    """Return the section `conditioners` of AudioCraft's configuration.
 
     Args:
-        segment_seconds: length of the training windows, which a melody is brought to there.
-        text: how AudioCraft gets the text encoder; None for a model without.
+        segment_seconds: length of the training windows, which AudioCraft brings a melody to.
+        text: how AudioCraft gets the text encoder; None for a model without one.
 
     Raises:
-        ValueError: a form of a condition that AudioCraft does not have, by name.
+        ValueError: a form (named) of a condition that AudioCraft does not have.
     """
     sections: dict[str, Any] = {}
     if text is not None:
@@ -332,7 +339,7 @@ def _clap_to_audiocraft(clap: ClapConfig) -> dict[str, Any]:
 
 
 CONDITIONER_PREFIX = "condition_provider.conditioners."
-"""Of every tensor of a conditioner in AudioCraft's state."""
+"""Prefix of every tensor of a conditioner in AudioCraft's state."""
 
 _TENSOR_NAMES = (
     (r"projection\.", "output_proj."),
@@ -340,15 +347,15 @@ _TENSOR_NAMES = (
     (r"encoder\.", "t5."),
     (r"quantizer\.layers\.(\d+)\.codebook\.", r"quantizer.vq.layers.\1._codebook."),
 )
-"""How a name within a conditioner begins here, and there."""
+"""How a tensor's name within a conditioner begins here -> in AudioCraft."""
 
 
 def conditioner_tensor_to_audiocraft(name: str, names: Mapping[str, str]) -> str:
-    """Name an entry of a music model's state that is a conditioner's as AudioCraft does.
+    """Return AudioCraft's name of an entry of a music model's state that belongs to a conditioner.
 
     Args:
         name: the entry, such as `description.projection.weight`.
-        names: the name there of each condition here.
+        names: AudioCraft's name of each condition.
     """
     condition, _, inside = name.partition(".")
     if condition == "fields":

@@ -1,13 +1,13 @@
-"""AudioCraft's language model, both ways: its settings (`transformer_lm`, `codebooks_pattern`, `fuser`) and the names
-of its parameters.
+"""AudioCraft's language model, read and written: its settings and the names of its parameters.
 
-What the settings mean is AudioCraft 1.3.0's (`config/model/lm/default.yaml`, `audiocraft/models/lm.py` and
-`builders.py`, `audiocraft/modules/transformer.py` and `codebooks_patterns.py`). Settings of training, precision and
-speed are passed over; one that changes what the model computes is honoured or refused by name.
+The settings are the sections `transformer_lm`, `codebooks_pattern` and `fuser`. They have the meaning that they have in
+AudioCraft 1.3.0 (`config/model/lm/default.yaml`, `audiocraft/models/lm.py` and `builders.py`,
+`audiocraft/modules/transformer.py` and `codebooks_patterns.py`). Settings of training, precision and speed are ignored;
+a setting that changes what the model computes is either supported or refused by name.
 
-Parameters have the same shapes in both, so that a state is carried over by its names alone. Two things differ between
-AudioCraft's own models: attention that is PyTorch's keeps its parameters under `mha`, and rotary positions keep their
-tables, which follow from the configuration, in the state.
+Parameters have the same shapes in both projects, so that only names differ between their states. AudioCraft's own
+models differ in two things: attention of PyTorch's kind keeps its parameters under `mha`, and rotary positions keep
+tables in the state that follow from the configuration.
 """
 
 import re
@@ -23,20 +23,21 @@ from model.lm.positions import rotation_frequencies, xpos_decay_rates
 from stages.checkpoints.audiocraft.package import Section
 
 FUSIONS = {"cross": "cross", "prepend": "prepend", "sum": "sum", "input_interpolate": "interpolate"}
-"""The ways in which conditions join: AudioCraft's word, and the decoder's field."""
+"""The ways in which conditions join the decoder: AudioCraft's name -> the field here."""
 
 _POSITIONS = {"sin": "sinusoidal", "rope": "rotary", "sin_rope": "both"}
 _PATTERNS = {"unroll": "unroll", "coarse_first": "coarse_first", "musiclm": "grouped"}
-"""Beside delay, and parallel, which is a delay of nothing."""
+"""Patterns besides `delay`, and `parallel`, which is a delay pattern whose delays are all 0."""
 
 _OPENING = ("flatten_first", "empty_initial")
-"""How a delay pattern begins, by the same names in both."""
+"""Settings of how a delay pattern begins; they have the same names in both projects."""
 
 _PASSED_OVER = {
     *("emb_lr", "lr", "weight_decay", "weight_init", "depthwise_init", "zero_bias_init", "checkpointing"),
     *("memory_efficient", "custom", "attention_as_float32", "cross_attention", "q_modeling", "two_step_cfg"),
 }
-"""Settings of training and precision; cross-attention follows from the fuser, two steps of guidance are a request's."""
+"""Ignored settings of training and precision. Cross-attention follows from the fuser, and guidance in two steps belongs
+to a request."""
 
 _READ = {
     *("n_q", "card", "dim", "num_heads", "num_layers", "hidden_scale", "activation", "dropout", "attention_dropout"),
@@ -47,14 +48,14 @@ _READ = {
 
 
 def decoder_from_audiocraft(settings: Section, conditions: Mapping[str, str]) -> LanguageModelConfig:
-    """Read the decoder's configuration from AudioCraft's.
+    """Return the decoder's configuration for AudioCraft's.
 
     Args:
         settings: the whole configuration.
-        conditions: the name here of each conditioner there.
+        conditions: AudioCraft's name of each conditioner -> the condition's name here.
 
     Raises:
-        ValueError: a setting that the decoder cannot honour, by its name.
+        ValueError: a setting (named) that the decoder does not support.
     """
     settings.check("lm_model", "transformer_lm")
     decoder = settings.section("transformer_lm")
@@ -105,7 +106,8 @@ def decoder_from_audiocraft(settings: Section, conditions: Mapping[str, str]) ->
 
 
 def _pattern_from_audiocraft(pattern: Section, decoder: Section, codebooks: int) -> dict[str, Any]:
-    """Read the fields of a pattern. Older configurations name it in the decoder, and its delays count up."""
+    """Return the fields of the pattern. Older configurations name it in the decoder's section, with delays that count
+    up."""
     if pattern.values.get("modeling") is None:
         decoder.check("q_modeling", "delay", "parallel")
         name, section = decoder.require("q_modeling"), Section("codebooks_pattern.delay", {})
@@ -130,7 +132,7 @@ def _pattern_from_audiocraft(pattern: Section, decoder: Section, codebooks: int)
 
 
 def _fuser_from_audiocraft(fuser: Section, conditions: Mapping[str, str]) -> dict[str, Any]:
-    """Read the fields that say how conditions join."""
+    """Return the fields that say how conditions join the decoder."""
     fuser.refuse_unknown({*FUSIONS, "ignore", "cross_attention_pos_emb", "cross_attention_pos_emb_scale"})
     fuser.check("ignore", [], None)
     fields: dict[str, Any] = {
@@ -150,24 +152,24 @@ def _fuser_from_audiocraft(fuser: Section, conditions: Mapping[str, str]) -> dic
 
 
 def _refuse_twice(fused: list[str]) -> None:
-    """Raise ValueError for a condition that joins in two ways, as AudioCraft fuses each in one."""
+    """Raise ValueError for a condition that joins in two ways: AudioCraft allows one way each."""
     if twice := sorted({name for name in fused if fused.count(name) > 1}):
         raise ValueError(f"expected each condition to join in one way, as in AudioCraft, got {twice} in several")
 
 
 def decoder_to_audiocraft(config: LanguageModelConfig, names: Mapping[str, str]) -> dict[str, Any]:
-    """Write the sections `transformer_lm`, `codebooks_pattern` and `fuser` of AudioCraft's configuration.
+    """Return the sections `transformer_lm`, `codebooks_pattern` and `fuser` of AudioCraft's configuration.
 
-    `padding` has no counterpart: AudioCraft attends to padding. It tells in a batch of conditions of different
-    lengths, and there alone; a row for itself is computed alike. Two forms are the same there in training only: while
-    it decodes, AudioCraft 1.3.0 turns rotary positions all alike, and stretches an interpolated condition over one step
-    at a time.
+    `padding` has no counterpart, because AudioCraft always attends to padding. The results differ only in a batch with
+    conditions of different lengths; a row by itself is computed alike. Two features are computed alike in training
+    only: while AudioCraft 1.3.0 decodes, it rotates all rotary positions alike, and stretches an interpolated condition
+    over one step at a time.
 
     Args:
-        names: the name there of each condition here.
+        names: AudioCraft's name of each condition.
 
     Raises:
-        ValueError: a form of the decoder that AudioCraft does not have, by name.
+        ValueError: a feature (named) of the decoder that AudioCraft does not have.
     """
     if config.interpolate_steps is not None:
         raise ValueError(f"expected interpolate_steps to be None, as in AudioCraft, got {config.interpolate_steps}")
@@ -236,8 +238,8 @@ def decoder_to_audiocraft(config: LanguageModelConfig, names: Mapping[str, str])
 
 
 def _hidden_scale(config: LanguageModelConfig) -> int | float:
-    """Return the width of the feed-forward layers in widths of the model; half a channel more keeps AudioCraft's
-    rounding down from losing one."""
+    """Return the width of the feed-forward layers as a multiple of the model's width. Half a channel is added to a
+    fractional multiple, so that AudioCraft's rounding down does not lose a channel."""
     if config.expanded_width % config.width == 0:
         return config.expanded_width // config.width
     return (config.expanded_width + 0.5) / config.width
@@ -291,7 +293,7 @@ _TO_THEIRS |= {_LAYER + ours: _LAYER + theirs for theirs, ours in _LAYER_NAMES.i
 
 
 def parameter_name_to_audiocraft(name: str) -> str:
-    """Translate this model's name of a parameter into that of AudioCraft's `LMModel`.
+    """Return the name in AudioCraft's `LMModel` of a parameter of this model.
 
     Raises:
         ValueError: the model has no such parameter.
@@ -304,7 +306,8 @@ def parameter_name_to_audiocraft(name: str) -> str:
 
 
 def parameters_in_audiocraft(state: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Tensor]:
-    """Bring a state of AudioCraft's to the form of its `custom` attention, less what follows from the configuration."""
+    """Return a state of AudioCraft's with the names of its `custom` attention, without tables that follow from the
+    configuration."""
     return {
         _PLAIN_ATTENTION.sub(r"\1.", name): value for name, value in state.items() if not _ROTARY_TABLE.fullmatch(name)
     }
@@ -313,12 +316,11 @@ def parameters_in_audiocraft(state: Mapping[str, Shaped[Tensor, "..."]]) -> dict
 def decoder_state_to_audiocraft(
     state: Mapping[str, Shaped[Tensor, "..."]], config: LanguageModelConfig
 ) -> dict[str, Tensor]:
-    """Bring a language model's state under the names of AudioCraft's `LMModel`, with all that it expects to find.
-
-    Its `custom` or `memory_efficient` attention is meant.
+    """Return a language model's state with the names of AudioCraft's `LMModel`, complete for its `custom` or
+    `memory_efficient` attention.
 
     Raises:
-        ValueError: a name that is no parameter's.
+        ValueError: a name is not a parameter's.
     """
     tensors = {parameter_name_to_audiocraft(name): value for name, value in state.items()}
     if config.positions != "sinusoidal":

@@ -1,8 +1,8 @@
 """The files that AudioCraft exports (`audiocraft/utils/export.py`, version 1.3.0): tensors and their configuration.
 
 Each is a PyTorch pickle of `best_state` (the tensors by name), `xp.cfg` (the configuration of the training, as YAML),
-`version` and `exported`. It is read by the restricted unpickler and the safe YAML loader, so that nothing in it runs.
-The YAML still holds references from one setting to another (`${sample_rate}`), as OmegaConf writes them.
+`version` and `exported`. It is read by the restricted unpickler and the safe YAML loader, so that no code in it is run.
+The YAML still contains references from one setting to another (`${sample_rate}`), as OmegaConf writes them.
 """
 
 import math
@@ -26,12 +26,12 @@ VERSION = "1.3.0"
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _DEEPEST = 32
-"""Mappings inside each other, and references that lead on to others, of any sensible configuration are fewer."""
+"""Largest depth of nested mappings and chained references; any sensible configuration has less."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A mapping of a configuration, and the dotted name by which errors call it."""
+    """A mapping in a configuration, and its dotted name for error messages."""
 
     name: str
     values: Mapping[str, Any]
@@ -41,10 +41,10 @@ class Section:
         return f"{self.name}.{key}" if self.name else key
 
     def section(self, key: str) -> "Section":
-        """Return the mapping under a key; an absent or empty one is a mapping without settings.
+        """Return the mapping under a key; where it is absent or empty, one without settings.
 
         Raises:
-            ValueError: a value is there instead.
+            ValueError: the key has a value that is not a mapping.
         """
         value = self.values.get(key)
         if value is not None and not isinstance(value, Mapping):
@@ -55,7 +55,7 @@ class Section:
         """Return the value of a setting that must be there.
 
         Raises:
-            ValueError: it is not.
+            ValueError: it is absent.
         """
         if self.values.get(key) is None:
             raise ValueError(f"expected {self.full_name(key)} in the configuration, got none")
@@ -65,7 +65,7 @@ class Section:
         """Return the value of a setting that must be a number above 0.
 
         Raises:
-            ValueError: it is not.
+            ValueError: it is absent or something else.
         """
         value = self.require(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
@@ -73,10 +73,10 @@ class Section:
         return value
 
     def get(self, key: str, default: Any) -> Any:
-        """Return the value of a setting, or what AudioCraft takes where there is none.
+        """Return the value of a setting, or AudioCraft's default where it is absent.
 
         Raises:
-            ValueError: it is of another type.
+            ValueError: the value has another type than the default.
         """
         value = self.values.get(key, default)
         kinds = (int, float) if isinstance(default, float) else type(default)
@@ -87,10 +87,11 @@ class Section:
         return value
 
     def check(self, key: str, *allowed: Any, why: str = "") -> None:
-        """Refuse a setting whose value is none of `allowed`, by its name; an absent one is AudioCraft's default.
+        """Check that a setting has one of the values `allowed`; an absent one has AudioCraft's default, which is
+        allowed.
 
         Raises:
-            ValueError: it is none of them.
+            ValueError: it has another value; the message names the setting.
         """
         if key in self.values and self.values[key] not in allowed:
             raise ValueError(
@@ -99,10 +100,10 @@ class Section:
             )
 
     def refuse_unknown(self, known: Collection[str]) -> None:
-        """Refuse a setting that nobody here has heard of: it may change what the model computes.
+        """Refuse settings that are not known here: they may change what the model computes.
 
         Raises:
-            ValueError: there is one.
+            ValueError: there are some.
         """
         if unknown := sorted(set(map(str, self.values)) - set(known)):
             raise ValueError(f"expected settings of {self.name} among {sorted(known)}, got {unknown}")
@@ -110,10 +111,10 @@ class Section:
 
 @dataclass(frozen=True, eq=False)
 class Package:
-    """What an exported file holds."""
+    """The content of an exported file."""
 
     state: Mapping[str, Tensor]
-    """Tensors by AudioCraft's names; those of floating point as float32."""
+    """Tensors by AudioCraft's names; floating-point tensors as float32."""
     config: Section
 
 
@@ -121,22 +122,22 @@ def read_package(path: Path) -> Package:
     """Read an exported file.
 
     Raises:
-        ValueError: there is no such file, it is damaged, names code, or lacks its weights or configuration.
+        ValueError: the file does not exist, is damaged, names code, or lacks its weights or configuration.
     """
     return parse_package(read_pickled(path, mapped=False), path)
 
 
 def read_settings(path: Path) -> Section:
-    """Read the configuration of an exported file alone.
+    """Read only the configuration of an exported file.
 
     Raises:
-        ValueError: as `read_package` does.
+        ValueError: as in `read_package`.
     """
     return _parse_settings(read_pickled(path), path)
 
 
 def read_pickled(path: Path, mapped: bool = True) -> Mapping[str, Any]:
-    """Read the mapping that a file of AudioCraft's holds, whatever is in it; `mapped` as in `load_pickle`.
+    """Read the mapping in a file of AudioCraft's, whatever it contains. For `mapped` see `load_pickle`.
 
     Raises:
         ValueError: there is none, or one that cannot be loaded safely.
@@ -150,10 +151,11 @@ def read_pickled(path: Path, mapped: bool = True) -> Mapping[str, Any]:
 
 
 def parse_package(content: Mapping[str, Any], path: Path) -> Package:
-    """Take weights and configuration out of a file's content, whose tensors are not left there; `path` is for errors.
+    """Take weights and configuration out of a file's content; the tensors are removed from it. `path` is for error
+    messages.
 
     Raises:
-        ValueError: one of them is missing, or not what it should be.
+        ValueError: one of them is missing or malformed.
     """
     state = _entry(content, "best_state", path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -188,17 +190,18 @@ def write_package(path: Path, state: Mapping[str, Tensor], config: Mapping[str, 
         "version": VERSION,
         "exported": True,
     }
-    with open(path, "wb") as file:  # of which the system's own error is kept
+    with open(path, "wb") as file:  # with a file object torch raises the system's own error
         torch.save(content, file)
 
 
 def _alone(value: Tensor) -> Tensor:
-    """Return a tensor that has its memory to itself: of one that is a part of another, the whole would be written."""
+    """Return a tensor that has its memory to itself: torch would write all memory of a tensor that is part of
+    another."""
     return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
 
 
 def _resolve(value: Any, root: Mapping[str, Any], depth: int = 0) -> Any:
-    """Replace references to other settings by what these are; others (`${oc.env:…}`) stay text."""
+    """Replace references to other settings by their values; references of another kind (`${oc.env:…}`) stay text."""
     if depth > _DEEPEST:
         raise ValueError(f"expected a configuration whose references end, got one that leads on after {_DEEPEST} steps")
     if isinstance(value, Mapping):

@@ -8,12 +8,13 @@ generation_config.json   how transformers generates unless told otherwise
 tokenizer*, preprocessor_config.json    what its processor reads
 ```
 
-A folder is read without transformers' own loading of such models: its tensors are taken as tensors, by name, and
-nothing in the files is run. They lie in one file or in several with an index beside them, as safetensors or, in older
-folders, as PyTorch's pickles, which go through the restricted unpickler. What is missing, unknown, of another shape or
-does not fit together is refused. The length of the training windows is nowhere in the form; published folders tell it
-by the longest sequence that they generate, `max_length` = seconds * frame rate (1500 for 30 s), and so do those written
-here.
+A folder is read without transformers' own loader of such models: its tensors are read by name, and no code in the files
+is run. The tensors are in one file, or in several with an index, as safetensors or, in older folders, as PyTorch's
+pickles, which are read by the restricted unpickler. Tensors that are missing, unknown or of another shape, and parts
+that do not fit together, are refused.
+
+The form does not state the length of the training windows. Published folders imply it by the longest sequence that they
+generate, `max_length` = seconds * frame rate (1500 for 30 s), and so do the folders written here.
 """
 
 import json
@@ -60,15 +61,16 @@ from stages.networks.loading import LOADING, floats_of, load_pickle, load_tokeni
 
 SAFETENSORS = "model.safetensors"
 WEIGHT_FILES = (SAFETENSORS, f"{SAFETENSORS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""Where weights may be; of several, the first counts."""
+"""Files that may hold the weights; if there are several, the first of this list counts."""
 GENERATION, FEATURES, PROCESSOR = "generation_config.json", "preprocessor_config.json", "processor_config.json"
 SEGMENT_SECONDS, MAX_TOKENS = 30.0, 512
-"""What published models have, for folders that do not say: training windows, and tokens of a description."""
+"""Values of the published models, for folders that do not state them: training windows in seconds, and tokens of a
+description."""
 GUIDANCE, TOP_K = 3.0, 250
-"""How MusicGen generates (arXiv:2306.05284, 3.1)."""
+"""Guidance coefficient and top-k that MusicGen generates with (arXiv:2306.05284, 3.1)."""
 TEXT_ENCODER = "description.encoder."
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
-"""What T5's tokenizer is kept in."""
+"""Files of T5's tokenizer; one of them is enough."""
 POSITION_PERIOD = 10_000.0
 """Longest period of transformers' sinusoids, steps / 2π."""
 
@@ -77,7 +79,7 @@ def read_hugging_face(folder: Path) -> TrainedModel:
     """Read the model in a local folder, with its codec, on the CPU in evaluation mode and float32.
 
     Raises:
-        ValueError: the folder holds no MusicGen, one that lacks something, or one whose parts do not fit together.
+        ValueError: the folder holds no MusicGen, one that lacks a part, or one whose parts do not fit together.
     """
     config = read_hugging_face_config(folder)
     tensors = _read_tensors(folder)
@@ -85,7 +87,7 @@ def read_hugging_face(folder: Path) -> TrainedModel:
     encoder = _take_network(T5EncoderModel, config.text_encoder, tensors, "text_encoder.", folder)
     tokenizer = _read_tokenizer(folder, encoder)
     facts = _read_facts(folder, config, codec, tokenizer)
-    with torch.device("meta"):  # the weights come from the file: no time and memory for a random start
+    with torch.device("meta"):  # the weights come from the file; this saves a random start
         model = MusicModel(facts.model, encoder, tokenizer)
     shapes = {name: value.shape for name, value in model.state_dict().items() if not name.startswith(TEXT_ENCODER)}
     try:
@@ -116,10 +118,10 @@ def describe_hugging_face(folder: Path) -> ModelDescription:
 
 
 def read_hugging_face_codec(folder: Path) -> EncodecModel:
-    """Read the codec in the folder of such a model, on the CPU; the rest of the weights is not read.
+    """Read the codec in the folder of such a model, on the CPU. Other weights are not read.
 
     Raises:
-        ValueError: the folder holds no MusicGen, or not its codec whole.
+        ValueError: the folder holds no MusicGen, or its codec is not complete.
     """
     tensors = _read_tensors(folder, "audio_encoder.")
     codec: EncodecModel = _take_network(
@@ -132,11 +134,11 @@ def read_hugging_face_codec(folder: Path) -> EncodecModel:
 def write_hugging_face(trained: TrainedModel, folder: Path, precision: Precision = Precision()) -> None:
     """Write a model into an existing folder, so that `from_pretrained` of transformers' model and processor read it.
 
-    Its numbers are those of this project's: logits agree to rounding for any description, alone or in a batch; with a
-    melody, for a description alone (in a batch transformers attends to the padding before the codes).
+    Its logits agree with this project's up to rounding: without a melody for any description, alone or in a batch; with
+    a melody only outside of batches, where transformers attends to the padding before the codes.
 
     Raises:
-        ValueError: no codec is given, or not the model's; or a model that transformers' MusicGen cannot be.
+        ValueError: no codec is given, or not the model's; or the model has a feature that transformers' MusicGen lacks.
     """
     model, facts = trained.model, trained.facts
     if trained.codec is None:
@@ -175,10 +177,10 @@ def write_hugging_face(trained: TrainedModel, folder: Path, precision: Precision
 
 
 def _read_tensors(folder: Path, prefix: str = "") -> dict[str, Tensor]:
-    """Read all tensors whose names begin with `prefix`, by name, those of floating point as float32, on the CPU.
+    """Read all tensors whose names begin with `prefix`, by name, on the CPU; floating-point tensors as float32.
 
     Raises:
-        ValueError: there are none, a file of them is missing or damaged, or names something other than tensors.
+        ValueError: there are none, or a file is missing, damaged, or holds something other than tensors.
     """
     first = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if first is None:
@@ -190,7 +192,7 @@ def _read_tensors(folder: Path, prefix: str = "") -> dict[str, Tensor]:
 
 
 def _indexed_files(index: Path) -> list[Path]:
-    """List the files that an index names, all of them beside it."""
+    """Return the files that an index names, which must all be beside it."""
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -211,7 +213,7 @@ def _read_tensor_file(file: Path, prefix: str) -> dict[str, Tensor]:
 
 
 def _take_network(network_class: Any, config: Any, tensors: dict[str, Tensor], prefix: str, folder: Path) -> Any:
-    """Build one of the networks inside from the tensors under `prefix`, which are taken out."""
+    """Build one of the networks in a checkpoint from the tensors under `prefix`, and remove these from `tensors`."""
     names = [name for name in tensors if name.startswith(prefix)]
     state = {name.removeprefix(prefix): tensors.pop(name) for name in names}
     try:
@@ -231,7 +233,7 @@ def _take_network(network_class: Any, config: Any, tensors: dict[str, Tensor], p
 
 def _read_tokenizer(folder: Path, encoder: T5EncoderModel) -> PreTrainedTokenizerBase:
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        # Without this, transformers gives an empty one and no error.
+        # transformers would return an empty tokenizer and raise no error.
         raise ValueError(f"expected a tokenizer in {folder} ({' or '.join(TOKENIZER_FILES)}), got none")
     try:
         tokenizer = load_tokenizer(folder)
@@ -248,7 +250,7 @@ def _read_tokenizer(folder: Path, encoder: T5EncoderModel) -> PreTrainedTokenize
 def _read_facts(
     folder: Path, config: HuggingFaceConfig, codec: EncodecModel, tokenizer: PreTrainedTokenizerBase
 ) -> CheckpointFacts:
-    """Read what the folder says of its model."""
+    """Read the facts that the folder states of its model."""
     generation = _generation_settings(folder)
     decoder: Any = config.decoder
     start = generation.get("decoder_start_token_id", decoder.pad_token_id)
@@ -273,13 +275,13 @@ def _read_facts(
 
 
 def _generation_settings(folder: Path) -> dict[str, Any]:
-    """Read how transformers is to generate; nothing where the folder does not say."""
+    """Read the settings that transformers generates with; empty where the folder has none."""
     return read_json_object(folder / GENERATION) if (folder / GENERATION).is_file() else {}
 
 
 def _segment_seconds(folder: Path, generation: dict[str, Any], frame_rate: float) -> float:
-    """Return the length of the windows that a model was trained on, seconds, by the longest sequence that the folder
-    has it generate."""
+    """Return the length of the windows that a model was trained on, seconds: that of the longest sequence that the
+    folder's settings generate."""
     longest = generation.get("max_length")
     if longest is not None and (not isinstance(longest, int) or longest < 1):
         raise ValueError(f"expected a max_length of 1 step or more in {folder / GENERATION}, got {longest!r}")
@@ -287,7 +289,8 @@ def _segment_seconds(folder: Path, generation: dict[str, Any], frame_rate: float
 
 
 def _melody_rate(folder: Path) -> float:
-    """Read the frames a second of a melody as the folder's feature extractor makes them, wherever it is described."""
+    """Return the frames of a melody a second, from the folder's feature extractor, in whichever file it is
+    described."""
     features: dict[str, Any] = {}
     if (folder / FEATURES).is_file():
         features = read_json_object(folder / FEATURES)
@@ -304,7 +307,7 @@ def _melody_rate(folder: Path) -> float:
 def _feature_extractor(
     config: HuggingFaceConfig, facts: CheckpointFacts
 ) -> EncodecFeatureExtractor | MusicgenMelodyFeatureExtractor:
-    """Describe what makes melodies, or sound to go on from, of waveforms."""
+    """Return the feature extractor that turns waveforms into melodies or, without melodies, into prompts."""
     if isinstance(config, MusicgenMelodyConfig):
         return MusicgenMelodyFeatureExtractor(chunk_length=math.ceil(facts.segment_seconds))
     decoder: Any = config.decoder
@@ -342,12 +345,12 @@ def _check_decoder_and_codec(where: object, decoder: Any, codec: EncodecModel) -
 
 
 def _check_positions(table: Tensor | None, config: HuggingFaceConfig) -> None:
-    """Raise ValueError if sinusoids that lie among the weights are not those that the model computes."""
+    """Raise ValueError if a table of sinusoids among the weights is not the one that the model computes."""
     if table is None:
         return
     decoder: Any = config.decoder
     wanted = position_table(len(table), decoder.hidden_size, POSITION_PERIOD, table.device)
-    # Far positions differ in the last bits of their phase, as frequencies are rounded on another way there.
+    # The phases of far positions differ in their last bits, because transformers rounds the frequencies differently.
     if table.shape != wanted.shape or not torch.allclose(table, wanted, rtol=0, atol=1e-3):
         raise ValueError(
             f"expected {POSITION_TABLE} to be sinusoids of period {POSITION_PERIOD:.0f}, got another table"
@@ -355,7 +358,7 @@ def _check_positions(table: Tensor | None, config: HuggingFaceConfig) -> None:
 
 
 def _check_written_codec(facts: CheckpointFacts, config: HuggingFaceConfig, codec: EncodecModel) -> None:
-    """Raise ValueError unless the codec is the one whose codes the model speaks, in the form that is written."""
+    """Raise ValueError unless the codec is the one of the model's codes, in the form that is written."""
     _check_decoder_and_codec("the model", config.decoder, codec)
     if facts.codec is not None:
         check_codec(codec, facts.codec, "the model")

@@ -1,8 +1,8 @@
-"""The configuration of transformers' MusicGen and MusicGen-melody, and this project's, each from the other.
+"""The configuration of transformers' MusicGen and MusicGen-melody, converted to this project's and back.
 
-Both say the same of what is computed. What transformers cannot say is refused by name when a model is written. Its
-`dropout` of published checkpoints, 0.1, is no more than its default: MusicGen was trained without (AudioCraft's
-`transformer_lm.dropout` is 0), and it changes nothing but further training.
+Both describe the same computation. A feature that transformers does not have is refused by name when a model is
+written. The `dropout` of 0.1 in published checkpoints is only transformers' default: MusicGen was trained without
+dropout (AudioCraft's `transformer_lm.dropout` is 0). It affects further training only.
 """
 
 import json
@@ -25,17 +25,17 @@ TYPES: dict[str, type[MusicgenConfig] | type[MusicgenMelodyConfig]] = {
 }
 PARTS = ("text_encoder", "audio_encoder", "decoder")
 IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation")
-"""What is not for a file to say: transformers would fetch the kernels that it names, and run them."""
+"""Settings that are ignored in a file: transformers would fetch the kernels that they name, and run them."""
 ACTIVATIONS = ("gelu", "relu")
 POSITIONS = 2048
-"""Positions that transformers makes sinusoids for at first; it makes more when they are needed."""
+"""Positions that transformers makes sinusoids for at first; it makes more when needed."""
 
 
 def read_hugging_face_config(folder: Path) -> HuggingFaceConfig:
     """Read the configuration of a folder.
 
     Raises:
-        ValueError: it is that of another model, or of a MusicGen around other encoders.
+        ValueError: it is the configuration of another model, or of a MusicGen with other encoders.
     """
     raw = read_json_object(folder / "config.json")
     kind = raw.get("model_type")
@@ -59,14 +59,22 @@ def read_hugging_face_config(folder: Path) -> HuggingFaceConfig:
 
 
 def _weights_as_they_are(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Leave out what says how a configuration is to be computed; raise ValueError for quantised weights."""
+    """Leave out the settings that name implementations.
+
+    Raises:
+        ValueError: the weights are quantised.
+    """
     if "quantization_config" in raw:
         raise ValueError(f"expected weights that are not quantised in {folder}, got a quantization_config")
     return {name: value for name, value in raw.items() if name not in IMPLEMENTATIONS}
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
-    """Read the object in a JSON file; raise ValueError if there is none."""
+    """Read the object in a JSON file.
+
+    Raises:
+        ValueError: the file holds none.
+    """
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -77,20 +85,21 @@ def read_json_object(file: Path) -> dict[str, Any]:
 
 
 def stereo_delays(codebooks: int) -> tuple[int, ...]:
-    """Return the delays of codebooks that are left's and right's by turns: those of a mono model, each twice."""
+    """Return the delays of a stereo model, whose codebooks are left's and right's alternately: a mono model's delays,
+    each twice."""
     return tuple(codebook // 2 for codebook in range(codebooks))
 
 
 def config_from_hugging_face(config: HuggingFaceConfig, melody_rate: float, max_tokens: int) -> MusicModelConfig:
-    """Read the music model that a configuration of transformers describes.
+    """Return the configuration of the music model that transformers' configuration describes.
 
     Args:
-        config: as `read_hugging_face_config` gives it.
+        config: from `read_hugging_face_config`.
         melody_rate: frames of a melody a second, as the folder's feature extractor makes them.
-        max_tokens: where its tokenizer cuts a description.
+        max_tokens: tokens after which a description is cut.
 
     Raises:
-        ValueError: a model that this project's cannot be.
+        ValueError: the model has a feature that this project's lacks.
     """
     decoder: Any = config.decoder
     text: Any = config.text_encoder
@@ -127,10 +136,10 @@ def config_from_hugging_face(config: HuggingFaceConfig, melody_rate: float, max_
 
 
 def config_to_hugging_face(model: MusicModelConfig, text_encoder: T5Config, codec: EncodecModel) -> HuggingFaceConfig:
-    """Write the configuration of transformers for a music model, its text encoder and its codec.
+    """Return transformers' configuration for a music model, its text encoder and its codec.
 
     Raises:
-        ValueError: it is a model that transformers' MusicGen cannot be; the message names in what.
+        ValueError: the model has a feature that transformers' MusicGen lacks; the message names it.
     """
     _check_expressible(model)
     ours = model.language_model
@@ -150,7 +159,7 @@ def config_to_hugging_face(model: MusicModelConfig, text_encoder: T5Config, code
         "max_position_embeddings": POSITIONS,
         "pad_token_id": ours.cardinality,
         "bos_token_id": ours.cardinality,
-        # Not needed to generate, but to train on in transformers, with labels.
+        # Needed not for generating, but for training further in transformers with labels.
         "decoder_start_token_id": ours.cardinality,
     }
     levels = ours.codebooks // 2 if stereo else ours.codebooks
@@ -170,9 +179,12 @@ def config_to_hugging_face(model: MusicModelConfig, text_encoder: T5Config, code
 
 
 def _check_expressible(model: MusicModelConfig) -> None:
-    """Raise ValueError unless the model is one that transformers' MusicGen or MusicGen-melody can be, naming why not.
+    """Check that transformers' MusicGen or MusicGen-melody can express a model.
 
-    `padding` may be either: it says how a batch is filled up, and a description alone gives the same.
+    `padding` may have either value: it only matters in a batch, and a description by itself gives the same.
+
+    Raises:
+        ValueError: it cannot; the message names the first difference.
     """
     melody = model.chroma is not None
     readable = ("description", "chroma") if melody else ("description",)
@@ -199,7 +211,7 @@ def _check_expressible(model: MusicModelConfig) -> None:
     stereo = stereo_delays(ours.codebooks)
     own["delays"] = ours.codebook_delays
     wanted["delays"] = stereo if own["delays"] == stereo else plain.codebook_delays
-    # Whichever order they are named in, the melody goes before the description.
+    # The order of the names does not matter: the melody goes before the description.
     wanted["prepend"], own["prepend"] = sorted(wanted["prepend"]), sorted(own["prepend"])
     wanted["key_value_heads"], own["key_value_heads"] = ours.heads, ours.key_value_heads or ours.heads
     if model.chroma is not None:
@@ -215,19 +227,20 @@ def _check_expressible(model: MusicModelConfig) -> None:
 
 
 def _format_value(value: object) -> str:
-    """Return a value as a configuration file has it."""
+    """Return a value as it is written in a configuration file."""
     if isinstance(value, bool):
         return str(value).lower()
     return "none" if value in (None, (), []) else str(value)
 
 
 def _without_place(settings: dict[str, Any]) -> dict[str, Any]:
-    """Leave out where on this machine a network was loaded from."""
+    """Leave out the local path that a network was loaded from."""
     return {name: value for name, value in settings.items() if name != "_name_or_path"}
 
 
 def _audio_encoder(codec: EncodecModel, levels: int) -> dict[str, Any]:
-    """Return the codec's configuration, its first bandwidth that of `levels` codebooks, which encodes prompts."""
+    """Return the codec's settings. The first bandwidth is that of `levels` codebooks, which transformers encodes
+    prompts with."""
     config: Any = codec.config
     quantizer: Any = codec.quantizer
     rates = [*config.target_bandwidths, bandwidth_for(levels, config.codebook_nbits, config.frame_rate)]

@@ -1,8 +1,9 @@
-"""What transformers' `MusicgenForConditionalGeneration` and its sibling for melodies call the parameters of a music
-model, and what they are called here.
+"""The names of a music model's parameters here and in transformers' `MusicgenForConditionalGeneration` and
+`MusicgenMelodyForConditionalGeneration`.
 
-Two things differ beside the names: queries, keys and values have a matrix each there, and one in common here; and
-there is no projection there where the text encoder is as wide as the decoder, as if it were the identity.
+Two things differ besides the names. transformers has a matrix each for queries, keys and values, where this project has
+one. transformers also has no projection where the condition is as wide as the decoder, as if the projection were the
+identity.
 """
 
 import re
@@ -20,7 +21,7 @@ from stages.networks.loading import check_tensors
 
 TEXT_PROJECTION, MELODY_PROJECTION = "enc_to_dec_proj", "audio_enc_to_dec_proj"
 POSITION_TABLE = "decoder.model.decoder.embed_positions.weights"
-"""The sinusoids, which early versions of transformers kept among the weights."""
+"""The table of sinusoids, which early versions of transformers kept among the weights."""
 
 _DECODER, _LAYER = "decoder.model.decoder.", r"language_model\.transformer\.(layers\.\d+\.)"
 _NAMES = (
@@ -44,10 +45,10 @@ _IN_PROJECTIONS = (
 
 
 def names_in_hugging_face(name: str) -> tuple[str, ...]:
-    """Translate the name of a `MusicModel`'s parameter: into three for queries, keys and values, else into one.
+    """Return the names in transformers of a `MusicModel`'s parameter: three for queries, keys and values, else one.
 
     Raises:
-        ValueError: the parameter has no counterpart there.
+        ValueError: transformers has no such parameter.
     """
     for expression, replacement in _NAMES:
         if (match := re.fullmatch(expression, name)) is not None:
@@ -59,10 +60,11 @@ def names_in_hugging_face(name: str) -> tuple[str, ...]:
 
 
 def weights_to_hugging_face(weights: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Shaped[Tensor, "..."]]:
-    """Name the weights of a `MusicModel`, less its text encoder's, as transformers does, in the same memory.
+    """Return the weights of a `MusicModel`, without its text encoder's, by transformers' names. The tensors share
+    memory with the weights where they can.
 
     Raises:
-        ValueError: a parameter has no counterpart there.
+        ValueError: transformers has no such parameter.
     """
     tensors: dict[str, Tensor] = {}
     for name, weight in weights.items():
@@ -75,11 +77,12 @@ def weights_to_hugging_face(weights: Mapping[str, Shaped[Tensor, "..."]]) -> dic
 def weights_from_hugging_face(
     tensors: dict[str, Shaped[Tensor, "..."]], shapes: Mapping[str, torch.Size]
 ) -> dict[str, Shaped[Tensor, "..."]]:
-    """Take the weights of a `MusicModel` out of tensors by their names there, one by one, so that none is there twice.
+    """Return the weights of a `MusicModel` from tensors with transformers' names. They are moved one by one, so that no
+    weight is in memory twice.
 
     Args:
-        tensors: those of decoder and projections, not of text encoder and codec; none is left.
-        shapes: what the model needs, by its names.
+        tensors: tensors of decoder and projections, without text encoder and codec; emptied by the call.
+        shapes: shapes of the model's weights, by its names.
 
     Raises:
         ValueError: tensors are missing, unknown or of other shapes.
@@ -98,7 +101,8 @@ def weights_from_hugging_face(
 
 
 def _absent_projections(config: HuggingFaceConfig) -> dict[str, int]:
-    """Map the projections that are left out there, from as wide a condition as the decoder is, to their widths."""
+    """Return the projections that transformers leaves out because the condition is as wide as the decoder, with that
+    width."""
     decoder: Any = config.decoder
     text: Any = config.text_encoder
     inputs = {TEXT_PROJECTION: text.d_model}
@@ -108,7 +112,11 @@ def _absent_projections(config: HuggingFaceConfig) -> dict[str, int]:
 
 
 def add_identities(tensors: dict[str, Tensor], config: HuggingFaceConfig) -> None:
-    """Put in the projections that are not there because they would change nothing."""
+    """Add the projections that transformers leaves out, as identities.
+
+    Raises:
+        ValueError: one of them is there.
+    """
     for name, width in _absent_projections(config).items():
         if f"{name}.weight" in tensors:
             raise ValueError(f"expected no {name} between things of one width, {width}, got one")
@@ -116,7 +124,11 @@ def add_identities(tensors: dict[str, Tensor], config: HuggingFaceConfig) -> Non
 
 
 def remove_identities(tensors: dict[str, Tensor], config: HuggingFaceConfig) -> None:
-    """Take out the projections that have no counterpart, or raise ValueError where they change something."""
+    """Remove the projections that transformers leaves out.
+
+    Raises:
+        ValueError: one of them is not the identity.
+    """
     for name, width in _absent_projections(config).items():
         weight, bias = tensors.pop(f"{name}.weight"), tensors.pop(f"{name}.bias")
         if not torch.equal(weight, torch.eye(width)) or bias.any():
