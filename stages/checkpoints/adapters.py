@@ -44,11 +44,11 @@ class LowRankUpdate:
     """An update that is added to some rows of a matrix: scale · B A."""
 
     rows: slice
-    """Rows of the matrix."""
+    """The rows that the update is added to."""
     down: Float[Tensor, "R X"]
-    """A."""
+    """The factor A."""
     up: Float[Tensor, "Y R"]
-    """B."""
+    """The factor B."""
     scale: float
 
 

@@ -50,7 +50,7 @@ class CodesFormat:
     codebooks: int
     cardinality: int
     frame_rate: float
-    """Frames a second."""
+    """Frames of codes a second."""
     identity: str | None
     """Identity of their codec; None for codes of a release that did not store it."""
     channels: int | None

@@ -47,7 +47,7 @@ class DecodedSound:
     samples: Samples
     """[C, N], cut to the requested seconds."""
     sample_rate: int
-    """Hz."""
+    """Sample rate of the sound, Hz."""
 
 
 class DecodedSounds:

@@ -1,4 +1,4 @@
-"""From a row of `requests` to codes: what the stages that generate with a checkpoint share."""
+"""Generation for rows of `requests`: what the stages that generate with a checkpoint share."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

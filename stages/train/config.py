@@ -36,8 +36,8 @@ class GuidanceDistillation(schemas.Config):
 
 
 class EarlyStop(schemas.Config):
-    """When a training ends before its last step, and which of its weights are kept: those of the validation with the
-    lowest cross-entropy, wherever it ends."""
+    """When a training ends before its last step. The weights of the validation with the lowest cross-entropy are kept,
+    whichever step training ends at."""
 
     every: int = Field(default=100, ge=1)
     """Steps between two validations, in place of `train.valid_every`."""
@@ -104,7 +104,7 @@ class Config(schemas.Config):
     captions: CaptionConfig = CaptionConfig()
     """How the text of an example is made from a track's metadata."""
     seed: int = Field(default=0, ge=0)
-    """Initial weights, order of the data and all dropout follow from it."""
+    """Seed of the initial weights, the order of the data and all dropout."""
     batch_size: int = Field(default=192, ge=1)
     """Examples a step (arXiv:2306.05284, 3.1)."""
     micro_batch_size: int = Field(default=8, ge=1)
@@ -135,7 +135,7 @@ class Config(schemas.Config):
     """RoBERTa's vocabulary, with which a LAION checkpoint in `clap` reads words; in a recipe it is `clap.vocabulary`
     unless it is given. A model folder brings its own."""
     held_out_share: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the training tracks, by hash, that are held out instead where the split `valid` is empty."""
+    """Share of the training tracks that are held out, chosen by hash, where the split `valid` is empty."""
     held_out_windows: int = Field(default=256, ge=1)
     """Most windows of a split that the model is evaluated on, evenly spaced."""
     licences: LicencePolicy = LicencePolicy()

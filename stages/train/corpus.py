@@ -32,9 +32,9 @@ class TrackWindow:
     """A span of one track."""
 
     track: int
-    """Position in the corpus."""
+    """Position of the track in the corpus."""
     start: int
-    """First frame."""
+    """First frame of the window."""
 
 
 class Corpus:

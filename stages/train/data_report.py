@@ -72,12 +72,12 @@ class TextShares:
 
     @property
     def whole(self) -> int:
-        """How many hold their whole description, alone or beside other metadata."""
+        """Number of texts that hold their whole description, alone or with other metadata."""
         return self.kinds.get("whole", 0) + self.kinds.get("merged", 0)
 
     @property
     def is_thin(self) -> bool:
-        """Whether fewer than `LEAST_WHOLE` of the described tracks' texts hold it."""
+        """Whether fewer than `LEAST_WHOLE` of the texts of described tracks hold the whole description."""
         return self.of_described > 0 and self.whole < LEAST_WHOLE * self.of_described
 
 
@@ -97,13 +97,13 @@ class DataReport:
     """Tracks by tempo, such as `80–99`."""
     keys: Mapping[str, int]
     licences: Mapping[str, int]
-    """Tracks by licence, the commonest first; `UNKNOWN` for none."""
+    """Tracks by licence, the commonest first; those without a licence under `UNKNOWN`."""
     texts: TextShares | None
-    """None for a model that reads no descriptions, or without tracks."""
+    """What drawn texts hold; None for a model that reads no descriptions, or without tracks."""
 
     @property
     def tracks(self) -> int:
-        """How many tracks are learned from."""
+        """Number of tracks that are learned from."""
         return self.splits["train"].tracks
 
     def metrics(self) -> dict[str, float]:

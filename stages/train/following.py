@@ -73,7 +73,7 @@ class _Assignment:
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why a follower ended."""
+    """The error that a follower ended with."""
 
     error: str
     trace: str
@@ -137,7 +137,7 @@ class World:
         for number in STOP_SIGNALS:
             signal.signal(number, handle)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        disable_progress_bars()  # transformers' bars would break into the run's
+        disable_progress_bars()  # transformers' bars would break up the run's
         logging.disable(logging.WARNING)  # the run logs them
         try:
             while (assignment := self._hear()) is not None:

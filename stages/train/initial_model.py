@@ -55,7 +55,7 @@ class InitialModel:
     facts: CheckpointFacts | None
     """Facts of the checkpoint that training begins from; None for fresh weights."""
     codec: CodecNetwork | None
-    """The codec that came with that checkpoint."""
+    """The codec that the checkpoint holds; None where it holds none."""
     checksums: Mapping[str, int]
     """Checksums of the parameters, by name, before low-rank updates are added."""
 

@@ -28,7 +28,7 @@ PACKED = (
     *((CHROMA, "chroma"), (CLAP, "embeddings"), (TOKENS, "codes")),
     *((RHYTHM, "beats"), (RHYTHM, "downbeats"), (HARMONY, "chords")),
 )
-"""The tables that are packed, and the column of each that makes it large."""
+"""The tables that are packed, each with the column that makes it large."""
 
 MATRIX_COLUMNS = ("begin", "vectors", "width", "largest")
 """Columns that take the place of the matrices: the position of a matrix's first value in the file, its rows, its

@@ -23,7 +23,7 @@ class Config(schemas.Config):
     training: CodecTrainingConfig = CodecTrainingConfig()
     """The losses, the optimiser and the number of steps."""
     seed: int = Field(default=0, ge=0)
-    """Initial weights, order of the data and all draws follow from it."""
+    """Seed of the initial weights, the order of the data and all draws."""
     gain: tuple[float, float] = (0.0, 0.0)
     """Smallest and largest change of a segment's level, dB; drawn uniformly between them (EnCodec, 4.1: -10 to 6)."""
     mix: float = Field(default=0.0, ge=0, le=1)
@@ -34,11 +34,11 @@ class Config(schemas.Config):
     """Whether recordings of a lower sample rate than the network's are used too. They hold no sound above half of their
     rate, and a codec that learns from them learns to produce none there."""
     held_out_share: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the training tracks, by hash, that are held out instead where the split `valid` is empty."""
+    """Share of the training tracks that are held out, chosen by hash, where the split `valid` is empty."""
     held_out_seconds: float = Field(default=10.0, gt=0)
     """Length of each recording, from its start, that the codec is evaluated on, seconds."""
     held_out_tracks: int = Field(default=64, ge=1)
-    """Most recordings of a split that the codec is evaluated on, by hash."""
+    """Most recordings of a split that the codec is evaluated on, chosen by hash."""
     reconstructions: int = Field(default=4, ge=0)
     """Held-out recordings whose beginnings are kept for listening, both the original and the codec's reconstruction."""
     reconstruction_seconds: float = Field(default=8.0, gt=0)
