@@ -174,6 +174,7 @@ class ConditionReader:
             raise RequestRefused(f"unknown {column}", f"{column}: {error}", error.passing) from error
 
     def _check_model_reads(self, request: Row) -> None:
+        """Raise RequestRefused for a condition that the model was not trained with."""
         reads = self.facts.model.conditions
         for column, condition in (("description", "description"), ("melody", "chroma"), ("clap", "clap")):
             if request[column]:

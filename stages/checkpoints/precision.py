@@ -84,6 +84,7 @@ class Precision:
         }
 
     def _kept(self, name: str, value: Tensor) -> Tensor:
+        """Return a tensor in this precision, or as it is if it may not be rounded."""
         dtype = getattr(torch, self.stored)
         kept: Tensor = value.to(dtype)
         if not self.rounds and not torch.equal(kept.to(value.dtype), value):

@@ -101,6 +101,7 @@ class Sampler:
         return context if has_room else replace(context, settings=context.settings.model_copy(update={"device": "cpu"}))
 
     def _make(self, step: int, training_log: TrainingLog, model: MusicModel, context: Context) -> None:
+        """Make the samples of a step, write their files, and publish all rows so far."""
         assert self._config.samples is not None
         rate = self._corpus.frame_rate
         frames = max(1, round(self._config.samples.seconds * rate))

@@ -123,6 +123,8 @@ def fetch(context: Context) -> None:
 
 @disk_errors()
 def _save_parts(context: Context, rank: Rank, tensors: dict[str, Tensor], training_log: TrainingLog) -> None:
+    """Save this process's part of a sharded state. The set of parts becomes valid once all processes have saved
+    theirs."""
     store, relative, scratch = context.store, context.scratch_area.relative, context.scratch()
     updates = int(tensors["updates"])
     name = rank.agreed(f"parts-{updates}-{uuid.uuid4().hex}")

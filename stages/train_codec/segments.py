@@ -112,6 +112,7 @@ class Segments:
         return [self._pool.submit(self._draw, step, item) for item in range(self.batch_size)]
 
     def _draw(self, step: int, item: int) -> Tensor:
+        """Draw an item [C, N] of a step: one segment, or the sum of two."""
         segment = self._segment(step, item)
         if self.mix == 0:
             return segment
@@ -123,6 +124,11 @@ class Segments:
         return mixed / mixed.abs().max().clamp(min=1.0)
 
     def _segment(self, step: int, item: int, *purpose: int) -> Tensor:
+        """Draw a segment [C, N]; if its recording cannot be read, draw another.
+
+        Raises:
+            ValueError: none of `ATTEMPTS` draws could be read.
+        """
         lowest, highest = self.gain
         for attempt in range(ATTEMPTS):
             generator = torch.Generator().manual_seed(step_seed(self.seed, step, item, attempt, *purpose))

@@ -5,8 +5,8 @@ and builders look for when they make a model from it (`audiocraft/models/loaders
 frozen T5 are in neither file: the configuration names the T5, and it is fetched by that name. The published language
 models are stored in half precision and their codecs in float32.
 
-AudioCraft attends to the zeros that pad conditions of different lengths, so models are read with `padding =
-"attended"`. A model that masks padding is written all the same: without a batch both compute the same.
+AudioCraft attends to the zeros that pad conditions of different lengths, so `padding` of a model that is read is
+`"attended"`. A model that masks padding is written all the same: without a batch both compute the same.
 """
 
 import re
