@@ -1,8 +1,8 @@
 """Ingest: every recording under the source becomes a row of `tracks`, or of `rejects`.
 
-A file whose URI, size and time (or ETag) are as they were is not read again. Files that are read are identified by
-their encoded audio, measured, and described by the tables, sidecars and manifests beside them and by their tags;
-metadata that changed later changes the row and reads no sound. The same content in two files is one track.
+A file whose URI, size and time (or ETag) have not changed is not read again. A file that is read is identified by its
+encoded audio and measured. Its description comes from the tables, sidecars and manifests beside it and from its tags;
+if only this metadata changes later, the row changes and no sound is read. The same content in two files is one track.
 """
 
 import re
@@ -50,19 +50,19 @@ __all__ = [
 READS, WRITES, VERSION = (), TRACKS, 5
 
 PLANNING_COLUMNS = (*COMPARED_COLUMNS, "warnings", "licence", "copies_of")
-"""All that `plan_source` needs of the rows of earlier runs, where nothing has changed. Of a million of them names and
-titles would take a tenth of its memory, for examples of the few that are copies."""
+"""Columns of earlier runs' rows that are enough for `plan_source` if nothing has changed. Names and titles are left
+out: for a million tracks they would take a tenth of its memory, and only serve as examples of the few copies."""
 
 SAVE_EVERY = 128
-"""Files after which what was read is written, so that a run that is killed has not read for nothing."""
+"""Number of files after which results are written, so that a run that is killed loses little work."""
 
 
 EXAMPLE_LENGTH = 200
-"""Characters of an example in `remarks`."""
+"""Longest example in `remarks`, in characters."""
 
 
 class RejectState(NamedTuple):
-    """What of a reject makes it another one."""
+    """The parts of a reject that are compared to see whether it changed."""
 
     key: str
     kind: str
@@ -110,10 +110,10 @@ def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.T
 
 
 def list_unread(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> pa.Table:
-    """Return the files that `read_source` would read, in its order.
+    """Return the files that `read_source` would read, in its order, as rows of `UNREAD`.
 
     Args:
-        known: the `files` of the rows of earlier runs, with `uri` and `stamp` alone.
+        known: the `files` of the rows of earlier runs; only `uri` and `stamp` are needed.
 
     Raises:
         ValueError: there is no source, or nothing in it.
@@ -127,8 +127,8 @@ def list_unread(config: Config, context: Context, known: pa.Table, refused: pa.T
 
 
 def read_part(config: Config, context: Context, unread: pa.Table) -> Iterator[Row]:
-    """Read some of those files, and yield what came of each but those that may be read another time: a machine that
-    does not reach a file says nothing of it."""
+    """Read some of the files of `list_unread`, and yield a row of `READING` for each. A failure that is not the file's
+    fault yields nothing, because another machine may be able to read the file."""
     files = list(files_of(unread))
     context.progress.start("reading recordings", len(files), "tracks")
     settings = context.settings
@@ -141,7 +141,7 @@ def read_part(config: Config, context: Context, unread: pa.Table) -> Iterator[Ro
 
 
 def read_source(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> Iterator[ShardUpdate]:
-    """Yield the shards that change, each when it must be written.
+    """Yield each shard that changes, as soon as it must be written.
 
     Raises:
         ValueError: there is no source, or nothing in it.
@@ -176,7 +176,8 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
 
     def update_of(shard: int) -> Iterator[ShardUpdate]:
         rows, new = index.take_shard(shard)
-        # The index goes through all rows, and a million whole ones would take gigabytes.
+        # The index has only some columns of all rows. Whole rows would take gigabytes for a million tracks, so they are
+        # made for one shard at a time.
         of_shard = [table.filter(pc.equal(table["shard"], shard)).to_pylist() for table in (withheld, known)]
         before = {row["track_id"]: row for written in of_shard for row in written}
         division = acceptance.divide(shard, [{**before.get(row["track_id"], {}), **row} for row in rows], rejects)
@@ -221,13 +222,16 @@ def update_shards(
 ) -> Iterator[int]:
     """Enter what was read into `index` and `rejects`, and yield the number of each shard when it must be written.
 
-    The last shard is written whenever it is full and every `save_every` files. At the end come all that changed, the
-    last one first: were an earlier one to lose a row before that, a run killed in between would find room there.
+    The last shard is written when it is full and after every `save_every` files. At the end all changed shards are
+    written, the last one first: if an earlier shard lost a row before that, a run that was killed in between would find
+    room there.
 
     Args:
+        rejects: the rejects that hold for the listing, by key; new ones are added.
         recorded: the states of the rejects that the store holds.
+        results: each file that was read, with its result.
     """
-    index.refresh(index.shards())  # the splits of what is new follow from the artists of all that is there
+    index.refresh(index.shards())  # a new track's split depends on the artists of all tracks
     since = 0
     for file, result in results:
         filled = False
@@ -249,11 +253,11 @@ def update_shards(
 
 
 def source_remarks(listing: Listing, metadata: SourceMetadata, warnings: Iterable[str]) -> Remarks:
-    """Return all that is to be told of a source: what was passed over in it, what its metadata describes of no
-    recording, and what was wrong with the metadata of its tracks.
+    """Return the remarks on a source: what was passed over in it, metadata that describes no recording, and what was
+    wrong with the metadata of its tracks.
 
     Args:
-        warnings: those of all tracks.
+        warnings: the warnings of all tracks.
     """
     remarks = Remarks()
     for noticed in (listing.remarks, metadata.remarks):
@@ -268,11 +272,11 @@ def source_remarks(listing: Listing, metadata: SourceMetadata, warnings: Iterabl
 
 
 def remark_copies(remarks: Remarks, copies_of: pa.ChunkedArray, drafts: Drafts) -> None:
-    """Notice the tracks that are copies of others by their sound.
+    """Add a remark on the tracks that are copies of others by their sound.
 
     Args:
-        copies_of: that of all tracks.
-        drafts: where their titles are, which are read only where there are copies.
+        copies_of: that column of all tracks.
+        drafts: where the titles are; they are read only if there are copies.
     """
     count = pc.sum(_are_copies(copies_of)).as_py() or 0
     examples = []
@@ -289,7 +293,11 @@ def _are_copies(copies_of: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def tell_moved(context: Context, index: TrackIndex, moved: Mapping[str, str]) -> None:
-    """Tell a person which recordings are in another split now, for new ones are copies of theirs."""
+    """Tell the user which earlier recordings are in another split now because of new ones that are copies.
+
+    Args:
+        moved: the split that each recording was in, by its `track_id`.
+    """
     if moved:
         some = [f"{track_id[:12]} ({moved[track_id]} to {index.rows[track_id]['split']})" for track_id in sorted(moved)]
         recordings = "recordings move" if len(moved) > 1 else "recording moves"
@@ -298,7 +306,7 @@ def tell_moved(context: Context, index: TrackIndex, moved: Mapping[str, str]) ->
 
 
 def remark_licences(remarks: Remarks, policy: LicencePolicy, licences: pa.ChunkedArray) -> None:
-    """Notice the tracks whose licences are unknown, where the policy lets them pass."""
+    """Add a remark on the tracks whose licences are unknown, if the policy lets them pass."""
     if not policy.asks:
         return
     counts = {each["values"]: each["counts"] for each in pc.value_counts(licences).to_pylist()}
@@ -313,8 +321,8 @@ def _rules(config: Config, context: Context) -> Rules:
 
 
 def _warning_kind(warning: str, locations: Collection[str]) -> tuple[str, str]:
-    """Return where a track's warning comes from and what is the same in all of its kind: what was expected, which every
-    such sentence says before what came."""
+    """Return where a track's warning comes from (a table or manifest, `tags`, or empty), and its kind: the part of the
+    sentence that says what was expected, without what was found."""
     kind = re.fullmatch(r"(?:(.*?): )?((?:\w+: )?expected .*?)(?:, got .*)?", warning)
     if kind is None:
         return "", "other warnings of tracks"
@@ -323,12 +331,12 @@ def _warning_kind(warning: str, locations: Collection[str]) -> tuple[str, str]:
 
 
 def _withheld(context: Context, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return the rows of earlier runs that were not accepted, whole or some columns."""
+    """Return the rows of `withheld` of earlier runs, with all columns or some."""
     return context.store.read(WITHHELD, context.fingerprint, columns=columns)
 
 
 def _by_kind(refused: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Return the rejects of what was measured and not accepted, and those of all else."""
+    """Return the rejects of recordings that were measured but not accepted, and all other rejects."""
     is_choice = pc.equal(refused["kind"], NOT_ACCEPTED)
     return refused.filter(is_choice), refused.filter(pc.invert(is_choice))
 
@@ -343,7 +351,7 @@ def _listing(config: Config, context: Context) -> Listing:
 def _track_index(
     config: Config, context: Context, listing: Listing, metadata: SourceMetadata, known: pa.Table
 ) -> TrackIndex:
-    """Return the index of the rows of earlier runs (`INDEX_COLUMNS` of them) against the source as it is."""
+    """Return an index that compares the rows of earlier runs (their `INDEX_COLUMNS`) with the source as it is now."""
     written = [int(shard) for shard in Drafts(context.store, TRACKS, context.fingerprint).shards()]
     shares = (config.valid, config.test)
     return TrackIndex(
@@ -352,8 +360,8 @@ def _track_index(
 
 
 def _lasting_rejects(listing: Listing, refused: pa.Table) -> dict[str, Reject]:
-    """Return the rejects that hold for what is listed, by key: those of the listing itself, and earlier ones of files
-    that are as they were."""
+    """Return the rejects that hold for the listing, by key: its own, and those of earlier runs whose files did not
+    change or are in a folder that cannot be read now."""
     lasting = {reject.key: reject for reject in listing.rejects}
     rows = [row for row in refused.to_pylist() if row["kind"] != NOT_ACCEPTED]
     uris = {row["uri"] for row in rows}

@@ -1,10 +1,10 @@
-"""What the rules make of the recordings that were measured: tracks, or rows of `withheld`, each with its reject.
+"""Acceptance: what the rules make of measured recordings, which is tracks, or rows of `withheld` with a reject each.
 
-Measuring and choosing are apart. A recording that is not accepted keeps its row, whole and in its shard, in `withheld`
-instead of `tracks`. So another choice moves rows between the two tables, reads no sound, and touches no other row.
+Measuring and choosing are separate. A recording that is not accepted keeps its whole row and its shard, in `withheld`
+instead of `tracks`. So a change of rules moves rows between the two tables; it reads no sound and touches no other row.
 
-Whoever is killed between two tables must not lose a row: one that returns to `tracks` leaves `withheld` only after it
-is there, and one that stands in both is put right by the next run.
+A run that is killed between writing the two tables must not lose a row. So a row that returns to `tracks` is removed
+from `withheld` only after it has been written there, and the next run removes a row that is in both.
 """
 
 import hashlib
@@ -24,40 +24,40 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Division:
-    """The rows of a shard, as they are to stand."""
+    """The rows of one shard, divided between the two tables."""
 
     accepted: Sequence[Row]
     withheld: Sequence[Row]
     returning: Sequence[Row]
-    """Those accepted ones that stand in `withheld` until they are written among the tracks."""
+    """The accepted rows that must stay in `withheld` until they are written to `tracks`."""
     made: frozenset[str]
-    """The `track_id` of each accepted row that is no track yet."""
+    """The `track_id` of each accepted row that is not a track yet."""
     beside: bool
     """Whether the shard has, or had, rows in `withheld`."""
 
 
 class Acceptance:
-    """Which measured recordings are tracks, by rules that all of them must meet.
+    """Decides which measured recordings are tracks: those that meet all rules.
 
     Args:
         tracks, withheld: the rows of earlier runs, with at least the columns of `needed_columns`.
 
     Raises:
-        ValueError: a condition cannot be worked out for a row.
+        ValueError: a condition cannot be evaluated for a row.
     """
 
     def __init__(self, rules: Rules, tracks: pa.Table, withheld: pa.Table) -> None:
         self._rules = rules
         self._rejects: dict[int, dict[str, Reject]] = {}
-        """The rejects of what is withheld, by shard and `track_id`."""
+        """The rejects of withheld recordings, by shard and `track_id`."""
         self._tracks: set[str] = set()
         self._withheld: set[str] = set()
         self._beside = set(withheld.column("shard").to_pylist())
-        """The shards that have rows in `withheld`, or had."""
+        """The shards that have or had rows in `withheld`."""
         self.leaving: set[str] = set()
         """The `track_id` of each track that is no longer accepted."""
         self.returning: set[str] = set()
-        """The `track_id` of each withheld recording that is to be a track, and of those that already are one."""
+        """The `track_id` of each withheld recording that becomes a track, and of each that is in both tables."""
         self.shards: set[int] = set()
         """The shards in which rows change tables."""
         self._chooses = bool(rules.ask or withheld.num_rows)
@@ -80,18 +80,18 @@ class Acceptance:
 
     @property
     def rejects(self) -> list[Reject]:
-        """The rejects of all that is withheld."""
+        """The rejects of all withheld recordings."""
         return [reject for rejects in self._rejects.values() for reject in rejects.values()]
 
     def is_settled(self, refused: pa.Table) -> bool:
-        """Tell whether every row is in its table, and `refused` holds the rejects of all that is withheld."""
+        """Tell whether every row is in the right table, and `refused` holds the rejects of all withheld recordings."""
         return not self.shards and _states(refused) == {(reject.key, reject.stamp) for reject in self.rejects}
 
     def count_new_reasons(self, refused: pa.Table, besides: Collection[str]) -> int:
-        """Count the withheld recordings that the rejects in `refused` do not give the present reason for.
+        """Count the withheld recordings whose present reason is not among the rejects in `refused`.
 
         Args:
-            besides: the `track_id` of those that are not to be counted.
+            besides: the `track_id` of recordings that are not counted.
         """
         recorded = _states(refused)
         return sum(
@@ -102,16 +102,16 @@ class Acceptance:
         )
 
     def count_tracks(self, track_ids: Collection[str]) -> int:
-        """Count those of some recordings that are tracks now."""
+        """Count how many of these recordings are tracks now, and not withheld."""
         return len([track_id for track_id in track_ids if track_id not in self._withheld])
 
     def enter_rejects(self, rejects: dict[str, Reject]) -> None:
-        """Put the rejects of all that is withheld among others, by URI."""
+        """Add the rejects of all withheld recordings to `rejects`, by URI. Those that are already there stay."""
         for reject in self.rejects:
             rejects.setdefault(reject.key, reject)
 
     def divide(self, shard: int, rows: Sequence[Row], rejects: dict[str, Reject]) -> Division:
-        """Divide the whole rows of a shard between the tables, and bring the rejects of those withheld up to date."""
+        """Divide the whole rows of a shard between the two tables, and update `rejects` for those that are withheld."""
         if not self._chooses:
             return Division(rows, (), (), frozenset(), beside=False)
         schema = pa.schema([TRACKS.schema.field(name) for name in self._rules.columns])
@@ -132,7 +132,7 @@ class Acceptance:
             if refusal:
                 reject = _reject(row["uri"], refusal)
                 self._rejects.setdefault(shard, {})[row["track_id"]] = reject
-                # A file that changed and cannot be read any more says so until its old row is dropped.
+                # A changed file that can no longer be read keeps the reject that says so until its old row is dropped.
                 if reject.key not in rejects or rejects[reject.key].kind == NOT_ACCEPTED:
                     rejects[reject.key] = reject
         self._tracks = (self._tracks | {row["track_id"] for row in accepted}) - {row["track_id"] for row in withheld}
@@ -143,17 +143,17 @@ class Acceptance:
 
 
 def _reject(uri: str, refusal: str) -> Reject:
-    # The runner keeps a reject of an earlier run where its stamp is the same.
+    # The stamp is a hash of the reason, since the runner keeps a reject of an earlier run that has the same stamp.
     return Reject(uri, uri, NOT_ACCEPTED, refusal, hashlib.sha256(refusal.encode()).hexdigest()[:16])
 
 
 def needed_columns(rules: Rules) -> tuple[str, ...]:
-    """Return the columns of earlier rows that an `Acceptance` by these rules looks at."""
+    """Return the columns of earlier runs' rows that an `Acceptance` by these rules needs."""
     return tuple(dict.fromkeys(("track_id", "shard", "uri", *rules.columns)))
 
 
 def measured(tracks: pa.Table, withheld: pa.Table) -> pa.Table:
-    """Return all recordings that were measured, the tracks before those withheld; both have the same columns."""
+    """Return all measured recordings, the tracks before the withheld ones. Both tables must have the same columns."""
     return pa.concat_tables([tracks, withheld])
 
 

@@ -1,16 +1,17 @@
-"""Who plays: the artists that a text names, and splits by connected artists, so that none is in two.
+"""Artists: the names in a text, and splits by connected artists, so that no artist is in two splits.
 
-**One text, several artists.** `;`, ` / `, `feat.`, `ft.`, `featuring`, `vs.` and ` x ` always part names, as do several
-values of one tag. An `&` parts them too, but not where a comma stands before it or `the`, `his`, `her`, `their` after
-it: `Earth, Wind & Fire` and `Bob Marley & The Wailers` are bands. A comma or an `and` alone parts nothing. Names that
-stand for nobody (`Various Artists`, `unknown`) are no artists.
+**Several artists in one text.** `;`, ` / `, `feat.`, `ft.`, `featuring`, `vs.` and ` x ` always separate names, and so
+do several values of one tag. `&` separates names too, except in a text with a comma and before `the`, `his`, `her` or
+`their`: `Earth, Wind & Fire` and `Bob Marley & The Wailers` are bands. A comma or an `and` alone separates nothing.
+Names that stand for nobody (`Various Artists`, `unknown`) are dropped.
 
-**Splits.** Tracks with an artist in common are in one group, and so are groups that a track connects. Names that were
-left whole above count with their parts here (`Earth, Wind & Fire` with `Fire`), so that caution leaks nothing. Every
-artist, and every track without one, has a split by its hash. A recording that sounds like a copy of others
-(`stages.ingest.duplicates`) is in one group with them. A group is in `train` if any of its artists is there, or
-any of its tracks was; else in `valid` by the same rule, else in `test`. So the order of arrival does not matter, a
-track that connects two groups moves rows only towards `train`, and nothing that was trained on is ever held out.
+**Splits.** Tracks with an artist in common are in one group, and a track that belongs to two groups joins them. A name
+that was left whole above also counts as each of its parts here (`Earth, Wind & Fire` also as `Fire`), so that not
+separating it leaks nothing. A recording that sounds like a copy of others (`stages.ingest.duplicates`) is in their
+group. Every artist, and every track without one, has a split by its hash. A group is in `train` if this is the split of
+any of its artists, or if any of its tracks was there before. Otherwise it is in `valid` by the same rule, otherwise in
+`test`. So the order of arrival does not matter, a track that joins two groups moves rows only towards `train`, and
+nothing that was trained on is ever held out.
 """
 
 import hashlib
@@ -25,14 +26,14 @@ _ALWAYS = re.compile(
 )
 
 _FEATURED = re.compile(r"[(\[]\s*(?:feat|ft|featuring)\b\.?\s+([^)\]]+)[)\]]", re.IGNORECASE)
-"""Where a title names further artists."""
+"""The names in brackets by which a title credits further artists."""
 
 _AMPERSAND = re.compile(r"\s*[&＆]\s*+(?!(?:the|his|her|their)\b)", re.IGNORECASE)
 
 _PARTS = re.compile(r"\s*[,&]\s*")
 
 LINK = "recording:"
-"""How keys begin that connect, and have no split of their own."""
+"""Prefix of keys that only connect recordings: they have no split of their own."""
 
 NOBODY = frozenset(
     (
@@ -40,19 +41,20 @@ NOBODY = frozenset(
         *("n/a", "none", "null", "-", "?", "[unknown]", "<unknown>", "untitled", "anonymous"),
     )
 )
-"""What stands where nobody is known, in lower case."""
+"""Names that stand for no artist, in lower case."""
 
 GENERIC = frozenset(
     (*("friends", "others", "guests", "orchestra", "choir", "band", "company", "co", "co.", "sons", "family", "more"),)
 )
-"""Parts of a band's name that are no artist's name, in lower case: they would connect whoever has them."""
+"""Parts of band names that are not an artist's name, in lower case. As keys they would connect all bands that have
+them."""
 
 SPLITS = ("train", "valid", "test")
-"""A group is in the first of these that any of its members is in."""
+"""The splits by rank: a group is in the first one that any of its members is in."""
 
 
 def split_names(text: str) -> list[str]:
-    """Return the artists that a text names, by the rule above; none where it names nobody."""
+    """Return the artists that a text names, by the rules above; an empty list if it names nobody."""
     names: list[str] = []
     for piece in _ALWAYS.split(text):
         piece = _closed(piece.strip())
@@ -62,7 +64,7 @@ def split_names(text: str) -> list[str]:
 
 
 def distinct(names: Iterable[str]) -> list[str]:
-    """Return names, each once however it is spelled."""
+    """Return the names without repetitions, however they are spelled; the first spelling is kept."""
     return list({artist_key(name): name for name in reversed(list(names))}.values())[::-1]
 
 
@@ -71,15 +73,17 @@ def featured_names(title: str) -> list[str]:
     return [name for names in _FEATURED.findall(title) for name in split_names(names)]
 
 
-@lru_cache(2**16)  # a catalog has several tracks of an artist, and a run with new ones asks of each several times
+@lru_cache(2**16)  # an artist has several tracks, and a run with new ones asks several times for each
 def artist_key(name: str) -> str:
-    """Return what names of one artist have in common: not case, Unicode form, `and` or `&`, nor a `the` before it."""
+    """Return a form that is the same for all spellings of an artist's name. Case, Unicode form, `and` or `&`, and a
+    leading `the` make no difference."""
     plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
     return re.sub(r" and ", " & ", plain).removeprefix("the ") or plain
 
 
 def group_keys(artists: Sequence[str], track_id: str) -> list[str]:
-    """Return what connects a track with others: its artists and the parts of their names, or nothing but itself."""
+    """Return the keys that connect a track with others: its artists and the parts of their names. Without artists it
+    has only a key of its own."""
     keys: dict[str, None] = {}
     for name in artists:
         whole = artist_key(name)
@@ -92,8 +96,8 @@ def group_keys(artists: Sequence[str], track_id: str) -> list[str]:
 
 
 def copy_keys(track_id: str, copies_of: Sequence[str]) -> list[str]:
-    """Return what connects a recording with those that it is a copy of, whether or not they are still there: two copies
-    of a recording that is gone stay together."""
+    """Return the keys that connect a recording with those that it is a copy of. These need not exist any more: two
+    copies of a recording that is gone stay together."""
     return [f"{LINK}{each}" for each in (track_id, *copies_of)]
 
 
@@ -111,7 +115,7 @@ def split_of(key: str, valid: float, test: float) -> str:
 
 
 class ArtistGroups:
-    """Tracks in groups, by whatever connects them (a union-find forest over their keys), and the split of each group.
+    """Groups of tracks that are connected by keys (a union-find forest over the keys), and the split of each group.
 
     Args:
         valid, test: shares of the splits.
@@ -121,13 +125,14 @@ class ArtistGroups:
         self._shares = (valid, test)
         self._parents: dict[str, str] = {}
         self._ranks: dict[str, int] = {}
-        """The place in SPLITS of each group's split, by its root."""
+        """The index in `SPLITS` of each group's split, by its root."""
 
     def connect(self, keys: Sequence[str], split: str | None) -> None:
         """Put all `keys` (`group_keys`, or anything else that must not be in two splits) into one group.
 
         Args:
-            split: where a track with them was before, which holds on if it comes first in SPLITS.
+            split: the split in which a track with these keys was before, None for a new one. The group moves to it if
+                it is earlier in `SPLITS`.
         """
         root = self._root(keys[0])
         for key in keys[1:]:
@@ -149,13 +154,13 @@ class ArtistGroups:
             self._ranks[key] = SPLITS.index(split)
             return key
         while (parent := self._parents[key]) != key:
-            self._parents[key] = self._parents[parent]  # halves the path for whoever comes next
+            self._parents[key] = self._parents[parent]  # path halving: later look-ups take fewer steps
             key = self._parents[key]
         return key
 
 
 def _closed(piece: str) -> str:
-    """Return a piece without the bracket that was opened before it, or the one that was closed after."""
+    """Return a piece without its last bracket, if that closes a bracket that was opened before the piece."""
     if piece.endswith((")", "]")) and not re.search(r"[(\[]", piece):
         return piece[:-1].rstrip()
     return piece

@@ -1,26 +1,26 @@
-"""Captions for tracks that have no description, from what is known of them by one template. The title is left out: it
-names a piece and does not describe it."""
+"""Captions for tracks that have no description, made from what is known about them by one template. The title is left
+out: it names a piece and does not describe it."""
 
 from collections.abc import Mapping
 from typing import Any
 
 TEMPI = ((60.0, "very slow"), (84.0, "slow"), (112.0, "moderate"), (144.0, "fast"), (float("inf"), "very fast"))
-"""Words for tempi, each up to so many beats a minute."""
+"""Words for tempi, each with the limit below which it applies, in beats a minute."""
 
 QUIET, LOUD = -23.0, -10.0
-"""LUFS below which a track is called quiet (EBU R 128 has broadcasters play at that), and above which loud."""
+"""Tracks below the first are called quiet (it is the level of broadcasts by EBU R 128), above the second loud, LUFS."""
 
 MOODS, INSTRUMENTS = 3, 4
-"""How many of each are named."""
+"""How many moods and instruments a caption names at most."""
 
 
 def caption_of(values: Mapping[str, Any], loudness: float | None) -> str | None:
-    """Return a caption, such as `A calm jazz piece with piano and bass, slow (72 BPM), in A minor, quiet.`; None where
-    nothing is known that describes music.
+    """Return a caption, such as `A calm jazz piece with piano and bass, slow (72 BPM), in A minor, quiet.`, or None if
+    nothing is known that describes the music.
 
     Args:
         values: the fields of a track: `genre`, `moods`, `instrument`, `bpm`, `key`.
-        loudness: LUFS; it is a word more, and no caption of its own.
+        loudness: LUFS, None if unknown. It adds a word to a caption, but is not enough for one.
     """
     moods, genre, bpm, key = values.get("moods") or [], values.get("genre"), values.get("bpm"), values.get("key")
     instruments = [name.strip() for name in (values.get("instrument") or "").split(",") if name.strip()]

@@ -1,8 +1,8 @@
 """Which files of a source are looked at: glob patterns, as in `.gitignore`.
 
-A pattern without `/` is compared with each name on the way to a file, so `node_modules` passes over every folder of
-that name with all that is in it, and `*.tmp.wav` over such files anywhere. One with `/` is compared with the path from
-the source; `**` there stands for any number of folders. Case makes no difference.
+A pattern without `/` is compared with every name on the path to a file: `node_modules` passes over every folder of that
+name with all its content, `*.tmp.wav` over such files anywhere. A pattern with `/` is compared with the path from the
+source; `**` in it stands for any number of folders. Case makes no difference.
 """
 
 import fnmatch
@@ -29,7 +29,8 @@ class Chosen:
         self.include, self.exclude = tuple(include), tuple(exclude)
 
     def excludes(self, name: str, relative: str) -> bool:
-        """Tell whether a file or folder is passed over; whoever asks has asked for the folders above it.
+        """Tell whether a file or folder is passed over by itself. The folders above it are not checked: callers have
+        done so.
 
         Args:
             name: its own name.
@@ -39,7 +40,8 @@ class Chosen:
         return bool((names and names.match(name)) or (paths and paths.match(relative)))
 
     def excludes_any_part(self, relative: str) -> str | None:
-        """Return the part of a path, a folder's or the file's own, that is passed over; None where none is."""
+        """Return the shortest leading part of a path (a folder above the file, or the file) that is passed over, None
+        if none is."""
         parts = relative.split("/")
         paths = ("/".join(parts[: count + 1]) for count in range(len(parts)))
         return next((path for name, path in zip(parts, paths, strict=True) if self.excludes(name, path)), None)
@@ -49,7 +51,7 @@ class Chosen:
         return next(pattern for pattern in self.exclude if Chosen((), (pattern,)).excludes(name, relative))
 
     def includes(self, relative: str) -> bool:
-        """Tell whether a recording that nothing excludes is taken."""
+        """Tell whether a recording that no pattern excludes is taken."""
         if not self.include:
             return True
         names, paths = self._included
@@ -66,8 +68,8 @@ class Chosen:
 
 
 def _compile(patterns: Sequence[str]) -> tuple[re.Pattern[str] | None, re.Pattern[str] | None]:
-    """Return what matches names, and what matches paths; one expression for all patterns of a kind, since a million
-    names are compared with it."""
+    """Return one expression for all patterns of names and one for all patterns of paths, None where there are none.
+    There is only one of each because a million names are compared with it."""
     names = [_expression(pattern.rstrip("/")) for pattern in patterns if "/" not in pattern.rstrip("/")]
     paths = [_path_expression(pattern.strip("/")) for pattern in patterns if "/" in pattern.rstrip("/")]
     return _any_of(names), _any_of(paths)
@@ -83,7 +85,7 @@ def _expression(pattern: str) -> str:
 
 
 def _path_expression(pattern: str) -> str:
-    """Return the expression of a pattern of a path. A folder that matches stands for all that is in it."""
+    """Return the expression of a pattern of a path. A folder that matches stands for all its content."""
     expression = ""
     for part in pattern.split("/"):
         expression += "(?:[^/]+/)*" if part == "**" else f"{_expression(part)}/"

@@ -27,23 +27,23 @@ class Limits(schemas.Config):
     max_sample_rate: int = Field(default=384_000, le=MAX_SAMPLE_RATE)
     """Hz."""
     max_damage: float = Field(default=MAX_DAMAGE, ge=0, le=1)
-    """Recordings of which a larger share is lost to damage are refused. What is lost of others is silence, of the same
-    length, and a warning; 1 % of three minutes are two seconds."""
+    """Recordings are refused if a larger share of them is lost to damage. A smaller loss becomes silence of the same
+    length, with a warning; 1 % of three minutes is two seconds."""
     max_peak: float = 6.0
-    """Recordings with a sample above this are refused as not scaled, dBFS. What lossy coders add to a loud master is
-    a few dB; integers that were stored as floats have +90."""
+    """Recordings with a sample above this are refused as not scaled, dBFS. Lossy coders add a few dB to a loud master;
+    integers that were stored as floats have +90."""
     silent: Literal["reject", "keep"] = "reject"
     """What to do with a recording that is silent from end to end (no window of 50 ms reaches an RMS of -60 dBFS)."""
     generated: Literal["reject", "keep"] = "reject"
-    """What to do with a file that says of itself, in its tags, XMP or content credentials, that a trained model made
-    it or a part of it, such as clips of a catalog that lie among the recordings: a model that learns from what models
-    made gets worse with every round (arXiv:2305.17493). What is kept is named in `warnings`."""
+    """What to do with a file whose tags, XMP or content credentials say that a trained model made it or a part of it,
+    such as clips of a catalog among the recordings. A model that learns from what models made gets worse with every
+    round (arXiv:2305.17493). If it is kept, `warnings` says so."""
 
 
 class Config(schemas.Config):
     """Which recordings are taken, and how they are split."""
 
-    # What they change is which rows there are and what the metadata says of them, for which no sound is read again.
+    # These change which rows there are and what their metadata says; no sound is read again for that.
     NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("include", "exclude", "captions", "accept", "licences")
 
     include: tuple[str, ...] = ()
@@ -53,24 +53,24 @@ class Config(schemas.Config):
     """Glob patterns of files and folders that are passed over, with a remark. The default is what systems and programs
     leave behind: hidden files, thumbnails, recycle bins."""
     captions: Literal["none", "template"] = "none"
-    """What describes tracks that have no description: nothing, or what is known of genre, moods, instruments, tempo,
-    key and loudness, put in a sentence. `tracks.description_source` says which descriptions were made so."""
+    """The description of tracks that have none: none, or a sentence made from what is known of genre, moods,
+    instruments, tempo, key and loudness. `tracks.description_source` says which descriptions were made so."""
     limits: Limits = Limits()
     """Which recordings are taken."""
     accept: tuple[str, ...] = ()
-    """Which of the recordings that were measured are tracks: conditions in SQL over the columns of `tracks`, such as
-    `bandwidth > 12000 AND clipping < 0.001`, all of which must be true. What fails one is a row of `withheld`, and a
-    reject that says which and why; another choice moves rows and reads no sound."""
+    """Conditions that a measured recording must meet to be a track, in SQL over the columns of `tracks`, such as
+    `bandwidth > 12000 AND clipping < 0.001`; all must be true. A recording that fails becomes a row of `withheld`, with
+    a reject that says which condition failed and why. Changing the conditions moves rows and reads no sound."""
     licences: LicencePolicy = LicencePolicy()
-    """Which licences a track may have. What fails is withheld, as by `accept`; whatever trains follows the same policy,
-    unless it is given its own, and checks again."""
+    """Which licences a track may have. Recordings that fail are withheld, as with `accept`. Stages that train follow
+    the same policy unless they are given their own, and check it again."""
     shard_size: int = Field(default=512, ge=1)
     """Tracks in a shard: the unit of work of every stage after this one."""
     near_duplicates: float | None = Field(default=0.4, gt=0, le=1)
-    """How much of the shorter of two recordings must be in the other by its sound, 0 to 1, for them to be copies that
-    share a split: re-encoded, cut, quieter, 1 % faster. Copies of real recordings have 0.59 at least, distinct ones
-    0.04 at most; the demo's pieces, on shared chords and instruments, up to 0.79, so the miniature has 0.8. None
-    compares nothing."""
+    """How much of the shorter of two recordings must sound the same as a part of the other, 0 to 1, for them to count
+    as copies (re-encoded, cut, quieter, 1 % faster), which share a split. Copies of real recordings reach at least
+    0.59, distinct recordings at most 0.04. The demo's pieces share chords and instruments and reach up to 0.79, so the
+    miniature has 0.8. None compares nothing."""
     valid: float = Field(default=0.05, ge=0, le=0.5)
     """Share of artists (of tracks, where no artist is known) in the split `valid`."""
     test: float = Field(default=0.05, ge=0, le=0.5)

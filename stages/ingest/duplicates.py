@@ -1,13 +1,14 @@
 """Near-duplicates: recordings that are copies of others by their sound, whatever their files and names say.
 
-The same recording comes re-encoded, cut, quieter, or a little faster, and often under another artist's name. Where one
-copy is learned from and another is held out, what is measured of the held-out one is memory. So each recording that is
-read has its print taken (`stages.analysis.prints`), in the table `prints` beside `tracks`, and is compared with all
-that are there; `tracks.copies_of` names those that it is a copy of, and they share a split (`stages.ingest.artists`).
+The same recording may come re-encoded, cut, quieter, or a little faster, and often under another artist's name. If a
+model learns from one copy and another is held out, what is measured on the held-out copy is memory. So a print is taken
+of each recording that is read (`stages.analysis.prints`), stored in the table `prints` beside `tracks`, and compared
+with all others. `tracks.copies_of` names the recordings that a recording is a copy of; they share a split
+(`stages.ingest.artists`).
 
-Each is compared peak by peak with the few that it has most quads in common with (`schemas.queries.postings`), so a
-first ingest takes so long for each recording, however many there are. Prints are not all held at once: those of a block
-of new recordings are, and all others go by, shard by shard.
+A recording is compared peak by peak only with the few that have most quads in common with it
+(`schemas.queries.postings`), so that a first ingest takes the same time for each recording, however many there are. Not
+all prints are in memory at once: only those of a block of new recordings are, while all others are read shard by shard.
 """
 
 from collections import defaultdict
@@ -31,10 +32,10 @@ from stages.pipeline.contract import Context
 Row = dict[str, Any]
 
 BLOCK = 16_384
-"""New recordings whose prints are held at a time: 14 kB for four minutes of sound."""
+"""New recordings whose prints are in memory at a time; a print has 14 kB for four minutes of sound."""
 
 SHORTEST_SECONDS = 3.0
-"""A passage that is shorter makes no copy: a jingle, or a bar on the same chords."""
+"""Shorter passages in common do not make a copy: they may be a jingle, or a bar on the same chords."""
 
 
 class Prints:
@@ -45,12 +46,12 @@ class Prints:
         self._taken: dict[str, tuple[Print, float]] = {}
 
     def add(self, probe: AudioProbe) -> None:
-        """Enter the print of a recording that was read, until `of_shard` gives it."""
+        """Keep the print of a recording that was read until `of_shard` returns it."""
         if probe.peaks is not None:
             self._taken[probe.track_id] = probe.peaks, probe.frames / probe.sample_rate
 
     def of_shard(self, shard: int, track_ids: Sequence[str]) -> list[Row] | None:
-        """Return the rows of a shard as they are to be; None where they are so.
+        """Return all rows that a shard must have, or None if it already has them.
 
         Args:
             track_ids: all recordings of the shard.
@@ -83,12 +84,12 @@ class Prints:
 
 
 def find_copies(context: Context, prints: Prints, new: Mapping[str, int], likeness: float) -> Iterator[tuple[str, str]]:
-    """Yield pairs of recordings of which one is a copy of the other, the first of them new; where both are, the one
-    whose id comes later is first.
+    """Yield pairs of recordings that are copies of each other; the first of a pair is new. If both are new, the one
+    whose id sorts later is first.
 
     Args:
         new: recordings that were not compared yet, with their shards.
-        likeness: how much of the shorter one must be in the other, 0 to 1.
+        likeness: how much of the shorter recording must be in the other, 0 to 1.
 
     Raises:
         Stopped: the run was asked to stop.
@@ -117,7 +118,8 @@ def find_copies(context: Context, prints: Prints, new: Mapping[str, int], likene
 def _worth_comparing(
     context: Context, prints: Prints, new: Mapping[str, int]
 ) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Return the shards of all recordings, and the pairs that have most in common, each as `find_copies` yields it."""
+    """Return the shard of each recording, and the pairs that have most quads in common, ordered as `find_copies` yields
+    them."""
     ids = {shard: prints.track_ids(shard) for shard in sorted(prints.shards(), key=int)}
     names = [track_id for shard in ids.values() for track_id in shard]
 
@@ -145,14 +147,21 @@ def _rows(prints: Prints, shard_of: Mapping[str, int], track_ids: Collection[str
 
 
 class _Recording:
-    """One that others are compared with, peak by peak: what that takes of it is computed once."""
+    """A recording that new ones are compared with peak by peak; what the comparisons need of its print is computed
+    once."""
 
     def __init__(self, row: Row) -> None:
         self._print, self._seconds = print_of_row(row), row["seconds"]
         self._told = constellations(self._print)
 
     def is_copy(self, index: PrintIndex, seconds: float, likeness: float) -> bool:
-        """Tell whether it and a recording, whose print alone is in an index, are copies of one another."""
+        """Tell whether this and another recording are copies of each other.
+
+        Args:
+            index: holds only the other recording's print.
+            seconds: the other recording's length.
+            likeness: how much of the shorter recording must be in the other, 0 to 1.
+        """
         passage = index.longest(self._print, self._told)
         if passage is None or passage.seconds < SHORTEST_SECONDS:
             return False

@@ -1,4 +1,4 @@
-"""What files are by the endings of their names."""
+"""Endings: what a file is by the ending of its name."""
 
 AUDIO_EXTENSIONS = frozenset(
     (
@@ -6,13 +6,13 @@ AUDIO_EXTENSIONS = frozenset(
         *("mp2", "mp3", "mp4", "oga", "ogg", "opus", "snd", "w64", "wav", "wave", "webm", "wma", "wv"),
     )
 )
-"""Files with these endings are taken for recordings; their content decides what they really are."""
+"""Endings of files that are taken for recordings; their content decides what they really are."""
 
 ARCHIVE_EXTENSION = ".tar"
-"""Files with this ending are looked into, as if they were folders; compressed ones cannot be read from the middle."""
+"""Files with this ending are read like folders. Compressed archives are not: they cannot be read from the middle."""
 
 MANIFEST_EXTENSIONS = (".jsonl", ".jsonl.gz")
-"""What the names of AudioCraft's manifests end with."""
+"""Endings of AudioCraft's manifests."""
 
 METADATA_EXTENSIONS = (".json", ".csv", ".jsonl", ".jsonl.gz", ".parquet")
 
@@ -57,10 +57,10 @@ COMPANIONS = frozenset(
         *("sfv", "md5", "sha1", "sha256", "torrent", "lrc", "accurip", "par2", "yaml", "yml", "toml", "py", "sh"),
     )
 )
-"""Endings of files that lie beside recordings and are known to be none."""
+"""Endings of files that are often beside recordings and are known not to be recordings."""
 
 LONGEST_ENDING = 12
-"""Characters of what is taken for an ending; what is longer belongs to the name."""
+"""Longest ending, in characters; what is longer belongs to the name."""
 
 
 def ending_of(name: str) -> str:

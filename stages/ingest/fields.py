@@ -1,7 +1,7 @@
-"""The metadata fields of a recording, made safe: typed, bounded, free of control characters, and one by one.
+"""The metadata fields of a recording, made safe: typed, bounded, free of control characters, each by itself.
 
-Metadata is written by other people and programs. A field of the wrong type or beyond its bounds is dropped with a
-sentence that says so, and never costs the track; no value is a path, a query or markup to anything that reads it.
+Metadata is written by other people and programs. A field that has the wrong type or is out of bounds is dropped, and a
+warning says so; the track is never lost. Nothing that reads a value takes it for a path, a query or markup.
 """
 
 import json
@@ -26,44 +26,45 @@ TEXT_LENGTHS = {
     "licence": 500,
     "lyrics": 20_000,
 }
-"""The text columns of `tracks`, and how many characters each may have; longer ones are cut."""
+"""The text columns of `tracks` with the most characters that each may have; longer texts are cut."""
 
 LIST_LENGTHS = {"artists": 500, "moods": 100, "keywords": 100, "paraphrases": 5_000}
-"""The columns of `tracks` that are lists, and how many characters an item may have; longer ones are cut."""
+"""The list columns of `tracks` with the most characters that an item may have; longer items are cut."""
 
 LIST_ITEMS = 64
-"""How many items a list may have."""
+"""Most items of a list."""
 
 BPM_RANGE = (20.0, 400.0)
-"""Tempi that are believed, in beats a minute."""
+"""Range of plausible tempi, in beats a minute; others are dropped."""
 
 GAIN_RANGE = (-60.0, 60.0)
-"""Gains of ReplayGain that are believed, in decibels."""
+"""Range of plausible ReplayGain values, in decibels; others are dropped."""
 
 FIELDS = (*TEXT_LENGTHS, *LIST_LENGTHS, "bpm", "replay_gain")
 
 _ALIASES = {"license": "licence", "mood": "moods", "caption": "description", "text": "description", "tempo": "bpm"}
 _ALIASES |= {"replaygain_track_gain": "replay_gain"}
-"""Other names for the same fields, which rank behind the name itself."""
+"""Other names of the same fields. If a field is there under its own name too, that counts."""
 
 _TEMPO = re.compile(
     r"(?:[~≈]|ca?\.?|approx\.?|approximately|about|around|circa|♩ ?=)?\s*(\d+(?:[.,]\d+)?)"
     r"(?:\s*(?:-|–|—|to|\.\.)\s*(\d+(?:[.,]\d+)?))?\s*(?:bpm|b\.p\.m\.|beats per minute)?",
     re.IGNORECASE,
 )
-"""A tempo as people write it: a number with a decimal point or comma, one that is about so, or a range."""
+"""A tempo as people write it: a number with a decimal point or comma, an approximate number, or a range."""
 
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufffe\uffff]+")
-"""Control characters, and the marks that turn the direction of the text after them."""
+"""Control characters, and marks that change the direction of the text after them."""
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 WARNINGS = 20
-"""Sentences that are kept for one track."""
+"""Most warnings that are kept for one track."""
 
 
 @dataclass(frozen=True)
 class Fields:
-    """The metadata in one table, sidecar, manifest or file's tags; `values` holds only known fields, as in `tracks`."""
+    """The metadata in one table, sidecar, manifest or file's tags. `values` has only known fields, typed as in
+    `tracks`."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -78,12 +79,12 @@ class Fields:
 
 
 def read_fields(raw: Mapping[Any, Any], where: str, separators: str = ";,") -> Fields:
-    """Read the fields of `tracks` out of a mapping from outside; other names are passed over.
+    """Read the fields of `tracks` from a mapping that comes from outside; other names are ignored.
 
     Args:
         raw: names and values as a parser gave them.
-        where: what the warnings call the mapping, such as a file's name.
-        separators: the characters that part the items of a list given as one text.
+        where: how the warnings name the mapping, such as by the file's name.
+        separators: the characters between the items of a list that is given as one text.
     """
     lowered = [(name.strip().lower(), value) for name, value in raw.items() if isinstance(name, str)]
     named: dict[str, Any] = {name: value for name, value in lowered if name in FIELDS}
@@ -109,7 +110,7 @@ def read_fields(raw: Mapping[Any, Any], where: str, separators: str = ";,") -> F
 
 
 def resolve(ranked: Iterable[Fields]) -> Fields:
-    """Merge fields, those that come earlier before those that come later; every warning is kept once."""
+    """Merge fields: for each name the first that has it counts. Warnings are kept without repetitions."""
     values: dict[str, Any] = {}
     warnings: dict[str, None] = {}
     for fields in ranked:
@@ -120,13 +121,13 @@ def resolve(ranked: Iterable[Fields]) -> Fields:
 
 def clean_text(text: str) -> str:
     """Return `text` without control characters and surrogates, and runs of white space as one space."""
-    if not text.isprintable():  # as all of those and most white space are not
+    if not text.isprintable():  # true of every text without control characters, surrogates and unusual white space
         text = _UNSAFE.sub(" ", _SURROGATES.sub("\ufffd", text))
     return " ".join(text.split())
 
 
 def _typed(name: str, value: Any, separators: str) -> tuple[Any, str | None]:
-    """Return a value as its column wants it (None: unknown), and a sentence where it was changed.
+    """Return a value as its column needs it (None: unknown), and a sentence if it was changed.
 
     Raises:
         ValueError: it has the wrong type or is out of bounds.
@@ -140,7 +141,7 @@ def _typed(name: str, value: Any, separators: str) -> tuple[Any, str | None]:
     if name == "artists":
         return _artists(value) or None, None
     if name in LIST_LENGTHS:
-        # A sentence holds the characters that part the items of other lists, so one text is one paraphrase.
+        # Sentences contain the characters that separate the items of other lists, so one text is one paraphrase.
         value = [value] if name == "paraphrases" and isinstance(value, str) else value
         return _typed_items(value, separators, LIST_LENGTHS[name])
     if isinstance(value, list | tuple):
@@ -177,7 +178,7 @@ def _key(text: str) -> str:
 
 
 def _artists(value: Any) -> list[str]:
-    """Return the artists of a text, or of a list of them."""
+    """Return the artists that a text, or a list of texts, names."""
     if not isinstance(value, list | tuple):
         value = [value]
     texts = [clean_text(_scalar_text(item))[: LIST_LENGTHS["artists"]] for item in value[:LIST_ITEMS]]
@@ -218,7 +219,7 @@ def _decimal(text: str) -> float:
 
 
 def _gain(value: Any) -> float:
-    """Return a gain in decibels, as `-6.3 dB` or a number."""
+    """Return a gain in decibels from a text such as `-6.3 dB`, or from a number."""
     low, high = GAIN_RANGE
     text = _scalar_text(value[0] if isinstance(value, list | tuple) and len(value) == 1 else value)
     match = re.fullmatch(r"\s*([+-]?\d+(?:[.,]\d+)?)\s*(?:db)?\s*", text, re.IGNORECASE)
@@ -232,7 +233,7 @@ def _typed_items(value: Any, separators: str, longest: int) -> tuple[list[str] |
         value = re.split(f"[{re.escape(separators)}]", _scalar_text(value))
     if not isinstance(value, list | tuple):
         raise ValueError(f"expected a list of texts, got {_shorten(value)}")
-    # Cut before cleaning: a list of a million items must not cost more than a look.
+    # Cut before cleaning: a list of a million items must not take long.
     texts = [clean_text(_scalar_text(item)[: 4 * longest]) for item in value[: 4 * LIST_ITEMS]]
     kept = list(dict.fromkeys(text[:longest].rstrip() for text in texts if text))[:LIST_ITEMS]
     if len(value) > LIST_ITEMS or any(len(text) > longest for text in texts):
@@ -242,7 +243,7 @@ def _typed_items(value: Any, separators: str, longest: int) -> tuple[list[str] |
 
 
 def _shorten(value: Any) -> str:
-    """Return a value as a sentence may show it: short, whatever came."""
+    """Return a short text for a value of any kind, for use in a sentence."""
     if isinstance(value, Mapping | list | tuple | set):
         return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value):,}"
     if isinstance(value, int) and value.bit_length() > 128:

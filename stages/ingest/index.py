@@ -1,9 +1,9 @@
-"""The rows of `tracks` as they are to become: where each recording lies, its metadata, and its shard.
+"""The rows of `tracks` as a run leaves them: where each recording is, its metadata, and its shard.
 
-A shard is filled in order of arrival, and only the last one ever takes new tracks: a row that leaves an earlier shard
-leaves a gap. All decisions follow from the rows of earlier runs, the listing and the order of its URIs, and rows whose
-files are gone stay until all new files are read; so a run that was killed and run again ends with the very shards of
-one that was not.
+Shards are filled in order of arrival, and only the last one takes new tracks: a row that leaves an earlier shard leaves
+a gap. All decisions follow from the rows of earlier runs, the listing and the order of its URIs, and rows whose files
+are gone stay until all new files are read. So a run that was killed and run again ends with exactly the shards of one
+that was not.
 """
 
 import hashlib
@@ -29,10 +29,11 @@ Row = dict[str, Any]
 INDEX_COLUMNS = (
     *("track_id", "shard", "files", "metadata_stamp", "artists", "copies_of", "split", "warnings", "loudness"),
 )
-"""The columns of known rows that an index decides by; what else a row has, it leaves as it is."""
+"""The columns of known rows that an index needs for its decisions; it leaves the other columns as they are."""
 
 FILE_STATES = ("files.uri", "files.stamp")
-"""What tells of known rows which files they are of. The files' tags would take more memory than all the rest."""
+"""The columns that say which files, in which state, known rows are of. The files' tags are not among them: they would
+take more memory than all else."""
 
 COMPARED_COLUMNS = (*FILE_STATES, "metadata_stamp")
 """The columns of known rows that `is_unchanged` compares."""
@@ -43,7 +44,7 @@ class TrackIndex:
 
     Args:
         known: the rows of earlier runs.
-        metadata: what lies beside the recordings of the listing.
+        metadata: the metadata beside the recordings of the listing.
         last_shard: the highest number of a shard that exists, -1 if there is none.
         shard_size: how many tracks a shard takes.
         shares: the shares of the splits `valid` and `test`.
@@ -79,14 +80,15 @@ class TrackIndex:
         self._groups: ArtistGroups | None = None
 
     def unread(self, refused: Collection[str]) -> list[File]:
-        """Return the recordings whose present state is in no row, nor among the URIs that are `refused`."""
+        """Return the recordings whose present state is not in any row, except those whose URIs are in `refused`."""
         read = {(file["uri"], file["stamp"]) for files in self._files.values() for file in files}
         return [
             file for file in self.listing.recordings if (file.uri, file.stamp) not in read and file.uri not in refused
         ]
 
     def add(self, file: File, probe: AudioProbe) -> bool:
-        """Enter a recording that was read; True for a new track, False for another file of a known one."""
+        """Enter a recording that was read. Return True if it is a new track, False if it is another file of a known
+        one."""
         track_id = probe.track_id
         is_new = track_id not in self.rows
         if is_new:
@@ -110,10 +112,11 @@ class TrackIndex:
         return len(self._shards[shard]) >= self._shard_size
 
     def refresh(self, shards: Iterable[int]) -> list[int]:
-        """Bring the files, metadata and splits of the rows in some shards up to date, and return those of the shards
-        that must be written.
+        """Update the files, metadata and splits of the rows in some shards, and return those of the shards that must be
+        written.
 
-        Rows with no file wait to be dropped, and those in a folder that cannot be read now stay as they are."""
+        Rows without a file are left for `drop_removed`, and rows with files in a folder that cannot be read now stay as
+        they are."""
         shards = list(shards)
         for shard in shards:
             self._refresh_metadata(shard)
@@ -137,7 +140,7 @@ class TrackIndex:
         for track_id, stamp in stale.items():
             before = self.rows[track_id]
             row = {"split": None, **before, **self._metadata_columns(track_id, fields), "metadata_stamp": stamp}
-            if "artists" in before and row["artists"] != before["artists"]:  # another track, to the splits
+            if "artists" in before and row["artists"] != before["artists"]:  # the groups of artists change too
                 row["split"] = self._groups = None
             self.rows[track_id] = row
             if self._groups is not None:
@@ -145,7 +148,7 @@ class TrackIndex:
         self._changed |= stale.keys()
 
     def _refresh_splits(self, shard: int) -> None:
-        """Put every row of a shard into the split of its group, which tracks in other shards may have moved."""
+        """Put every row of a shard into the split of its group, which tracks in other shards may have changed."""
         if self._groups is None:
             self._groups = ArtistGroups(*self._shares)
             for track_id, row in self.rows.items():
@@ -165,13 +168,20 @@ class TrackIndex:
         groups.connect([*keys, *copy_keys(row["track_id"], row["copies_of"] or ())], row["split"])
 
     def uncompared(self) -> dict[str, int]:
-        """Return the recordings whose sound was not compared with that of others yet, with their shards."""
+        """Return the recordings whose sound was not yet compared with that of others, with their shards."""
         return {track_id: row["shard"] for track_id, row in self.rows.items() if row["copies_of"] is None}
 
     def enter_copies(self, copies: Mapping[str, Collection[str]]) -> dict[str, str]:
-        """Enter of recordings that were compared which ones each is a copy of, and return where each known recording
-        was, by its `track_id`, that moves to another split because of that. One that names the other is enough of a
-        pair."""
+        """Enter the results of comparing recordings, and move rows to other splits where copies require it.
+
+        A pair is entered once: only one of the two names the other.
+
+        Args:
+            copies: for each recording that was compared, those that it is a copy of.
+
+        Returns:
+            The former split of each other recording that moves, by its `track_id`.
+        """
         for track_id, originals in copies.items():
             named = [each for each in originals if track_id not in (self.rows[each]["copies_of"] or ())]
             self.rows[track_id] = row = {**self.rows[track_id], "copies_of": sorted(named)}
@@ -184,7 +194,7 @@ class TrackIndex:
         return {track_id: split for track_id, split in before.items() if self.rows[track_id]["split"] != split}
 
     def drop_removed(self) -> None:
-        """Drop the rows that have no file left; call it when all new files are read."""
+        """Drop the rows that have no file left. Call this only after all new files have been read."""
         for track_id in self.removed():
             self._groups = None
             shard = self.rows.pop(track_id)["shard"]
@@ -199,12 +209,12 @@ class TrackIndex:
         return sorted(self._shards)
 
     def require(self, shards: Iterable[int]) -> None:
-        """Have shards written whether or not something in their rows changes."""
+        """Have shards written even if nothing in their rows changes."""
         self._shrunk.update(shards)
 
     def take_shard(self, shard: int) -> tuple[list[Row], set[str]]:
-        """Return a shard's present rows, to be written, and the `track_id` of those that are new or changed and were
-        not returned here before."""
+        """Return a shard's present rows, to be written, and the `track_id` of those that are new or changed and that
+        this method has not returned as such before."""
         changed = self._changed & set(self._shards[shard])
         new = changed - self._counted
         self._changed -= changed
@@ -213,7 +223,7 @@ class TrackIndex:
         return [self.rows[track_id] for track_id in self._shards[shard]], new
 
     def outdated(self) -> set[str]:
-        """Return the `track_id` of the known rows that the listing alone shows to have changed: other files, or other
+        """Return the `track_id` of the known rows that, by the listing alone, have changed: other files, or other
         metadata."""
         self.refresh(self.shards())
         return set(self._changed)
@@ -226,8 +236,8 @@ class TrackIndex:
         return metadata_stamp([self._metadata.stamp(self._listed[file["uri"]]) for file in files], self._captions)
 
     def _metadata_columns(self, track_id: str, fields: Mapping[str, list[Fields]]) -> Row:
-        """Return the columns that are not measured. Where a recording lies in several files, the metadata of the first
-        comes before that of the others."""
+        """Return the columns that are not measured. If a recording is in several files, the metadata of the first file
+        takes precedence."""
         files = self._files[track_id]
         known = resolve(each for file in files for each in (*fields[file["uri"]], Fields.from_json(file["tags"])))
         columns: Row = {name: known.values.get(name) for name in FIELDS}
@@ -241,10 +251,10 @@ class TrackIndex:
 
 
 def metadata_stamp(stamps: Sequence[MetadataStamp], captions: str = "none") -> str:
-    """Digest what `SourceMetadata.stamp` gave for the files of a row.
+    """Return a digest of what `SourceMetadata.stamp` gave for the files of a row.
 
-    It changes with a recording's metadata, and with which fields are read of it: a release that reads one more goes
-    through all metadata once, and through no sound. (A file's own tags change with the file.)"""
+    It changes with a recording's metadata and with the set of fields that are read: a release that reads one more field
+    goes through all metadata once, but reads no sound. (A change of a file's own tags is a change of the file.)"""
     if all(each == NO_METADATA for each in stamps):
         return _empty_metadata_stamp(len(stamps), captions)
     return _stamp_digest(stamps, captions)
@@ -252,7 +262,7 @@ def metadata_stamp(stamps: Sequence[MetadataStamp], captions: str = "none") -> s
 
 @lru_cache
 def _empty_metadata_stamp(files: int, captions: str) -> str:
-    """Return the `metadata_stamp` of a row of so many files with no metadata beside them."""
+    """Return the `metadata_stamp` of a row of `files` files without metadata beside them."""
     return _stamp_digest([NO_METADATA] * files, captions)
 
 
@@ -268,10 +278,10 @@ def is_unchanged(
     refused: pa.Table,
     captions: str = "none",
 ) -> bool:
-    """Tell whether nothing is new, gone or changed: neither recordings, nor their metadata, nor what was refused.
+    """Tell whether nothing is new, gone or changed: neither recordings, nor their metadata, nor rejects.
 
-    On most nights that is so, of a million recordings too. A `TrackIndex` would answer as well, but it takes all rows
-    apart in memory; here columns are compared as columns.
+    This is so on most nights, even with a million recordings. A `TrackIndex` could answer too, but it makes Python
+    objects of all rows; here whole columns are compared.
 
     Args:
         known: `COMPARED_COLUMNS` of the rows of earlier runs.
@@ -288,12 +298,13 @@ def is_unchanged(
 
 
 COMPARED_AT_ONCE = 2**16
-"""Files whose states are compared at a time: those of all together would take as much memory again."""
+"""Files whose states are compared at a time; all at once would take as much memory again."""
 
 
 def _are_as_read(recordings: Sequence[File], files: pa.ChunkedArray) -> bool:
-    """Tell whether recordings, in the order of their URIs, are the files of as many records, in whatever order."""
-    # Text sorts in Arrow as it does in Python.
+    """Tell whether recordings, in the order of their URIs, are the same files in the same state as the records in
+    `files`, which are in any order."""
+    # Arrow sorts text in the same order as Python.
     order = pc.sort_indices(pc.struct_field(files, "uri").combine_chunks())
     for name in ("uri", "stamp"):
         read_before = pc.struct_field(files, name).combine_chunks()
@@ -305,7 +316,7 @@ def _are_as_read(recordings: Sequence[File], files: pa.ChunkedArray) -> bool:
 
 
 def _metadata_is_unchanged(listing: Listing, metadata: SourceMetadata, known: pa.Table, captions: str) -> bool:
-    """Tell whether every row's `metadata_stamp` is what the metadata of its files gives now."""
+    """Tell whether every row's `metadata_stamp` is what the metadata of its files would give now."""
     stamps, files = known.column("metadata_stamp"), known.column("files")
     counts = pc.list_value_length(files)
     if metadata.is_empty:

@@ -1,9 +1,9 @@
-"""The rows of lhotse's manifests (a RecordingSet, a CutSet, or the cuts of a Shar folder) as rows that describe a
-recording, like AudioCraft's: its `path`, and its fields.
+"""The rows of lhotse's manifests (a RecordingSet, a CutSet, or the cuts of a Shar folder), turned into rows like those
+of AudioCraft's manifests: the `path` of a recording, and its fields.
 
 Each row is a plain JSON object (lhotse's `docs/datasets.rst`, its `Recording`, `MonoCut` and `SupervisionSegment`), so
-nothing of lhotse is imported. A recording is taken in whole: of a cut that is a part of one, the part is not. In Shar
-the sound of a cut is a member of a tar file beside the cuts that has the cut's id for a name.
+lhotse need not be imported. Recordings are taken in whole, also where a cut is only a part of one. In a Shar folder the
+sound of a cut is the member of a tar file, beside the cuts, that is named by the cut's id.
 """
 
 from collections.abc import Mapping, MutableMapping
@@ -12,20 +12,21 @@ from typing import Any
 PART = "cuts that are a part of their recording, which was taken in whole"
 
 LEAST_DIFFERENCE = 0.05
-"""Seconds by which a cut is shorter than its recording if it is a part of it: durations are rounded."""
+"""Durations are rounded, so a cut is only taken for a part of its recording if it is shorter by at least this,
+seconds."""
 
 FILES = ("file", "url")
-"""Kinds of sources that are somewhere to be read; others are commands and bytes in the manifest."""
+"""Kinds of sources that can be read from a place; others are commands, or bytes in the manifest."""
 
 SHAR = "shar"
-"""The kind of what lies in a tar file of the same folder."""
+"""The kind of sources in a tar file of the same folder."""
 
 
 def recording_row(row: Mapping[Any, Any], notes: MutableMapping[str, str]) -> Mapping[Any, Any]:
-    """Return a row of lhotse's as one that describes the recording at `path`; any other row as it is.
+    """Return a row of lhotse's as a row that describes the recording at `path`, and any other row unchanged.
 
     Args:
-        notes: takes what could not be used, or is not taken in as it is said: an example by what it is.
+        notes: receives what cannot be used, or is not taken in as the row says; the value is an example.
     """
     if "path" in row:
         return row
@@ -40,7 +41,7 @@ def recording_row(row: Mapping[Any, Any], notes: MutableMapping[str, str]) -> Ma
 
 
 def _path(row: Mapping[Any, Any], recording: Mapping[Any, Any], notes: MutableMapping[str, str]) -> str | None:
-    """Return where a recording is; None where it cannot be read from one place."""
+    """Return where a recording is, or None if it cannot be read from one place."""
     sources = [source for source in recording["sources"] if isinstance(source, Mapping)]
     kinds = {str(source.get("type")) for source in sources}
     if kinds == {SHAR}:
@@ -60,7 +61,8 @@ def _is_part(row: Mapping[Any, Any], recording: Mapping[Any, Any]) -> bool:
 
 
 def _fields(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return what supervisions and the cut's own fields say: texts describe, who speaks or plays is the artist."""
+    """Return the fields in supervisions and in the cut itself: texts become the description, and whoever speaks or
+    plays is an artist."""
     supervisions = [each for each in row.get("supervisions") or () if isinstance(each, Mapping)]
     fields: dict[str, Any] = {}
     for each in (*supervisions, row):

@@ -1,7 +1,7 @@
-"""What lies at a source, recursively: recordings, the metadata beside them, and what can only be refused.
+"""Listing: what is at a source, in all folders: recordings, the metadata beside them, and what can only be refused.
 
-The listing opens no recording. Each file has a stamp (its size with its ETag or time), by which a later run knows it
-unread. What is passed over, by patterns or because nothing is known of its ending, is told in remarks.
+The listing opens no recording. Each file has a stamp (its size with its ETag or time), by which a later run sees that
+it need not read the file again. Remarks say what was passed over, by patterns or because of an unknown ending.
 """
 
 import errno
@@ -29,7 +29,7 @@ from stages.pipeline.remarks import Remarks
 
 
 class File(NamedTuple):
-    """A file at the source; a million of them are made at once, and in memory together."""
+    """A file at the source. A tuple, since a million of them may be made, and be in memory, at once."""
 
     uri: str
     """An absolute path or a URL that `stages.audio.locate` finds."""
@@ -47,35 +47,35 @@ class Listing:
     """What lies at a source."""
 
     recordings: list[File] = field(default_factory=list)
-    """In the order of their URIs."""
+    """Sorted by URI."""
     metadata: list[File] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
-    """Names of recordings that are no files, and folders and links that lead nowhere."""
+    """Recordings that are not regular files or cannot be read, and folders and links that lead nowhere."""
     unreadable_folders: list[str] = field(default_factory=list)
-    """URIs of folders that could not be read: nobody knows what became of the files in them."""
+    """URIs of folders that could not be listed: it is unknown which files are still in them."""
     remarks: Remarks = field(default_factory=Remarks)
     """What was passed over."""
 
     def pass_over(self, relative: str, pattern: str, is_folder: bool) -> None:
-        """Tell of a file or folder that a pattern of `ingest.exclude` names; of files, of recordings alone."""
+        """Remark that a pattern of `ingest.exclude` passes over a folder or a recording; other files need no remark."""
         if is_folder:
             self.remarks.add("folders passed over by ingest.exclude", pattern, relative)
         elif is_recording(relative):
             self.remarks.add("recordings passed over by ingest.exclude", pattern, relative)
 
     def not_included(self, relative: str) -> None:
-        """Tell of a recording that no pattern of `ingest.include` names."""
+        """Remark that no pattern of `ingest.include` names a recording."""
         self.remarks.add("recordings that ingest.include does not name", "", relative)
 
     def unknown(self, relative: str) -> None:
-        """Tell of a file that is neither a recording nor metadata, unless its ending says that it is something else."""
+        """Remark that a file is neither a recording nor metadata, unless its ending says that it is something else."""
         ending = ending_of(PurePosixPath(relative).name)
         if ending not in COMPANIONS:
             shown = f".{ending}" if ending else "no ending"
             self.remarks.add("files that were not looked at, as no recording has such an ending", shown, relative)
 
     def take(self, file: File, chosen: Chosen) -> None:
-        """Take in a file that nothing excludes: a recording, metadata, an archive of both, or something else."""
+        """Enter a file that no pattern excludes: a recording, metadata, an archive of both, or something else."""
         if is_recording(file.relative):
             if chosen.includes(file.relative):
                 self.recordings.append(file)
@@ -91,8 +91,8 @@ class Listing:
             self.unknown(file.relative)
 
     def _take_archive(self, archive: File, chosen: Chosen) -> None:
-        """Take in what lies in a tar file, as if that were a folder. A member has its archive's stamp, as nothing tells
-        that it is what it was before but that. A text of a recording's name is its description, as in WebDataset."""
+        """Enter the members of a tar file, like files of a folder. Their stamps have the archive's: only it tells
+        whether they changed. A text with a recording's name is its description, as in WebDataset."""
         try:
             found = members(*locate(archive.uri))
         except (ValueError, OSError) as error:
@@ -103,7 +103,7 @@ class Listing:
     def _take_members(
         self, archive: File, sizes: Mapping[str, int], member_uri: Callable[[str, str], str], chosen: Chosen
     ) -> None:
-        """Take in what lies in an archive, by name, with its size in bytes."""
+        """Enter the members of an archive, given by name with their sizes in bytes."""
         described = {name.rpartition(".")[0] for name in sizes if is_recording(name)}
         for name, size in sizes.items():
             relative = f"{archive.relative}/{name}"
@@ -130,8 +130,8 @@ class Listing:
 
 
 def _sounds_in(table: File) -> dict[str, int]:
-    """Return the names of the sounds that a Parquet table holds, and of what is told of them, with about their sizes;
-    none of one that holds none, or cannot be read, which then only describes."""
+    """Return the names of the sounds in a Parquet table, and of the member that describes them, with approximate sizes.
+    Return none for a table without sounds, or one that cannot be read: it is taken for metadata."""
     try:
         found = sound_table(*locate(table.uri))
     except (ValueError, OSError):
@@ -144,12 +144,12 @@ def list_source(source: str, store: str = "", chosen: Chosen = Chosen()) -> List
     """List a folder, bucket or single file.
 
     Args:
-        store: the URL of a store, whose files are none of the source's where it lies inside of it.
+        store: the URL of a store; if it is inside the source, its files are left out.
         chosen: which files and folders are looked at.
 
     Raises:
-        ValueError: there is nothing at `source`, or no recording; an unmounted disk must not empty the tables. Or it is
-            the store itself, whose clips are no recordings.
+        ValueError: there is nothing at `source`, or no recording (an unmounted disk must not empty the tables). Or it
+            is the store itself, whose clips are not recordings.
         OSError: the network failed.
     """
     try:
@@ -181,7 +181,7 @@ def list_source(source: str, store: str = "", chosen: Chosen = Chosen()) -> List
 
 
 def _is_same_place(filesystem: AbstractFileSystem, root: str, store: str) -> bool:
-    """Return whether a store lies at this very place."""
+    """Return whether a store is at exactly this place."""
     other, store_root = locate(store)
     if isinstance(filesystem, LocalFileSystem) and isinstance(other, LocalFileSystem):
         return os.path.realpath(root) == os.path.realpath(store_root)
@@ -189,7 +189,7 @@ def _is_same_place(filesystem: AbstractFileSystem, root: str, store: str) -> boo
 
 
 def sorted_listing(listing: Listing) -> Listing:
-    """Put a listing in the order of its URIs, and return it."""
+    """Sort the files and rejects of a listing by URI or key, and return it."""
     listing.recordings.sort(key=_URI)
     listing.metadata.sort(key=_URI)
     listing.rejects.sort(key=lambda reject: reject.key)
@@ -198,8 +198,8 @@ def sorted_listing(listing: Listing) -> Listing:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Turn the garbage collector off: while a million objects are made it would go through them again and again, and
-    none of them is garbage."""
+    """Turn the garbage collector off: while a million objects are made it would examine them again and again, and none
+    of them is garbage."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -213,8 +213,8 @@ def _uncollected() -> Iterator[None]:
 
 
 class _Walk:
-    """A walk over a folder: real folders first, then those that links lead to, so that each is listed once, by its own
-    name if it has one under the source. Links to what is listed already add nothing; circles are refused."""
+    """A walk over a folder: real folders first, then those that links lead to. So each folder is listed once, and by
+    its own name if it has one under the source. Links to what is listed already add nothing; circles are refused."""
 
     def __init__(self, root: str, listing: Listing, chosen: Chosen) -> None:
         self._root, self._listing, self._chosen, self._disk = root, listing, chosen, LocalFileSystem()
@@ -223,7 +223,7 @@ class _Walk:
         self._links: list[str] = []
 
     def all(self, store: str) -> None:
-        """List the root and all below, without the files of a store that lies in it."""
+        """List the root and everything below it, except a store that is in it."""
         filesystem, store_root = locate(store) if store else (None, "")
         inside = os.path.realpath(store_root).startswith(os.path.realpath(self._root).rstrip("/") + "/")
         if isinstance(filesystem, LocalFileSystem) and inside and os.path.isdir(store_root):
@@ -235,13 +235,13 @@ class _Walk:
                 self._follow(link)
 
     def file(self, path: str) -> None:
-        """Take in one entry that is no folder, from under the root, or what a link there leads to."""
+        """Enter a file under the root, or the file that a link there leads to."""
         recording = is_recording(path)
         if recording or is_metadata(path) or is_archive(path):
             self._take(path, path[self._start :], recording, lambda: os.stat(path))
 
     def _take(self, path: str, relative: str, recording: bool, read_state: Callable[[], os.stat_result]) -> None:
-        """Take in a recording, or else a file of metadata."""
+        """Enter a recording, or otherwise a file of metadata or an archive."""
         try:
             state = read_state()
         except OSError as error:
@@ -256,7 +256,7 @@ class _Walk:
             self._refuse(path, "unreadable", "expected a file that may be read, got one without permission")
         else:
             uri = path if path.isascii() else uri_of(self._disk, path, self._root)
-            # As `File(…)` does, which is a function in Python around this.
+            # Equal to `File(…)`, but without that function in Python around this call.
             file = tuple.__new__(File, (uri, relative, f"{size}-{state.st_mtime_ns}", size))
             if recording:
                 self._listing.recordings.append(file)
@@ -264,7 +264,7 @@ class _Walk:
                 self._listing.take(file, self._chosen)
 
     def _enter(self, folder: str | int) -> bool:
-        """Mark a folder, by its path or descriptor, as listed; False if it was."""
+        """Mark a folder, given by path or descriptor, as listed. Return False if it was listed before."""
         state = os.stat(folder)
         identity = (state.st_dev, state.st_ino)
         if identity in self._listed:
@@ -273,7 +273,7 @@ class _Walk:
         return True
 
     def _descend(self, folder: str) -> None:
-        """List a folder and the real folders in it; links wait in `_links`."""
+        """List a folder and all real folders below it; links are kept in `_links`."""
         waiting = [folder]
         while waiting:
             current = waiting.pop()
@@ -291,8 +291,8 @@ class _Walk:
                 )
 
     def _list_folder(self, folder: str, descriptor: int) -> list[str]:
-        """Take in the files of an open folder, and return the real folders in it. The descriptor spares the system
-        resolving the path of each file."""
+        """Enter the files of an open folder, and return the real folders in it. With the folder's descriptor the system
+        need not resolve each file's path."""
         if not self._enter(descriptor):
             return []
         with os.scandir(descriptor) as entries:
@@ -347,7 +347,7 @@ _READABLE_BY_ALL = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 LISTED = "listed"
-"""The stamp of what was refused by its name and kind alone, without being read."""
+"""The stamp of rejects that follow from name and kind alone: the file was not read."""
 
 
 # -- object stores and others ------------------------------------------------------------------------------------------
@@ -384,7 +384,7 @@ _STATE_NAMES = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "upd
 
 
 def _version(entry: dict[str, Any]) -> str:
-    """Return what an object store knows of the state of an object: its ETag or checksum, else its time."""
+    """Return what an object store says about the state of an object: its ETag or checksum, otherwise its time."""
     for name in _STATE_NAMES:
         if entry.get(name):
             return str(entry[name]).strip('"')
@@ -392,7 +392,7 @@ def _version(entry: dict[str, Any]) -> str:
 
 
 def state_of(filesystem: AbstractFileSystem, path: str) -> tuple[str, int]:
-    """Return what tells one state of a file from another, beside its size, and its size in bytes."""
+    """Return what, beside the size, changes with a file's content (a time, ETag or checksum), and its size in bytes."""
     if isinstance(filesystem, LocalFileSystem):
         state = os.stat(path)
         return str(state.st_mtime_ns), state.st_size

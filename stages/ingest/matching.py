@@ -1,9 +1,10 @@
-"""Which recording a name in metadata means.
+"""Matching: which recording a name in metadata means.
 
-A name is compared as it is written first. Where that fits nothing, other forms of it are tried, each looser than the
-one before: Unicode normal form, separators, case, the ending. In each form a recording fits where the name leads to it
-from the metadata's folder, or else where the last parts of one are the other (as tables are written from some other
-working folder, or on another disk). One that fits alone is meant, and the match says how; of two, neither is.
+A name is first compared as it is written. If it fits nothing, looser forms of it are tried one after the other: Unicode
+normal form, separators, case, the ending. In each form there are two ways to fit. Either the name leads to the
+recording from the metadata's folder. Or, since tables are also written from another working folder or on another disk,
+the last parts of one path are the other path. If exactly one recording fits, it is meant, and the match says how it was
+found; if several fit, none is.
 """
 
 import posixpath
@@ -19,7 +20,7 @@ from stages.ingest.listing import File
 
 
 def normal_form(text: str) -> str:
-    """Return text in one Unicode form: disks of Apple's decompose letters, editors compose them."""
+    """Return text in one Unicode form, since Apple's file systems decompose letters and editors compose them."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
@@ -33,7 +34,7 @@ def caseless(name: str) -> str:
 
 
 def without_ending(name: str) -> str:
-    """Return a name without the ending of a recording; another one belongs to the name."""
+    """Return a name without the ending of a recording; any other ending belongs to the name."""
     plain = caseless(name)
     stem, _, ending = plain.rpartition(".")
     return stem if stem and ending in AUDIO_EXTENSIONS else plain
@@ -44,7 +45,7 @@ class Form(NamedTuple):
 
     of: Callable[[str], str]
     difference: str
-    """How names that are equal in no stricter form differ."""
+    """In what names differ if they are equal in this form but in no stricter one."""
 
 
 FORMS = (
@@ -54,16 +55,16 @@ FORMS = (
     Form(caseless, "case"),
     Form(without_ending, "ending"),
 )
-"""From the strictest to the loosest; names that are equal in one are equal in all that follow."""
+"""From the strictest to the loosest; names that are equal in one form are equal in all later ones."""
 
 
 class Match(NamedTuple):
-    """What a name means."""
+    """The recording that a name means."""
 
     recording: File | None
-    """None: nothing, or one of several."""
+    """None if no recording fits, or several do."""
     how: str = ""
-    """A remark, where the name is not the recording's own."""
+    """A remark on how the name was matched, or why it was not; empty for an exact match."""
 
 
 NOTHING = Match(None, "rows that name no recording")
@@ -71,7 +72,7 @@ SEVERAL = Match(None, "rows whose name fits several recordings, and so none")
 
 
 class RecordingNames:
-    """The recordings of a source, to be found by name."""
+    """Finds the recordings of a source by name."""
 
     def __init__(self, recordings: Sequence[File]) -> None:
         self.recordings = recordings
@@ -115,8 +116,12 @@ class RecordingNames:
         return NOTHING
 
     def find_stem(self, stem: str) -> Match:
-        """Return the recording that a sidecar describes by its own name, of which `stem` is left without its ending:
-        in the same folder, one whose name but for its ending is the same."""
+        """Return the recording that a sidecar describes by its own name: the only one in the same folder whose name
+        equals `stem`, with or without its ending, in one of the looser forms.
+
+        Args:
+            stem: the sidecar's path without its ending.
+        """
         candidates = self._by_base.get(_base(stem), [])
         for form in FORMS[1:-1]:
             wanted = form.of(stem)
@@ -131,19 +136,20 @@ class RecordingNames:
 def _in_place(
     name: str, folder: str, candidates: Iterable[File], form: Callable[[str], str], everywhere: bool
 ) -> list[File]:
-    """Return the recordings that a name leads to from its folder, or (everywhere) from the source, or by itself."""
+    """Return the recordings that a name leads to from its folder, or that have it as URI; with `everywhere` also those
+    that it leads to from the source."""
     written = form(name)
     places = {_joined(form(folder), written)} | ({posixpath.normpath(written)} if everywhere else set())
     return [each for each in candidates if form(each.relative) in places or form(each.uri) == written]
 
 
 def _by_last_parts(name: str, folder: str, candidates: Iterable[File], form: Callable[[str], str]) -> list[File]:
-    """Return the recordings whose full name ends with the name; of an absolute name, those whose path under the
-    folder or the source it ends with, the longest."""
+    """Return the recordings whose full path ends with the name. For an absolute name the reverse holds: return those
+    whose path, under the folder or the source, is the longest that the name ends with."""
     written = form(name)
     if not written.startswith("/") and "://" not in written:
         ending = "/" + posixpath.normpath(written).lstrip("./")
-        # The URI of a member of an archive ends with the archive's name.
+        # Relative paths too, since the URI of a member of an archive ends with the archive's name.
         full_names = [(each, (form(each.uri), f"/{form(each.relative)}")) for each in candidates]
         return [each for each, names in full_names if any(name.endswith(ending) for name in names)]
     fitting: dict[int, list[File]] = defaultdict(list)
