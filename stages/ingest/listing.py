@@ -91,8 +91,8 @@ class Listing:
             self.unknown(file.relative)
 
     def _take_archive(self, archive: File, chosen: Chosen) -> None:
-        """Enter the members of a tar file, like files of a folder. Their stamps have the archive's: only it tells
-        whether they changed. A text with a recording's name is its description, as in WebDataset."""
+        """Enter the members of a tar file, like files of a folder. A member's stamp includes its archive's: only that
+        tells whether it changed. A text with a recording's name is its description, as in WebDataset."""
         try:
             found = members(*locate(archive.uri))
         except (ValueError, OSError) as error:

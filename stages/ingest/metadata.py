@@ -1,10 +1,10 @@
-"""Metadata beside the recordings, the more explicit first: the AudioFolder table of a recording's folder or of one
+"""Metadata beside the recordings, in order of precedence: the AudioFolder table of a recording's folder or of one
 above, its JSON sidecar in AudioCraft's form, AudioCraft's manifests. (A file's own tags, read in `tags`, come last.)
 
-Names in metadata only ever match files that were listed: nothing that they name is opened. Tables (CSV, JSON,
-Parquet) and manifests (JSON lines, gzipped too) are read on every run, since each describes many tracks; a sidecar only
-when its own stamp changed. What cannot be parsed is reported in one sentence and the rest is used. What metadata says
-of no recording, and how names were matched that are not quite those of files, is told in `remarks`.
+Names in metadata are only compared with files that were listed: nothing that they name is opened. Tables (CSV, JSON,
+Parquet) and manifests (JSON lines, gzipped too) are read on every run, since each describes many tracks. A sidecar is
+read only if its own stamp changed. What cannot be parsed is reported in one sentence, and the rest is used. `remarks`
+says which metadata describes no recording, and which names were matched although they differ from the file's.
 """
 
 import posixpath
@@ -26,13 +26,13 @@ from stages.ingest.rows import MANIFEST_COLUMN, MetadataRows, parse_json
 from stages.pipeline.remarks import Remarks
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.json", "metadata.parquet")
-"""The names of AudioFolder tables, in any case, the first before the others in one folder."""
+"""The names of AudioFolder tables, in any case, by precedence in one folder."""
 
 SIDECAR_BYTES = 4 * 2**20
 """Larger sidecars are not read."""
 
 SIDECARS = (".json", ".txt")
-"""What the names of sidecars end with; the text of the second kind, which lies in archives, is a description."""
+"""Endings of sidecars. Texts come from archives and are descriptions."""
 
 SIDECARS_AT_ONCE = 16
 
@@ -43,12 +43,12 @@ NO_SIDECAR = "JSON files that are no recording's sidecar"
 
 
 class MetadataStamp(NamedTuple):
-    """The state of all metadata beside one recording: equal for equal metadata."""
+    """The state of all metadata beside one recording. Equal metadata has equal stamps."""
 
     fields: list[str]
-    """What tables and manifests hold of it: `Fields` as JSON."""
+    """Its fields in tables and manifests: `Fields` as JSON."""
     sidecar: list[str] | None
-    """URI and stamp of each of its sidecars."""
+    """URI and stamp of each of its sidecars, one after the other."""
 
 
 NO_METADATA = MetadataStamp([], None)
@@ -56,15 +56,15 @@ NO_METADATA = MetadataStamp([], None)
 
 @dataclass
 class _MetadataTable:
-    """What one table or manifest holds: fields by the `relative` of the recording, and what was wrong with it."""
+    """One table or manifest: fields by the `relative` path of the recording, and what was wrong with the file."""
 
     folder: str
     fields: dict[str, Fields] = field(default_factory=dict)
     problem: str = ""
 
     def fields_of(self, relative: str) -> Fields:
-        """Return the fields of a recording. Where it has none and the file could not be read whole, that may be the
-        reason."""
+        """Return the fields of a recording. If it has none and the file could not be read whole, which may be the
+        reason, the problem is returned as a warning."""
         known = self.fields.get(relative)
         if known is not None:
             return known
@@ -76,7 +76,8 @@ class SourceMetadata:
     """The metadata beside the recordings of a listing.
 
     Args:
-        store: the place of the store: sidecars in it are the same ones wherever it is moved to.
+        store: the place of the store. A sidecar in it is recorded relative to it, so that its stamp stays the same if
+            the store is moved.
     """
 
     def __init__(self, recordings: Iterable[File], metadata: Iterable[File], store: str = "") -> None:
@@ -100,13 +101,13 @@ class SourceMetadata:
 
     @property
     def is_empty(self) -> bool:
-        """There is no table, sidecar or manifest at all."""
+        """Whether there is no table, sidecar or manifest at all."""
         return not (self._sidecar_files or self._table_files or self._manifest_files)
 
     @cached_property
     def remarks(self) -> Remarks:
-        """What of the metadata describes no recording, and what of it was guessed or could not be read. Sidecars are
-        not opened for this: what is wrong inside one is a warning of its track."""
+        """Remarks on metadata that describes no recording, was guessed or could not be read. Sidecars are not opened
+        for this: what is wrong in a sidecar is a warning of its track."""
         described = {relative for table in self._all_tables() for relative in table.fields} | self._sidecars.keys()
         if described:
             what = "recordings that no table, sidecar or manifest describes"
@@ -118,7 +119,8 @@ class SourceMetadata:
 
     @property
     def problems(self) -> set[str]:
-        """The warnings that whole tables and manifests give to the tracks that they might have described."""
+        """The problems of whole tables and manifests. They become warnings of tracks that the file might have
+        described."""
         return {table.problem for table in self._all_tables() if table.problem}
 
     @property
@@ -127,7 +129,7 @@ class SourceMetadata:
         return {file.relative for file in (*self._table_files, *self._manifest_files)}
 
     def stamp(self, recording: File) -> MetadataStamp:
-        """Return the present state of a recording's metadata; no sidecar is opened."""
+        """Return the present state of a recording's metadata, without opening a sidecar."""
         if self.is_empty:
             return NO_METADATA
         sidecar = [
@@ -140,9 +142,9 @@ class SourceMetadata:
         return MetadataStamp(fields, sidecar or None)
 
     def fields_of(self, recordings: Sequence[File]) -> list[list[Fields]]:
-        """Return the fields of each recording from every place but its own tags, the more explicit first.
+        """Return the fields of each recording from all places except its own tags, by precedence.
 
-        Sidecars are read side by side: on an object store each is a request of its own."""
+        Sidecars are read in parallel: on an object store each takes a request."""
         sidecars = [self._sidecars_of(recording) for recording in recordings]
         with ThreadPoolExecutor(SIDECARS_AT_ONCE) as threads:
             from_sidecars = threads.map(lambda files: [_read_sidecar(file) for file in files], sidecars)
@@ -183,8 +185,8 @@ class SourceMetadata:
         ]
 
     def _read_table(self, file: File, rows: MetadataRows, everywhere: bool) -> _MetadataTable:
-        """Read a table or manifest, and remark on what it holds of no use. A row that names its recording as it is
-        called comes before one that was matched in another form."""
+        """Read a table or manifest, and remark on the rows that are of no use. If several rows name a recording, one
+        that has its exact name takes precedence over one that was matched in another form."""
         folder = posixpath.dirname(file.relative)
         table = _MetadataTable(folder)
         loosely: dict[str, Fields] = {}
@@ -214,8 +216,8 @@ class SourceMetadata:
 
     @cached_property
     def _sidecars(self) -> dict[str, list[File]]:
-        """The sidecars of each recording that has one: by its whole name, by its name without the ending, or by one
-        that differs in form, where only one recording fits."""
+        """The sidecars of each recording that has any. They are found by the recording's whole name, by its name
+        without the ending, or by a name that differs in form if it fits only one recording."""
         if not self._sidecar_files:
             return {}
         by_stem: dict[str, list[File]] = defaultdict(list)
@@ -240,7 +242,8 @@ class SourceMetadata:
 
 
 def _list_separators(file: File, rows: MetadataRows) -> str:
-    """Return what parts the items of a list that is one text: in a CSV table not its comma, as moods hold commas."""
+    """Return the characters that separate the items of a list in one text. In a CSV table this is not the table's
+    comma, since moods contain commas."""
     if not file.relative.lower().endswith(".csv"):
         return ";,"
     return ";" if rows.separator != ";" else ","
@@ -265,7 +268,7 @@ def _read_sidecar(file: File) -> Fields:
 
 
 def _folders(relative: str) -> Iterator[str]:
-    """Yield the folders above a file, the nearest first; the source itself is the empty one."""
+    """Yield the folders above a file, the nearest first. The last one is the source itself, an empty string."""
     folder = posixpath.dirname(relative)
     while folder:
         yield folder

@@ -1,5 +1,5 @@
-"""Probing recordings: the identity, measures and tags of each, or why it is refused; many at once, in processes of
-their own."""
+"""Probing recordings: the identity, measures and tags of each, or why it is refused. Many are read at once, by worker
+processes."""
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -23,21 +23,25 @@ from stages.pipeline.cores import available_cores
 from stages.pipeline.workers import Call, WorkerDied, WorkerPool, WorkerTimeout, map_in_order
 
 FILES_PER_WORKER = 16
-"""A further worker is worth its start, a third of a second of a processor, from so many files on."""
+"""Files for each worker: with fewer, starting a further worker (a third of a second of processor time) is not worth
+it."""
 
 WAITING_PER_WORKER = 4
-"""Files in hand for each worker: it bounds memory, and keeps the others busy while one reads a long file."""
+"""Files in progress for each worker. This bounds memory, and keeps the other workers busy while one reads a long
+file."""
 
 BASE_SECONDS, SECONDS_PER_MIB = 300.0, 4.0
-"""How long a worker may take for a file: a hundred times what is usual, so that only a decoder that hangs meets it."""
+"""How long a worker may take for a file: a hundred times the usual time, so that only a decoder that hangs exceeds
+it."""
 
 MODULES = ("mutagen", "soxr")
-"""What a worker imports before its first file; PyAV only with the first that libsndfile does not read."""
+"""What a worker imports before its first file. PyAV is imported only for the first file that libsndfile does not
+read."""
 
 
 @dataclass(frozen=True)
 class AudioProbe:
-    """A recording that is taken; the names are those of `tracks`."""
+    """A recording that is taken. The names are those of columns of `tracks`."""
 
     track_id: str
     format: str
@@ -58,7 +62,7 @@ class AudioProbe:
     tags: str
     """The file's own tags: `Fields` as JSON."""
     peaks: Print | None = None
-    """What copies of it are known by."""
+    """The print by which copies are recognised."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Refused:
     kind: str
     message: str
     lasting: bool = True
-    """The file is to blame, so that it is not read again before it changes."""
+    """Whether the file itself is the reason, so that it is not read again until it changes."""
 
 
 def probe_all(
@@ -77,10 +81,10 @@ def probe_all(
     """Yield each file with the result of its probe, in the order given.
 
     Args:
-        workers: processes to read with; 0 takes one for each core that this process may use, 1 reads in this process,
-            where a decoder that crashes takes the run with it.
-        check_stopped: asked between files; what it raises ends the reading.
-        at_once: jobs that share the processes.
+        workers: number of worker processes. 0 is one for each core that this process may use; 1 reads in this process,
+            which a decoder that crashes ends too.
+        check_stopped: called between files; an exception that it raises ends the reading.
+        at_once: number of jobs that share the worker processes.
 
     Raises:
         RuntimeError: the workers cannot be started.
@@ -110,7 +114,7 @@ def _probe_in_worker(pool: WorkerPool, file: File, limits: Limits) -> AudioProbe
 
 
 def probe_recording(uri: str, limits: Limits) -> AudioProbe | Refused:
-    """Read one recording, once for its samples, in blocks, and once for its identity."""
+    """Read one recording: once, in blocks, for its samples, and once for its identity."""
     try:
         with open_binary(uri) as file:
             origin = _check_origin(read_marks(file), limits)
@@ -135,14 +139,14 @@ def probe_recording(uri: str, limits: Limits) -> AudioProbe | Refused:
         return Refused("too large", "expected a recording that fits into memory, got one that does not")
     except OSError as error:
         return Refused("unreadable", f"expected a file that can be read, got {error}", lasting=False)
-    except Exception as error:  # what decoders raise on hostile files has no common base, and the other files count
+    except Exception as error:  # hostile files make decoders raise anything, and the other files must still be read
         got = f"a file that no decoder can follow ({type(error).__name__}: {error})"
         return Refused("unreadable", f"expected a recording, got {got}; {RESTORE}")
 
 
 @dataclass(frozen=True)
 class _Sound:
-    """What is measured of a recording."""
+    """The measures of a recording, and its print."""
 
     format: str
     sample_rate: int
@@ -153,7 +157,7 @@ class _Sound:
 
 
 def _check_origin(marks: Sequence[Mark], limits: Limits) -> tuple[str, ...]:
-    """Refuse a file that says that a trained model made it, or return the warning of one that is kept."""
+    """Refuse a file that says that a trained model made it, or return a warning if such files are kept."""
     generated = [mark for mark in marks if mark.is_generated]
     if not generated:
         return ()
@@ -177,7 +181,7 @@ def _measure(stream: AudioStream, limits: Limits) -> _Sound:
     for block in stream.blocks:
         frames += block.shape[1]
         _check_longest(frames / stream.sample_rate, limits)
-        for start in range(0, block.shape[1], PART):  # while it is in the processor's cache
+        for start in range(0, block.shape[1], PART):  # small parts stay in the processor's cache
             part = block[:, start : start + PART]
             loudness.update(part)
             quality.update(part)
@@ -190,7 +194,7 @@ def _measure(stream: AudioStream, limits: Limits) -> _Sound:
 
 
 def _check_sound(decoded: Decoded[_Sound], limits: Limits) -> None:
-    """Refuse a recording of which too much is lost, that is too short, silent, or not scaled."""
+    """Refuse a recording that lost too much to damage, is too short or silent, or is not scaled."""
     seconds, measures = decoded.frames / decoded.value.sample_rate, decoded.value.measures
     try:
         check_damage(decoded.damage, limits.max_damage)

@@ -1,4 +1,4 @@
-"""Readings: what a job of its own has read of a recording, as rows that are kept until the recording is entered."""
+"""Readings: what a job read of recordings, as rows that are kept until the recordings are entered."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from stages.ingest.listing import File
 from stages.ingest.probe import AudioProbe, Refused
 
 UNREAD = pa.schema([(name, pa.string()) for name in ("uri", "relative", "stamp")] + [("size", pa.int64())])
-"""A file that is to be read: the columns are `File`'s."""
+"""A file to be read. The columns are the fields of `File`."""
 
 _MEASURED = tuple(name for name in AudioProbe.__dataclass_fields__ if name in TRACKS.schema.names)
 _PRINT = ("peak_frames", "peak_pitches")
@@ -24,7 +24,7 @@ READING = pa.schema(
         *(PRINTS.schema.field(name) for name in _PRINT),
     ]
 )
-"""What came of it: what is measured, or `kind` and `message` of why it is refused."""
+"""The result for a file: its measures, or `kind` and `message` of why it is refused."""
 
 
 def unread_table(files: Sequence[File]) -> pa.Table:
@@ -39,7 +39,7 @@ def files_of(unread: pa.Table) -> Iterator[File]:
 
 
 def reading_row(file: File, result: AudioProbe | Refused) -> dict[str, Any]:
-    """Return what was read of a file as a row of `READING`."""
+    """Return the result for a file as a row of `READING`."""
     row: dict[str, Any] = {"uri": file.uri, "stamp": file.stamp}
     if isinstance(result, Refused):
         return row | {"kind": result.kind, "message": result.message}
@@ -49,7 +49,7 @@ def reading_row(file: File, result: AudioProbe | Refused) -> dict[str, Any]:
 
 
 def result_of(reading: pa.Table) -> AudioProbe | Refused:
-    """Return what was read of a file, from a table of its one row of `READING`."""
+    """Return the result for a file from a table that has only its row of `READING`."""
     (row,) = reading.select([name for name in READING.names if name not in _PRINT]).to_pylist()
     if row["kind"] is not None:
         return Refused(row["kind"], row["message"])

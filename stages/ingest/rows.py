@@ -1,8 +1,8 @@
 """The rows of metadata files: CSV, JSON (a list or lines), gzipped JSON lines, Parquet.
 
-Files come from spreadsheets, scripts and other people's computers. What cannot be parsed is one sentence, `problem`,
-and the rest is used; what had to be guessed (an encoding, a separator) is a note. Nothing here grows beyond set bounds,
-whatever a file claims or unpacks to.
+Files come from spreadsheets, scripts and other people's computers. What cannot be parsed is described in one sentence,
+`problem`, and the rest is used. What had to be guessed (an encoding, a separator) is a note. Memory stays within fixed
+bounds, whatever a file claims or unpacks to.
 """
 
 import codecs
@@ -24,40 +24,41 @@ TABLE_BYTES = 512 * 2**20
 """Larger files are not read."""
 
 LIST_BYTES = 64 * 2**20
-"""Larger JSON lists are not read: parsed, they take ten times as much memory. JSON lines may be longer."""
+"""Larger JSON lists are not read, since parsed ones take ten times as much memory. Files of JSON lines may be
+larger."""
 
 LINE_BYTES = 2**20
-"""Longest line of JSON that is parsed."""
+"""Longest line of JSON that is parsed, in bytes."""
 
 UNPACKED_BYTES = 2**30
-"""Where the unpacking of a gzipped manifest stops."""
+"""Bytes after which the unpacking of a gzipped manifest stops."""
 
 MANIFEST_COLUMN = "path"
-"""What names the recording in a row of a manifest; a table has another name for it."""
+"""The column that names the recording in a manifest; a table has another one."""
 
 LEAST_BYTES = 64
-"""What a line counts for at least, so that a file of empty lines is bounded too."""
+"""Bytes that a line counts for at least, so that a file of empty lines is bounded too."""
 
 SEPARATORS = (",", ";", "\t", "|")
-"""What parts the columns of a CSV table, in the order in which a heading is tried by them."""
+"""Separators of columns in a CSV table, in the order in which they are tried on its heading."""
 
 OTHER_ENCODING = "cp1252"
-"""What lines of a CSV table that are no UTF-8 are read as: what editors and spreadsheets in the West write."""
+"""Encoding of lines in a CSV table that are not UTF-8: the one of editors and spreadsheets in Western countries."""
 
 
 @dataclass
 class MetadataRows:
-    """The rows of a file, one after the other; when they are through, `problem` and `notes` say what was wrong."""
+    """The rows of a file, one after the other. After the last row `problem` and `notes` say what was wrong."""
 
     file: File
     column: str = ""
-    """The column that a table must have; its heading tells by which sign the columns are parted."""
+    """The column that the rows must have. A CSV table's separator is recognised by it."""
     problem: str = ""
-    """What could not be read, in one sentence."""
+    """What could not be read, in one sentence; empty if everything was."""
     notes: dict[str, str] = field(default_factory=dict)
-    """What was guessed, or made usable: an example by what it is."""
+    """What was guessed or repaired: an example of each, by what it is."""
     separator: str = ","
-    """What parts the columns of a CSV table."""
+    """The separator of columns in a CSV table."""
 
     def __iter__(self) -> Iterator[Mapping[Any, Any]]:
         if self.file.size > TABLE_BYTES:
@@ -74,7 +75,7 @@ class MetadataRows:
                 yield recording_row(row, self.notes) if self.column == MANIFEST_COLUMN else row
 
     def naming(self) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-        """Yield the rows that name a file in `column`, with that name."""
+        """Yield the rows that have a file's name in `column`, each with that name."""
         columns: dict[str, None] = {}
         for row in self:
             by_name = {str(name).strip().lower(): value for name, value in row.items()}
@@ -103,7 +104,7 @@ def parse_json(data: bytes) -> Any:
     """Parse a JSON value.
 
     Raises:
-        ValueError: it is no JSON, not UTF-8, or nested deeper than anything that people write.
+        ValueError: it is not JSON, not UTF-8, or nested too deeply.
     """
     try:
         return json.loads(data.decode("utf-8-sig"))
@@ -136,8 +137,8 @@ def _columns(heading: str, separator: str) -> list[str]:
 
 
 def _decode(data: bytes, rows: MetadataRows) -> str:
-    """Return a CSV table's text. UTF-16 is known by its mark; a line that is no UTF-8 is read in the one encoding that
-    is likely. Bytes that fit neither become surrogates, which cost their own field alone."""
+    """Return a CSV table's text. UTF-16 is recognised by its byte order mark. Lines that are not UTF-8 are read in
+    `OTHER_ENCODING`. Bytes that fit neither become surrogates, so that only their own field is lost."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         text = data.decode("utf-16", errors="replace")
         rows.notes["a table in UTF-16"] = text[:60].partition("\n")[0]
@@ -159,7 +160,7 @@ def _decode_line(line: bytes, rows: MetadataRows) -> str:
 
 
 def _json_list(data: bytes, rows: MetadataRows) -> Iterator[Any]:
-    """Yield the objects of a list, of lines, or of an object whose names are those of files."""
+    """Yield the objects of a list, of lines, or of one object whose keys are the names of files."""
     plain = data.removeprefix(codecs.BOM_UTF8).lstrip()
     if not plain.startswith(b"["):
         first = plain.partition(b"\n")[0]

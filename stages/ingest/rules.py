@@ -1,8 +1,8 @@
-"""What a measured recording must meet to be a track: it was not taken down, its licence is one that the policy lets
-pass, and it meets the conditions of `ingest.accept`.
+"""Rules: what a measured recording must meet to be a track. It was not taken down, the policy lets its licence pass,
+and it meets the conditions of `ingest.accept`.
 
-A recording is the same one under any name, since its id is that of its sound; so what was taken down stays out wherever
-it comes from.
+A recording's id is that of its sound, so it is the same recording under any name, and what was taken down stays out
+wherever it comes from.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from schemas.queries.conditions import Conditions
 from schemas.tables import TRACKS
 
 LONGEST_VALUE = 80
-"""Characters of a value in a reject's message."""
+"""Longest value in a reject's message, in characters."""
 
 
 class Rules:
@@ -24,10 +24,10 @@ class Rules:
 
     Args:
         conditions: in SQL over the columns of `tracks`.
-        taken_down: why each recording was, by its `track_id`.
+        taken_down: why each recording was taken down, by its `track_id`.
 
     Raises:
-        ValueError: a condition is none.
+        ValueError: a condition is not valid.
     """
 
     def __init__(self, conditions: Sequence[str], licences: LicencePolicy, taken_down: Mapping[str, str]) -> None:
@@ -36,23 +36,23 @@ class Rules:
 
     @property
     def ask(self) -> bool:
-        """Whether they ask anything of a recording."""
+        """Whether there is any rule that a recording could fail."""
         return bool(self._conditions.texts or self._licences.asks or self._taken_down)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns of `tracks` that they look at."""
+        """The columns of `tracks` that the rules need."""
         licence = ("licence",) if self._licences.asks else ()
         return tuple(dict.fromkeys(("track_id", *licence, *self._conditions.all_columns)))
 
     def met(self, rows: pa.Table) -> pa.ChunkedArray:
-        """Return for each row whether it meets all of them, as booleans.
+        """Return for each row whether it meets all rules, as booleans.
 
         Args:
-            rows: at least `columns`.
+            rows: must have at least `columns`.
 
         Raises:
-            ValueError: a condition cannot be worked out for one of the rows.
+            ValueError: a condition cannot be evaluated for one of the rows.
         """
         met = self._conditions.met(rows)
         if self._taken_down:
@@ -65,10 +65,13 @@ class Rules:
         return met
 
     def refusals(self, rows: pa.Table) -> list[str]:
-        """Return for each row, as `met` takes them, why it is refused, as a sentence; empty where it is not.
+        """Return for each row a sentence that says why it is refused, empty if it is not.
+
+        Args:
+            rows: must have at least `columns`.
 
         Raises:
-            ValueError: as `met` does.
+            ValueError: a condition cannot be evaluated for one of the rows.
         """
         named = rows.select(list(self.columns))
         failures = self._conditions.failed(named)

@@ -1,8 +1,8 @@
 """The sources of recordings: one or several, each a folder, a bucket, a file, or a manifest alone.
 
-A manifest in AudioCraft's form (JSON lines with `path`, gzipped or not) or lhotse's that is itself named as a source
-stands for the recordings that it names, wherever they lie. Beside a source's recordings it only describes them (see
-`metadata`).
+A manifest in AudioCraft's form (JSON lines with `path`, gzipped or not) or in lhotse's may itself be named as a source.
+It then stands for the recordings that it names, wherever they are. A manifest among a source's recordings only
+describes them (see `metadata`).
 """
 
 import os
@@ -23,11 +23,11 @@ from stages.pipeline.contract import Reject
 
 
 def list_sources(sources: Sequence[str], store: str = "", chosen: Chosen = Chosen()) -> Listing:
-    """List several sources as if each were a folder under one, so that their metadata stays apart; what lies in two is
-    listed once.
+    """List several sources as if each were a subfolder of one source, so that the metadata of each stays its own. A
+    file that is in two sources is listed once.
 
     Raises:
-        ValueError: there is nothing at one of them, or no recording; an unmounted disk must not empty the tables.
+        ValueError: there is nothing at one of them, or no recording (an unmounted disk must not empty the tables).
         OSError: the network failed.
     """
     if len(sources) == 1:
@@ -59,8 +59,9 @@ def _list_one(source: str, store: str, chosen: Chosen) -> Listing:
 
 
 def list_manifest(filesystem: AbstractFileSystem, path: str, source: str, chosen: Chosen) -> Listing:
-    """List the recordings that a manifest names, and the sidecars beside them. Relative names lead from the manifest's
-    folder or from one above, as manifests are written from some working folder. What is not there is refused.
+    """List the recordings that a manifest names, and the sidecars beside them. Relative names may start at the
+    manifest's folder or at any folder above it, as manifests are written from various working folders. A file that does
+    not exist is a reject.
 
     Raises:
         ValueError: it names no recording.
@@ -88,7 +89,7 @@ def list_manifest(filesystem: AbstractFileSystem, path: str, source: str, chosen
 
 
 def _take_named(filesystem: AbstractFileSystem, manifest: str, source: str, name: str, listing: Listing) -> None:
-    """Take in the recording that a manifest names, and the sidecar beside it, or refuse it."""
+    """Enter the recording that a manifest names, and the sidecar beside it, or a reject if there is no such file."""
     relative = posixpath.normpath(name).lstrip("/")
     for owner, place in _places(filesystem, manifest, name):
         if owner.isfile(place):
@@ -103,7 +104,7 @@ def _take_named(filesystem: AbstractFileSystem, manifest: str, source: str, name
 
 
 def _places(filesystem: AbstractFileSystem, manifest: str, name: str) -> Iterator[tuple[AbstractFileSystem, str]]:
-    """Yield where a name in a manifest may lead, the nearest first."""
+    """Yield the places that a name in a manifest may mean, the nearest first."""
     if "://" in name:
         yield locate(name)
         return

@@ -1,5 +1,5 @@
-"""A file's own tags: ID3 in MP3, WAV and AIFF, Vorbis comments, MP4 atoms, ASF and APE, by mutagen; where it finds
-none, APEv2 at the end of any file, and what libsndfile reads (INFO chunks in WAV and the like)."""
+"""A file's own tags. mutagen reads ID3 in MP3, WAV and AIFF, Vorbis comments, MP4 atoms, ASF and APE. If it finds none,
+APEv2 tags at the end of any file count, and then what libsndfile reads (INFO chunks in WAV and similar)."""
 
 from collections.abc import Iterable
 from typing import IO, Any
@@ -29,15 +29,15 @@ NAMES = {
         "----:com.apple.itunes:replaygain_track_gain",
     ),
 }
-"""The tags that hold each field, in lower case, the better first. A comment whose own description is not empty is some
-program's (`iTunNORM`), and is passed over."""
+"""The tags that may hold each field, in lower case, by precedence. A comment that has a description of its own was
+written by some program (`iTunNORM`) and is ignored."""
 
 
 def read_tags(file: IO[bytes]) -> Fields:
-    """Read the fields in an open file's own tags. Broken tags are a warning, never an error."""
+    """Read the fields in an open file's own tags. Broken tags give a warning, never an error."""
     try:
         tags = _by_mutagen(file)
-    except Exception as error:  # mutagen's parsers raise what they run into: struct errors, index errors, their own
+    except Exception as error:  # mutagen's parsers raise anything: struct errors, index errors, their own
         return Fields({}, (f"tags: expected readable tags, got {type(error).__name__}: {str(error)[:200]}",))
     tags = tags or _apev2(file) or _by_libsndfile(file)
     raw = {}

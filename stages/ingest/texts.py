@@ -1,4 +1,4 @@
-"""What of a text in tags is no word on the music, and what was written in another encoding than it was read in."""
+"""Texts in tags: which do not describe music, and which were read in another encoding than they were written in."""
 
 import re
 
@@ -24,17 +24,18 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 _HEXADECIMAL = re.compile(r"\b(?=\w*\d)[0-9a-f]{6,}\b|\b0x[0-9a-f]+\b", re.IGNORECASE)
 
 LONG = 300
-"""Characters from which on a text says more than an address; expressions that look for one take the square of it."""
+"""Longer texts, in characters, are taken to say more than an address. The expressions that look for one take time that
+grows with the square of the length."""
 
 FEW_WORDS = 5
-"""Up to so many words beside an address or a program's name say nothing of their own: `Visit http://…`."""
+"""A text with at most this many words beside an address or a program's name says nothing else: `Visit http://…`."""
 
 _HIGH = re.compile("[\x80-\xff]")
 _UTF8_AS_LATIN1 = re.compile("[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 
 def no_description(text: str) -> str | None:
-    """Return why a text is no description of music (an address, a program's name, a number), None where it may be."""
+    """Return why a text does not describe music (an address, a program's name, a number), or None if it may."""
     if len(text) > LONG:
         return None
     rest = _ADDRESS.sub(" ", text)
@@ -48,9 +49,9 @@ def no_description(text: str) -> str | None:
 
 
 def broken_text(text: str) -> str | None:
-    """Return why a text is not what was meant, None where it may be. UTF-8 that was read as Latin-1 is known by its
-    form; another encoding (GBK, Windows-1251 …) by letters that are Latin-1's upper half nearly all, as no language
-    writes them."""
+    """Return why a text was not read as it was written, or None if it may be right. UTF-8 that was read as Latin-1 is
+    recognised by its form. Another encoding (GBK, Windows-1251 …) is recognised by letters nearly all from the upper
+    half of Latin-1, which occur in no language."""
     if "\ufffd" in text:
         return "text with characters that were lost"
     high = _HIGH.findall(text)
