@@ -1,9 +1,9 @@
 """The demo corpus: synthesised recordings on disk with metadata as people write it, and the truth about each.
 
-`demo/studio/` holds an artist's pieces a folder, FLAC with JSON sidecars in AudioCraft's form; `demo/radio/` holds the
-other artists' as Ogg Vorbis and WAV with one `metadata.csv` in the AudioFolder form. Nothing but the corpus lies under
-`demo/`, which is where `ingest` looks when no source is given. Stems are not stored: a piece's seed and index make them
-again."""
+`demo/studio/` has a folder for each of some artists, with their pieces as FLAC and JSON sidecars in AudioCraft's form.
+`demo/radio/` has the pieces of the other artists as Ogg Vorbis and WAV, with one `metadata.csv` in the AudioFolder
+form. Nothing but the corpus is under `demo/`, which is where `ingest` looks if no source is given. Stems are not
+stored: they can be made again from a piece's seed and index."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ FOLDER = "demo"
 
 
 def reduce(config: Config, context: Context) -> ReduceResult:
-    """Compose, play and write the corpus, and give a row of `pieces` for each piece."""
+    """Compose, play and write the corpus, and return a row of `pieces` for each piece."""
     from stages.demo.corpus import write_corpus
 
     context.progress.start("playing the demo corpus", config.pieces, "pieces")
@@ -30,7 +30,7 @@ def reduce(config: Config, context: Context) -> ReduceResult:
 
 
 def _count_pieces(context: Context) -> Callable[[], None]:
-    """Return what is called after each piece."""
+    """Return a function that is called after each piece."""
 
     def advance() -> None:
         context.check_stopped()

@@ -1,7 +1,7 @@
-"""A small CLAP (Wu et al., arXiv:2211.06687) that learns captions of synthesised pieces, as a folder of transformers'
-ClapModel: a stand-in for the published weights.
+"""A small CLAP (Wu et al., arXiv:2211.06687) that learns captions of synthesised pieces, saved as a folder of
+transformers' ClapModel: a stand-in for the published weights.
 
-Sound and words which belong together learn to lie together (arXiv:2211.06687, 2.1; the loss is CLIP's,
+It learns to embed a sound and a sentence about it close to each other (arXiv:2211.06687, 2.1; the loss is CLIP's,
 arXiv:2103.00020)."""
 
 from collections.abc import Callable, Sequence
@@ -26,25 +26,26 @@ from stages.demo.training import OnStep, TrainingMusic, seeded, train_network
 from stages.networks.clap import LONGEST_TEXT, load_joint_embedder
 
 MEL_BINS = 64
-"""Of the spectrogram; as LAION's."""
+"""Mel bins of the spectrogram, as many as LAION's models have."""
 
 IMAGE = 128
 """The spectrogram of a window, 256 frames of 64 bins, is folded into a square of this size."""
 
 INITIAL_WEIGHTS, INITIAL_SCALE = 2.5, 5.0
-"""Times the usual spread of the initial weights, and the first scale of the similarities (usually 14). In a training as
-short as this the usual values hold it up: with them the genre is named right half as often after the same steps."""
+"""Initial weights have this many times the usual spread, and similarities this initial scale (usually 14). In such a
+short training the usual values slow learning down: after the same number of steps, the genre is named right half as
+often."""
 
 NAMED = {"genre": "this {} song", "lead": "led by {}", "accompaniment": "over {}"}
-"""What a piece is asked about, and a sentence that names one answer."""
+"""The aspects of a piece that the evaluation asks for, with the sentence for one possible answer."""
 
 LARGEST_SCALE = 100.0
-"""Of the similarities (arXiv:2103.00020, 2.5)."""
+"""Largest scale of the similarities (arXiv:2103.00020, 2.5)."""
 
 
 @dataclass(frozen=True, eq=False)
 class ClapStandIn:
-    """The model with what prepares its input."""
+    """The model, and what prepares its input."""
 
     model: ClapModel
     extractor: ClapFeatureExtractor
@@ -84,7 +85,7 @@ def new_clap(config: ClapStandInConfig, sample_rate: int, seed: int) -> ClapStan
         "num_hidden_layers": config.text_layers,
         "num_attention_heads": 4,
         "intermediate_size": 2 * config.text_width,
-        # RoBERTa counts positions from behind the padding id.
+        # RoBERTa's positions begin after the padding id.
         "max_position_embeddings": LONGEST_TEXT + 2,
         "bos_token_id": 0,
         "pad_token_id": 1,
@@ -122,7 +123,7 @@ def train_clap(config: ClapStandInConfig, music: TrainingMusic, seed: int, devic
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """What is learned from: a spectrogram for each piece (dB) and, for each piece, sentences as padded tokens."""
+    """Training data: for each piece a spectrogram (dB), and several sentences as padded tokens."""
 
     spectrograms: Float[Tensor, "P 1 T F"]
     tokens: Int[Tensor, "P sentences L"]
@@ -131,7 +132,7 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """A batch in the joint space: unit vectors, and what similarities are multiplied with."""
+    """A batch in the joint space: unit vectors, and the factor of their similarities."""
 
     audio: Float[Tensor, "B E"]
     text: Float[Tensor, "B E"]
@@ -139,11 +140,12 @@ class Embedded:
 
 
 EmbedPairs = Callable[[Tensor, Tensor, Tensor], Embedded]
-"""(spectrograms [B, 1, T, F], tokens [B, L], mask [B, L]) to their embeddings."""
+"""Embeds spectrograms [B, 1, T, F] and their sentences, given as tokens [B, L] and mask [B, L]."""
 
 
 def contrastive_loss(embedded: Embedded) -> Float[Tensor, ""]:
-    """Return the symmetric cross-entropy of finding each sound's sentence, and each sentence's sound, in the batch."""
+    """Return the cross-entropy of finding each sound's sentence in the batch, averaged with that of finding each
+    sentence's sound."""
     similarities = embedded.scale.clamp(max=LARGEST_SCALE) * embedded.audio @ embedded.text.T
     own = torch.arange(len(similarities), device=similarities.device)
     return (functional.cross_entropy(similarities, own) + functional.cross_entropy(similarities.T, own)) / 2
@@ -157,7 +159,7 @@ def train_joint_embedding(
     seed: int,
     on_step: OnStep,
 ) -> None:
-    """Train `weights` in place so that `embed` brings pairs together.
+    """Train `weights` in place so that `embed` brings the two sides of each pair together.
 
     Args:
         weights: the module whose parameters `embed` uses.
@@ -184,8 +186,12 @@ def train_joint_embedding(
 def _augment(
     spectrograms: Float[Tensor, "B 1 T F"], gain: float, generator: torch.Generator
 ) -> Float[Tensor, "B 1 T F"]:
-    """Play pieces at another loudness and begin them at another moment: there are few of them, and neither changes what
-    can be said of a piece."""
+    """Return the spectrograms at another loudness and rotated in time. This varies the few pieces there are, and
+    changes nothing that a caption says of them.
+
+    Args:
+        gain: largest change of loudness, dB.
+    """
     level = (2 * torch.rand(len(spectrograms), generator=generator) - 1) * gain
     starts = torch.randint(spectrograms.shape[2], (len(spectrograms),), generator=generator).tolist()
     turned = torch.stack([piece.roll(start, dims=1) for piece, start in zip(spectrograms, starts, strict=True)])
@@ -212,8 +218,8 @@ def save_clap(clap: ClapStandIn, folder: Path) -> None:
 
 
 def evaluate_clap(folder: Path, music: TrainingMusic, device: str) -> dict[str, float]:
-    """Measure how the saved model finds the caption of held-out pieces among those of all held-out pieces, and names
-    genre and instruments, next to chance."""
+    """Measure how well the saved model finds a held-out piece's caption among those of all held-out pieces, and how
+    well it names genre and instruments, each next to chance."""
     embedder = load_joint_embedder(folder, device)
     pieces = music.pieces[music.held_out]
     sounds = [stems.sum(0, keepdim=True).numpy() for stems in music.stems[music.held_out]]

@@ -1,6 +1,6 @@
 """The knobs of the demo corpus and of the stand-ins for published weights.
 
-They stand apart from the networks, so that a plan, which needs every knob, need not load torch.
+They are separate from the networks because a plan needs every knob, and should not have to load torch.
 """
 
 from typing import ClassVar, Literal
@@ -12,12 +12,12 @@ from model.optim.config import OptimizationConfig
 
 
 class Config(schemas.Config):
-    """Which demo corpus."""
+    """The demo corpus."""
 
     seed: int = Field(default=0, ge=0)
-    """Another seed is another corpus."""
+    """Another seed gives another corpus."""
     pieces: int = Field(default=96, ge=1, le=10_000)
-    """How many; every 16 are one of each artist."""
+    """Number of pieces. Artists take turns: 16 pieces in a row are of 16 artists."""
     sample_rate: int = Field(default=16_000, ge=8_000)
     """Sample rate of the files, Hz."""
 
@@ -26,7 +26,7 @@ class SeparatorTrainingConfig(schemas.Config):
     """How a separator is trained."""
 
     segment_seconds: float = Field(default=2.0, gt=0)
-    """Length of the excerpts, and of what the network sees at once."""
+    """Length of the excerpts that it learns from, and of what the network processes at once, seconds."""
     batch_size: int = Field(default=4, ge=1)
     """Excerpts a step."""
     optimization: OptimizationConfig = OptimizationConfig(
@@ -45,9 +45,9 @@ class ClapTrainingConfig(schemas.Config):
     """How the two sides are trained."""
 
     batch_size: int = Field(default=32, ge=2)
-    """Pairs a step; each is told from all others of its batch."""
+    """Pairs a step. Each pair is contrasted with all others of its batch."""
     gain: float = Field(default=6.0, ge=0)
-    """A spectrogram is made louder or softer by up to this, dB."""
+    """Spectrograms are made louder or softer by up to this, dB."""
     optimization: OptimizationConfig = OptimizationConfig(
         steps=200,
         learning_rate=2e-3,
@@ -66,7 +66,8 @@ class SeparatorConfig(schemas.Config):
     kHz."""
 
     sample_rate: int = Field(default=16_000, ge=8_000)
-    """Sample rate at which it separates, Hz: recordings are resampled first, so half the rate is half the work."""
+    """Sample rate at which it separates, Hz. Recordings are resampled to it first, so half the rate is half the
+    work."""
     channels: int = Field(default=16, ge=8)
     """Channels of the outermost layer; each further layer has twice as many."""
     fft: int = Field(default=1024, ge=256)
@@ -76,9 +77,9 @@ class SeparatorConfig(schemas.Config):
     bottom_channels: int = Field(default=64, ge=8)
     """Width of the transformer between encoder and decoder."""
     layers: int = Field(default=1, ge=0)
-    """Layers of that transformer; 0 is none, which is Hybrid Demucs (arXiv:2111.03600) in HTDemucs' form."""
+    """Layers of that transformer. 0 leaves it out, which is Hybrid Demucs (arXiv:2111.03600) in HTDemucs' form."""
     heads: int = Field(default=4, ge=1)
-    """Its heads."""
+    """Attention heads of that transformer."""
     training: SeparatorTrainingConfig = SeparatorTrainingConfig()
     """How it learns."""
 
@@ -94,11 +95,11 @@ class ClapStandInConfig(schemas.Config):
     heads: tuple[int, ...] = (4, 8)
     """Attention heads of each audio layer."""
     patch: int = Field(default=8, ge=2)
-    """Spectrogram bins and frames that are one audio token."""
+    """Side of the square of spectrogram bins and frames that is one audio token."""
     text_width: int = Field(default=64, ge=16)
     """Width of the text transformer."""
     text_layers: int = Field(default=2, ge=1)
-    """Its layers."""
+    """Layers of the text transformer."""
     embedding: int = Field(default=64, ge=8)
     """Dimensions of the joint space."""
     vocabulary: int = Field(default=700, ge=300)
@@ -121,18 +122,18 @@ class TextEncoderConfig(schemas.Config):
 
 
 class DemoModelsConfig(schemas.Config):
-    """What is trained, and on how much."""
+    """The stand-ins that are trained, and the amount of music for it."""
 
     NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("refresh",)
 
     seed: int = Field(default=0, ge=0)
-    """The music, the initial weights and every draw follow from it."""
+    """The music, the initial weights and all random draws follow from it."""
     sample_rate: int = Field(default=16_000, ge=8_000)
     """Sample rate of CLAP, Hz."""
     pieces: int = Field(default=288, ge=32)
-    """Pieces that separator and CLAP learn from; they are composed for this, and no demo corpus has them."""
+    """Number of pieces that separator and CLAP learn from. They are composed for this, and are in no demo corpus."""
     held_out: int = Field(default=32, ge=4)
-    """Further pieces that they are evaluated on."""
+    """Number of further pieces that separator and CLAP are evaluated on."""
     separator: SeparatorConfig = SeparatorConfig()
     """The stand-in for htdemucs."""
     clap: ClapStandInConfig = ClapStandInConfig()
@@ -140,5 +141,5 @@ class DemoModelsConfig(schemas.Config):
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     """The stand-in for T5."""
     refresh: Literal["missing", "changed", "never"] = "missing"
-    """When a run of the whole catalog trains; as nothing but this configuration enters, `missing` and `changed`
-    agree."""
+    """When a run of the whole catalog trains them again. The models depend only on this configuration, so `missing` and
+    `changed` do the same."""

@@ -1,7 +1,7 @@
 """Writing the demo corpus: pieces as files, with sidecars for some artists and one table for the others.
 
-The files call themselves `algorithmicMedia`: a program composed and played them and no model learned to, so they are
-synthetic sound, and still nothing that `ingest` refuses as generated.
+The files' tags say `algorithmicMedia`: a program composed and played the music, but no model was trained for it. So
+they are marked as synthetic sound, and `ingest` still does not refuse them as generated.
 """
 
 import csv
@@ -20,25 +20,26 @@ from stages.pipeline.cores import available_cores
 from stages.pipeline.workers import Call, WorkerPool, map_in_order
 
 PIECES_PER_WORKER = 128
-"""Fewer are played in this process, before another has begun."""
+"""A worker process is only started for this many pieces: fewer are played before it has started."""
 
 LONGEST_SECONDS = 600.0
-"""That playing one may take, on a machine however busy."""
+"""Time limit for playing one piece, however busy the machine is."""
 
 STUDIO_ARTISTS = 10
-"""Artists, the first of `ARTISTS`, whose pieces have sidecars."""
+"""Number of artists, the first of `ARTISTS`, whose pieces have sidecars."""
 
 COLUMNS = ("file_name", "title", "artist", "description", "genre", "moods", "instrument", "bpm", "key", "licence")
-"""Of `metadata.csv`; `;` separates the items of a list."""
+"""Columns of `metadata.csv`. `;` separates the items of a list."""
 
 LICENCE = "CC0-1.0"
-"""Of every piece: a program made them up, and whoever runs it may do with them as they like."""
+"""Licence of every piece: a program made them up, and whoever runs it may use them freely."""
 
 
 def write_corpus(
     seed: int, pieces: int, sample_rate: int, folder: Path, on_piece: Callable[[], None]
 ) -> list[dict[str, Any]]:
-    """Compose, play and write a corpus into a folder; return a row of `pieces` for each, its `uri` relative to it."""
+    """Compose, play and write a corpus into a folder. Return a row of `pieces` for each, with its `uri` relative to the
+    folder."""
     rows, listed = [], []
     for piece, path in _played(seed, pieces, sample_rate, folder):
         if path.parts[0] == "studio":
@@ -54,8 +55,8 @@ def write_corpus(
 
 
 def _played(seed: int, pieces: int, sample_rate: int, folder: Path) -> Iterator[tuple[Piece, Path]]:
-    """Yield each piece, once its sound is written, with its path. Many are played by processes of their own, one a
-    core: notes are short vectors, on which threads wait for Python."""
+    """Yield each piece with its path, once its sound is written. Many pieces are played by worker processes, one for
+    each core: notes are short vectors, so threads would wait for Python's lock."""
     count = min(available_cores(), pieces // PIECES_PER_WORKER)
     if count < 2:
         for index in range(pieces):
@@ -90,7 +91,7 @@ def _slug(text: str) -> str:
 
 
 def _write_sound(seed: int, index: int, folder: Path, sample_rate: int) -> tuple[Piece, Path]:
-    """Compose and play a piece, and write its sound into the folder. Returns it with its path there."""
+    """Compose and play a piece, and write its sound into the folder. Return the piece with its path there."""
     piece = compose(seed, index)
     path = _path_of(piece)
     format: AudioFormat = path.suffix[1:]  # type: ignore[assignment]
@@ -101,7 +102,7 @@ def _write_sound(seed: int, index: int, folder: Path, sample_rate: int) -> tuple
 
 
 def _sidecar(piece: Piece, path: Path, sample_rate: int) -> dict[str, Any]:
-    """Describe a piece as AudioCraft's music datasets do beside each file."""
+    """Return the sidecar of a piece, in the form of AudioCraft's music datasets."""
     return {
         "key": piece.key.name,
         "artist": piece.artist,

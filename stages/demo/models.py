@@ -1,7 +1,7 @@
 """Stand-ins for published weights, trained here: a separator, a CLAP and a text encoder, for machines with no network.
 
 Each is written in the format that the loaders of the published weights read, so that nothing else differs. A model that
-stands in the store already, from a run that was killed after it, is not trained again."""
+is in the store already, from a run that was killed later, is not trained again."""
 
 import importlib
 import json
@@ -27,16 +27,16 @@ READS, WRITES, VERSION = (), CHECKPOINTS, 5
 KINDS = ("separator", "clap", "text_encoder")
 
 AT_ONCE = 2
-"""Of the models, the first so many are trained at the same time: of networks as small as these a second thread makes
-none faster."""
+"""The first this many of `KINDS` are trained at the same time: networks as small as these do not become faster with a
+second thread."""
 
 FACTS = "training.json"
-"""Beside a model's files: what came of its training, for a run that finds it finished."""
+"""File beside a model's weights with the results of its training, for a later run that finds the model finished."""
 
 
 class _Trainer:
-    """One run of the stage; the music of a sample rate is made when the first model needs it, and torch is loaded only
-    then too."""
+    """One run of the stage. Torch is loaded, and the music of a sample rate is made, only when the first model needs
+    it."""
 
     def __init__(self, config: Config, context: Context) -> None:
         self.config, self.context = config, context
@@ -97,25 +97,25 @@ class _Trainer:
 
 
 def reduce(config: Config, context: Context) -> ReduceResult:
-    """Train what is missing, and give a row of `checkpoints` for each model.
+    """Train the models that are missing, and return a row of `checkpoints` for each model.
 
     Raises:
         ValueError: the sizes do not fit together, or a training does not stay finite.
         Stopped: the run was asked to stop; finished models are kept.
     """
-    # Before the threads: of two that import what imports transformers, one may be given a module that is half made.
+    # Before the threads start: if two import transformers at once, one may get a module that is only partly loaded.
     for name in ("clap", "separator"):
         importlib.import_module(f"stages.demo.{name}")
     trainer = _Trainer(config, context)
     trainings = dict(zip(KINDS, (trainer.separator, trainer.clap, trainer.text_encoder), strict=True))
     with ThreadPoolExecutor(AT_ONCE) as pool:
         rows = list(pool.map(lambda kind: _row(context, kind, trainings[kind]), KINDS[:AT_ONCE]))
-    # Alone: while CLAP is loaded for its evaluation, transformers draws no initial weights in this process.
+    # Not beside CLAP: while CLAP is loaded for its evaluation, transformers draws no initial weights in this process.
     return ReduceResult([*rows, *(_row(context, kind, trainings[kind]) for kind in KINDS[AT_ONCE:])])
 
 
 def _row(context: Context, kind: str, train: Callable[[Path], TrainingSummary]) -> dict[str, Any]:
-    """Train a model, unless it stands in the store, and return its row."""
+    """Train a model, unless it is in the store, and return its row."""
     context.check_stopped()
     checkpoint_id = f"{context.identity}-{kind.replace('_', '-')}"
     path = model_folder(checkpoint_id)

@@ -1,5 +1,5 @@
-"""A small HTDemucs (Rouard et al., arXiv:2211.08553) that learns the stems of synthesised pieces, as a Demucs
-repository: a stand-in for the published weights where these cannot be had."""
+"""A small HTDemucs (Rouard et al., arXiv:2211.08553) that learns the stems of synthesised pieces, saved as a Demucs
+repository: a stand-in for the published weights, for machines that cannot download them."""
 
 import statistics
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ from stages.demo.training import OnStep, TrainingMusic, seeded, train_network
 from stages.networks.demucs import MELODY_STEMS, load_separator, melody_chroma
 
 SIGNATURE, BAG = "stems", "segue"
-"""What the network and the bag with it alone in it are called in the repository. Demucs looks for networks first, so
-two equal names would give the bare network."""
+"""Names in the repository of the network and of the bag that has only this network. Demucs looks for networks first, so
+with the same name it would load the network without the bag."""
 
 
 def new_separator(config: SeparatorConfig, sample_rate: int, seed: int) -> HTDemucs:
-    """Make the network with its initial weights: mono in, the four stems out."""
+    """Make the network with its initial weights: mono input, four stems as output."""
     with seeded(seed):
         network: HTDemucs = HTDemucs(
             sources=list(STEMS),
@@ -62,13 +62,14 @@ def learn_stems(
     seed: int,
     on_step: OnStep,
 ) -> None:
-    """Train `network` in place by the mean absolute error of all stems (Défossez et al., arXiv:1911.13254, 4.3).
+    """Train `network` in place to minimise the mean absolute error of all stems (Défossez et al., arXiv:1911.13254,
+    4.3).
 
     Args:
-        network: mixes [B, 1, n] to sources [B, stems, 1, n].
+        network: maps mixes [B, 1, n] to sources [B, stems, 1, n].
         pieces: the stems of each piece, mono; their sum is the mix.
         sample_rate: Hz.
-        seed: which excerpts are drawn.
+        seed: decides which excerpts are drawn.
 
     Raises:
         ValueError: a piece is shorter than an excerpt, or there is none.
@@ -99,7 +100,7 @@ def _excerpt(
 @disk_errors()
 def save_separator(network: HTDemucs, folder: Path) -> None:
     """Write a repository that Demucs reads: the weights, named by their digest, and the bag that names them."""
-    # Demucs' own decorator keeps them.
+    # Demucs' decorator keeps the arguments that the network was made with.
     arguments, named = cast(tuple[tuple[Any, ...], dict[str, Any]], network._init_args_kwargs)
     package: dict[str, Any] = {"klass": HTDemucs, "args": arguments, "kwargs": named, "training_args": {}}
     save_with_checksum(package | {"state": get_state(network, None)}, folder / f"{SIGNATURE}.th")
@@ -107,9 +108,9 @@ def save_separator(network: HTDemucs, folder: Path) -> None:
 
 
 def evaluate_separator(folder: Path, music: TrainingMusic, device: str) -> dict[str, float]:
-    """Measure what the saved separator does for the melody on held-out pieces, next to doing nothing: the
-    signal-to-distortion ratio of vocals and other, dB, and how near the chroma is to that of the true stems (mean
-    cosine)."""
+    """Measure how well the saved separator extracts the melody of held-out pieces, compared with leaving the mix as it
+    is: the signal-to-distortion ratio of vocals and other, dB, and the similarity of their chroma to that of the true
+    stems (mean cosine)."""
     separator = load_separator(LocalWeights(SIGNATURE, folder, ""), device)
     measures: dict[str, list[float]] = {
         name: [] for name in ("si_sdr", "si_sdr_mix", "chroma_cosine", "chroma_cosine_mix")
@@ -131,7 +132,7 @@ def evaluate_separator(folder: Path, music: TrainingMusic, device: str) -> dict[
 def scale_invariant_sdr(
     estimate: Float[Tensor, "*batch N"], target: Float[Tensor, "*batch N"]
 ) -> Float[Tensor, "*batch"]:
-    """Measure how far the target stands above everything else in an estimate, dB, whatever the gain (Le Roux et al.,
+    """Return the ratio of the target to everything else in an estimate, dB, independent of gain (Le Roux et al.,
     arXiv:1811.02508, eq. 5)."""
     gain = (estimate * target).sum(-1, keepdim=True) / target.square().sum(-1, keepdim=True).clamp(min=1e-12)
     wanted = gain * target

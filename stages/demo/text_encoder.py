@@ -1,8 +1,8 @@
-"""A small T5 encoder (Raffel et al., arXiv:1910.10683), and vocabularies out of captions.
+"""A small T5 encoder (Raffel et al., arXiv:1910.10683), and vocabularies learned from captions.
 
-The encoder's weights are random: it learns together with the language model, which must be told to fine-tune it. The
-vocabularies are byte-level BPE (Sennrich et al., arXiv:1508.07909), so that every text can be written in them, and
-small because captions of one kind use few words."""
+The encoder's weights are random. It learns together with the language model, whose configuration must therefore say
+that the encoder is fine-tuned. The vocabularies are byte-level BPE (Sennrich et al., arXiv:1508.07909), so that any
+text can be encoded. They are small because captions of one kind use few words."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from stages.demo.training import FIRST_INDEX, seeded
 from stages.networks.clap import LONGEST_TEXT
 
 CAPTIONED_PIECES = 500
-"""Pieces whose captions make a vocabulary: enough for every key, tempo, instrument and mood."""
+"""Number of pieces whose captions make a vocabulary: enough for every key, tempo, instrument and mood."""
 
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """The special tokens of a model family in the order of their ids, and those that are put around a text."""
+    """The special tokens of a model family in the order of their ids, and those before and after a text."""
 
     tokens: tuple[str, ...]
     before: str | None
@@ -38,10 +38,10 @@ T5_TOKENS = SpecialTokens(("<pad>", "</s>", "<unk>"), None, "</s>")
 
 @disk_errors()
 def save_text_encoder(config: TextEncoderConfig, seed: int, folder: Path) -> int:
-    """Write a folder that `T5EncoderModel` and `AutoTokenizer` read, and return the number of its parameters.
+    """Write a folder that `T5EncoderModel` and `AutoTokenizer` read, and return the encoder's number of parameters.
 
     Raises:
-        ValueError: the width cannot be divided among the heads.
+        ValueError: the width is not a multiple of the number of heads.
     """
     if config.width % config.heads:
         raise ValueError(f"expected a width that {config.heads} heads divide, got {config.width}")
@@ -66,7 +66,7 @@ def save_text_encoder(config: TextEncoderConfig, seed: int, folder: Path) -> int
 
 
 def compose_captions(seed: int) -> Iterable[str]:
-    """Compose many pieces and say every kind of sentence about each."""
+    """Compose many pieces, and yield a caption of every kind about each."""
     for index in range(CAPTIONED_PIECES):
         piece = compose(seed, FIRST_INDEX + index)
         for variant in range(len(TEMPLATES)):
@@ -74,11 +74,11 @@ def compose_captions(seed: int) -> Iterable[str]:
 
 
 def learn_vocabulary(captions: Iterable[str], size: int, special: SpecialTokens) -> PreTrainedTokenizerFast:
-    """Learn a tokenizer that `AutoTokenizer.from_pretrained` reads once it is saved. Case is not kept.
+    """Return a tokenizer that, once saved, `AutoTokenizer.from_pretrained` reads. Text becomes lower case.
 
     Args:
-        captions: what it is learned from.
-        size: largest number of tokens; the 256 bytes and the special tokens are always among them.
+        captions: texts to learn from.
+        size: largest number of tokens; the 256 bytes and the special tokens are always included.
     """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()

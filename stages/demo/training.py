@@ -1,5 +1,5 @@
-"""What the stand-ins learn from, pieces of the same kind as the demo corpus and none of its own, and the loop of their
-trainings."""
+"""What the stand-ins learn from, and how: pieces of the same kind as the demo corpus but not in it, and the training
+loop."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ FIRST_INDEX = 10_000
 """Pieces from this index on are never in a demo corpus."""
 
 OnStep = Callable[[int, float], None]
-"""Is told of each step and its loss; may raise to stop."""
+"""Called after each step with its number and loss; may raise an exception to stop."""
 
 
 _DRAWING = Lock()
@@ -28,8 +28,8 @@ _DRAWING = Lock()
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Have initial weights drawn from a seed inside. They are drawn from torch's own generator, which the threads that
-    train the others share: so one at a time."""
+    """Make initial weights that are drawn inside follow from a seed. They come from torch's global generator, which all
+    threads share, so only one thread at a time may be inside."""
     with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -56,7 +56,7 @@ class TrainingMusic:
 
 
 def make_music(context: Context, seed: int, pieces: int, held_out_pieces: int, sample_rate: int) -> TrainingMusic:
-    """Compose and play so many pieces, and `held_out_pieces` more."""
+    """Compose and play `pieces` pieces to learn from, and `held_out_pieces` more."""
     composed = [compose(seed, FIRST_INDEX + index) for index in range(pieces + held_out_pieces)]
     stems = []
     context.progress.start("playing music to learn from", len(composed), "pieces")
@@ -74,11 +74,11 @@ def train_network(
     seed: int,
     on_step: OnStep,
 ) -> None:
-    """Train a network in place and leave it with its averaged weights, in evaluation mode.
+    """Train a network in place, and leave it with its averaged weights and in evaluation mode.
 
     Args:
-        draw_loss: draws a batch with a generator on the CPU and gives its loss.
-        seed: the draws of a step are a function of seed and step.
+        draw_loss: draws a batch with a generator on the CPU, and returns its loss.
+        seed: what is drawn in a step follows from the seed and the number of the step.
 
     Raises:
         ValueError: gradients do not stay finite.

@@ -1,4 +1,4 @@
-"""Sentences about a piece, as people who upload music write them: each names some of what can be heard, in varied order
+"""Sentences about a piece, like those of people who upload music. Each names some of what can be heard, in varied order
 and words, so that a text model learns the words and not one template."""
 
 import random
@@ -16,12 +16,12 @@ TEMPLATES = (
     "A {speed} instrumental in {key}, {mood} and {mood2}, led by {lead} with {accompaniment}, {genre} style {drums}",
     "{Mood} {lead} tune in {genre} style, {tempo} beats per minute, {key}",
 )
-"""Placeholders are facts of the piece; a capital letter asks for a capital letter."""
+"""The placeholders are facts of the piece. A capitalised placeholder has a capitalised value."""
 
 
 def caption(piece: Piece, variant: int = 0) -> str:
-    """Write one sentence about a piece. The same (piece, variant) always gives the same sentence, and consecutive
-    variants use different templates."""
+    """Return a sentence about a piece. The same (piece, variant) always has the same sentence, and consecutive variants
+    use different templates."""
     start = random.Random(f"segue demo caption {piece.seed}/{piece.index}").randrange(len(TEMPLATES))
     facts = {
         "mood": piece.moods[variant % 2],

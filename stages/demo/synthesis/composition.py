@@ -1,8 +1,8 @@
 """Composing a piece: a genre, a key, a progression, a melody with a motif that returns, a bass line and a drum pattern.
 
-A genre is audible: it decides tempo, metre, drum pattern, how chords and bass are played and which instruments may
-play, so that a model which hears the audio can name it. Everything is drawn from one `random.Random` seeded by (seed,
-index), so a piece can be made again at any time, its stems included, without being stored."""
+Genres can be heard: a genre decides tempo, metre, drum pattern, how chords and bass are played, and which instruments
+may play, so that a model that hears the audio can name it. Everything is drawn from one `random.Random`, seeded by
+(seed, index). So a piece and its stems can be made again at any time, and need not be stored."""
 
 import random
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Genre:
     """How pieces of one genre are made."""
 
     tempo: tuple[int, int]
-    """Range of the tempo, beats a minute."""
+    """Lowest and highest tempo, beats a minute."""
     leads: tuple[str, ...]
     accompaniments: tuple[str, ...]
     bass: str
@@ -32,10 +32,10 @@ class Genre:
     melody_density: float
     """Share of the eighth notes of a bar on which a melody note starts."""
     drums: dict[str, str]
-    """A line of sixteenth notes a drum and bar; 'x' is loud, 'o' soft, '.' silent. Empty without drums."""
+    """For each drum one bar in sixteenth notes: 'x' is loud, 'o' soft, '.' silent. Empty without drums."""
     beats_per_bar: int = 4
     drum_level: float = 0.7
-    """Loudness of the drums against the melody."""
+    """Loudness of the drums relative to the melody."""
 
 
 GENRES = {
@@ -78,29 +78,30 @@ GENRES = {
         {"kick": "x.........x.....", "snare": "....x..o.o..x..o", "hat": "x.x.x.x.x.x.x.x."}, drum_level=0.9,
     ),
 }  # fmt: skip
-"""Name -> how it is made."""
+"""Genres by name."""
 
 ARTISTS = (
     "Glass Harbour", "The Paper Comets", "Mira Lindqvist", "Otter & Vale", "Kilo Sunday", "North Arcade",
     "Juniper Static", "Ada Fenwick", "Velvet Tramline", "Soft Machinery Club", "Tomas Okoye",
     "Red Lantern Trio", "Low Tide Choir", "Pilot Moth", "Saffron Ellis", "Blue Kiln",
 )  # fmt: skip
-"""Invented artists. Each plays every genre, one more than the others, so that a split by artist leaves every genre on
-both sides, in parts that can be learned."""
+"""Invented artists. Each plays every genre, and one of them more often than the others. So a split by artist leaves
+every genre on both sides, and enough of it to learn from."""
 
 
 def genre_of(artist_index: int, work: int) -> str:
-    """Return the genre of an artist's n-th work: one of three is in the artist's own genre, the others go round."""
+    """Return the genre of an artist's n-th work. Every third work is in the artist's own genre; the others go round all
+    genres."""
     names = list(GENRES)
     return names[(artist_index + (work if work % 3 else 0)) % len(names)]
 
 
 LONGEST_BODY, TAIL = 11.0, 0.6
-"""Seconds: a piece has as many whole bars as fit into the first, and the second to ring out."""
+"""Seconds: a piece has as many whole bars as fit into the first, and then the second to ring out."""
 
 MELODY_LOWEST, CHORD_LOWEST, BASS_LOWEST = 67, 55, 36
-"""MIDI pitches of the registers: the melody above G4, chords from G3, bass from C2. In 20 ms, a frame of the demo's
-codec, a chord so has some periods of each of its tones."""
+"""Lowest MIDI pitches of the parts: the melody above G4, chords from G3, bass from C2. This way 20 ms, a frame of the
+demo's codec, hold several periods of each tone of a chord."""
 
 MOODS = {
     ("major", True): ("happy", "uplifting", "energetic", "playful"),
@@ -108,7 +109,7 @@ MOODS = {
     ("minor", True): ("tense", "driving", "urgent", "dark"),
     ("minor", False): ("sad", "melancholic", "mysterious", "dreamy"),
 }
-"""(mode, fast) -> the moods a listener would name."""
+"""The moods that a listener would name, by (mode, whether it is fast)."""
 
 TITLE_WORDS = (
     ("Silver", "Quiet", "Northern", "Paper", "Hollow", "Golden", "Distant",
@@ -118,8 +119,8 @@ TITLE_WORDS = (
 )  # fmt: skip
 
 WORKS = 40
-"""An artist's later pieces have a number behind their titles, one for each so many: titles that the demo's requests
-name stay those of one piece, however large a corpus is."""
+"""Works of an artist after which titles get a number: 2 for the second 40 works, and so on. So a title that the demo's
+requests name belongs to one piece, however large a corpus is."""
 
 
 def compose(seed: int, index: int) -> Piece:
@@ -127,7 +128,7 @@ def compose(seed: int, index: int) -> Piece:
 
     Args:
         seed: which corpus.
-        index: from 0; consecutive indices go round the artists.
+        index: from 0; consecutive indices go through the artists in turn.
 
     Raises:
         ValueError: negative seed or index.
@@ -169,7 +170,7 @@ def compose(seed: int, index: int) -> Piece:
 
 
 def _progression(draw: random.Random, key: Key, bars: int, bar: float) -> tuple[Chord, ...]:
-    """Return one chord a bar, or two where bars are so long that the harmony would stand still."""
+    """Return one chord for each bar, or two if bars are so long that the harmony would stand still."""
     per_bar = 2 if bars < 4 else 1
     degrees = draw.choice(PROGRESSIONS[key.mode])
     span = bar / per_bar
@@ -184,7 +185,8 @@ def _chord_at(chords: tuple[Chord, ...], onset: float) -> Chord:
 
 
 def _tuning(key: Key, chord: Chord, pitch: int) -> float:
-    """Return the tuning of a pitch over a chord: its tones are pure, others keep their place in equal temperament."""
+    """Return the tuning of a pitch over a chord: the chord's tones are pure, other pitches stay in equal
+    temperament."""
     is_tone = pitch % 12 in {tone % 12 for tone in chord.pitches}
     return pure_tuning(pitch - key.pitch(chord.degree, 0)) if is_tone else 1.0
 
@@ -192,8 +194,8 @@ def _tuning(key: Key, chord: Chord, pitch: int) -> float:
 def _melody(
     draw: random.Random, key: Key, genre: Genre, chords: tuple[Chord, ...], bars: int, beat: float
 ) -> tuple[Note, ...]:
-    """Alternate two bars of rhythm and contour. On a beat the melody takes the nearest chord tone, between beats a
-    neighbouring degree; it stays within an octave and a half."""
+    """Return a melody that alternates between two bars of rhythm and contour. On a beat it takes the nearest chord
+    tone, between beats a neighbouring degree. It stays within an octave and a half."""
     steps = genre.beats_per_bar * 2
     motifs = [_motif(draw, steps, genre.melody_density) for _ in range(2)]
     onsets = [(b * steps + step, move) for b in range(bars) for step, move in motifs[b % 2]]
@@ -212,7 +214,7 @@ def _melody(
 
 
 def _motif(draw: random.Random, steps: int, density: float) -> list[tuple[int, int]]:
-    """Draw the (eighth note, move in scale degrees) of a bar; the first note is always on the first beat."""
+    """Return a bar as (eighth note, move in scale degrees) of each note. There is always a note on the first beat."""
     starts = [0] + [step for step in range(1, steps) if draw.random() < density * (1.3 if step % 2 == 0 else 0.7)]
     return [(step, draw.choice((-2, -1, -1, 1, 1, 2))) for step in starts]
 

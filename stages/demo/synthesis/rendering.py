@@ -2,18 +2,19 @@
 
 An instrument's note is a sum of sinusoids with amplitudes, decays and a vibrato of its own (additive synthesis), or a
 carrier whose phase is modulated by another sinusoid (frequency modulation: Chowning, JAES 1973). A plucked string is
-the sum of its modes, each decaying faster the higher it is, which is what the Karplus-Strong loop (CMJ 1983) settles
-into, without the loop's mistuning at low sample rates. Partials above 0.45 of the sample rate are left out, so nothing
-aliases. A drum is one short sound, made once for a piece and placed at every stroke.
+the sum of its modes, of which higher ones decay faster. The Karplus-Strong loop (CMJ 1983) settles into the same, but
+is out of tune at low sample rates. Partials above 0.45 of the sample rate are left out, so nothing aliases. A drum is
+one short sound, made once for a piece and placed at every stroke.
 
-A small codec and a model that learns for minutes keep a wave only where it is much the same from period to period. So
-chords, and the notes of a melody that belong to them, are tuned purely, vibrato is slight, and oscillators run on
-through a piece: its pitched parts together are mostly one wave that repeats, and not five whose phases drift.
+A small codec, and a model that learns for minutes, reproduce a wave well only if its periods are much alike. So chords,
+and the melody's notes that belong to them, are tuned purely; vibrato is slight; and oscillators run on through a piece.
+The pitched parts together are then mostly one wave that repeats, and not five waves whose phases drift.
 
-Notes are numpy arrays: thousands of short vectors gain nothing from torch's threads and lose time at their barriers.
+Notes are numpy arrays: with thousands of short vectors, torch's threads gain nothing and lose time waiting for each
+other.
 
-The stems carry Demucs' names (arXiv:2211.08553), with the melody in the place of the vocals: what a melody condition is
-taken from (MusicGen, arXiv:2306.05284, 2.2) is then `vocals` and `other` here as in recorded music."""
+The stems have Demucs' names (arXiv:2211.08553), and the melody is in `vocals`. So a melody condition is taken from
+`vocals` and `other` here too, as in recorded music (MusicGen, arXiv:2306.05284, 2.2)."""
 
 import math
 from dataclasses import dataclass
@@ -41,9 +42,9 @@ class Instrument:
     release: float = 0.06
     """Seconds of fading out, at the end of the note."""
     decay: float = 0.0
-    """Nepers a second that the fundamental loses while it sounds."""
+    """Decay of the fundamental while it sounds, nepers a second."""
     brightness_decay: float = 0.0
-    """Nepers a second that each further harmonic loses on top."""
+    """Additional decay of each higher harmonic, nepers a second."""
     vibrato_hertz: float = 0.0
     vibrato_semitones: float = 0.0
     modulator_ratio: float = 0.0
@@ -53,7 +54,7 @@ class Instrument:
     drive: float = 0.0
     """Gain before a tanh that distorts the sum of all notes; 0 for none."""
     breath: float = 0.0
-    """Share of noise that follows the envelope."""
+    """Amplitude of noise, which follows the envelope."""
     level: float = 1.0
 
 
@@ -80,13 +81,13 @@ INSTRUMENTS = {
     "electric bass": Instrument(_falling(8, 1.1), 0.004, 0.04, 1.0, 0.8, level=0.9),
     "synth bass": Instrument(_falling(12, 1.0, only_odd=True), 0.004, 0.03, 1.0, 1.0, level=0.7),
 }  # fmt: skip
-"""Name -> sound."""
+"""Instruments by name."""
 
 
 def play(
     instrument: str, notes: tuple[Note, ...], samples: int, sample_rate: int, generator: np.random.Generator
 ) -> Float32[Wave, " N"]:
-    """Play one part of a piece.
+    """Return the sound of one part of a piece.
 
     Args:
         instrument: a name of `INSTRUMENTS`.
@@ -104,7 +105,7 @@ def play(
     part = np.zeros(samples, np.float32)
     for note in notes:
         start = round(note.onset * sample_rate)
-        # The note rings on for its release, as far as the piece goes.
+        # The note rings on for its release, but not beyond the end of the piece.
         length = min(round((note.duration + sound.release) * sample_rate), samples - start)
         if length > 0:
             tone = _tone(sound, note, start / sample_rate, length, sample_rate, generator)
@@ -131,11 +132,17 @@ def _tone(
 def _partials(
     sound: Instrument, hertz: float, cycle: float, time: Float32[Wave, " N"], sample_rate: int
 ) -> Float32[Wave, " N"]:
-    """Return a tone that begins at the share `cycle` of a period: an oscillator runs on from the beginning of a piece,
-    so tones whose frequencies are as small whole numbers keep their phases to each other, whenever they begin."""
+    """Return a tone without its envelope.
+
+    Args:
+        hertz: frequency of the fundamental.
+        cycle: where in its period the tone begins, 0 to 1. Callers pass the phase of an oscillator that has run since
+            the beginning of the piece. So tones whose frequencies have a ratio of small whole numbers keep their phases
+            relative to each other, whenever they begin.
+    """
     phase = 2 * math.pi * (cycle + hertz * time)
     if sound.vibrato_hertz:
-        # The integral of a sinusoidal deviation of the frequency; it sets in as the note gets going.
+        # The phase is the integral of a sinusoidal deviation of the frequency, which fades in over 0.3 s.
         rate = 2 * math.pi * sound.vibrato_hertz
         deviation = hertz * (2 ** (sound.vibrato_semitones / 12) - 1)
         phase = phase + 2 * math.pi * deviation / rate * (1 - np.cos(rate * time)) * np.minimum(time / 0.3, 1.0)
@@ -154,13 +161,13 @@ def _partials(
 
 
 DRUMS = ("kick", "snare", "clap", "hat", "shaker")
-"""Names of the drums."""
+"""The names of the drums."""
 
 
 def play_drums(
     hits: tuple[Hit, ...], samples: int, sample_rate: int, generator: np.random.Generator
 ) -> Float32[Wave, " N"]:
-    """Play the drum part of a piece, N samples at `sample_rate` Hz; `generator` is the source of the noise.
+    """Return the drum part of a piece, N samples at `sample_rate` Hz. `generator` is the source of the noise.
 
     Raises:
         ValueError: an unknown drum.
@@ -169,7 +176,7 @@ def play_drums(
     unknown = sorted({hit.drum for hit in hits} - set(DRUMS))
     if unknown:
         raise ValueError(f"expected drums out of {', '.join(DRUMS)}, got {', '.join(unknown)}")
-    # Every drum is drawn, played or not, so that a change of pattern leaves the sound of the others alone.
+    # Every drum draws its noise, even if it is not played, so that a change of pattern does not change other drums.
     kit = {drum: _drum(drum, sample_rate, generator) for drum in DRUMS}
     for hit in hits:
         start = round(hit.onset * sample_rate)
@@ -205,15 +212,16 @@ STEMS = ("drums", "bass", "other", "vocals")
 """Names of the stems, in Demucs' order."""
 
 MELODY_LEVEL, CHORD_LEVEL, BASS_LEVEL = 0.15, 0.2, 0.15
-"""Root mean squares of the parts with a pitch before normalisation: the balance is the same whatever plays and however
-often, for what a model is to follow must be heard."""
+"""Root mean squares of the pitched parts before normalisation. The balance does not depend on which instruments play or
+how often, because what a model is to follow must be heard."""
 
 RMS, PEAK = 0.14, 0.9
 """A mix has this root mean square (about -17 dBFS) unless its largest sample would exceed the peak."""
 
 
 def render(piece: Piece, sample_rate: int = 16_000) -> Float[Tensor, "stems N"]:
-    """Play the stems of a piece in the order of `STEMS`, mono, N = round(seconds * sample_rate); their sum is the mix.
+    """Return the stems of a piece in the order of `STEMS`, mono, N = round(seconds * sample_rate). Their sum is the
+    mix.
 
     The same piece gives the same samples every time.
 
@@ -244,6 +252,6 @@ def render(piece: Piece, sample_rate: int = 16_000) -> Float[Tensor, "stems N"]:
 
 
 def _unit(part: Float32[Wave, " N"]) -> Float32[Wave, " N"]:
-    """Bring a part to a root mean square of 1."""
+    """Return a part scaled to a root mean square of 1."""
     unit: Wave = part / np.sqrt(np.square(part).mean())
     return unit

@@ -1,5 +1,5 @@
-"""A piece of the demo corpus as a score: everything that is known about it before a sample is made; and as much
-harmony as it needs, keys, scales and diatonic triads, in equal temperament but for tones of the chord that sounds.
+"""A piece of the demo corpus as a score: everything that is known about it before a sample is made. There is also the
+harmony that this needs: keys, scales and diatonic triads, in equal temperament except for tones of the sounding chord.
 
 Pitches are MIDI note numbers (60 is middle C, 69 is A at 440 Hz); pitch classes count semitones above C."""
 
@@ -59,35 +59,40 @@ def frequency(pitch: int) -> float:
 
 
 PURE = {0: Fraction(1), 3: Fraction(6, 5), 4: Fraction(5, 4), 6: Fraction(7, 5), 7: Fraction(3, 2)}
-"""Semitones above the root -> the frequency over the root's of a chord tone that does not beat."""
+"""Frequency ratio of a purely tuned chord tone (one that does not beat) to the root, by semitones above the root."""
 
 
 def pure_tuning(interval: int) -> float:
-    """Return by which factor a chord tone, so many semitones above the root, is off its place in equal temperament when
-    the chord is tuned purely, as a choir or a string section tunes it."""
+    """Return the frequency of a purely tuned chord tone relative to the same tone in equal temperament. This is how a
+    choir or a string section tunes chords.
+
+    Args:
+        interval: semitones above the root.
+    """
     steps = interval % 12
     return float(PURE[steps]) / 2 ** (steps / 12)
 
 
 FAST = 100
-"""Beats a minute from which a piece counts as fast."""
+"""Lowest tempo that counts as fast, beats a minute."""
 
 
 @dataclass(frozen=True)
 class Note:
-    """One note: onset and duration in seconds, MIDI pitch, loudness between 0 and 1."""
+    """One note. Onset and duration are in seconds, `pitch` is a MIDI number, `velocity` is the loudness from 0 to 1."""
 
     onset: float
     duration: float
     pitch: int
     velocity: float = 1.0
     tuning: float = 1.0
-    """Frequency over that of the pitch in equal temperament."""
+    """Frequency relative to that of the pitch in equal temperament."""
 
 
 @dataclass(frozen=True)
 class Chord:
-    """One chord of the progression: onset and duration in seconds, its name, its scale degree, its MIDI pitches."""
+    """One chord of the progression. Onset and duration are in seconds, `degree` is a scale degree, `pitches` are MIDI
+    numbers."""
 
     onset: float
     duration: float
@@ -98,7 +103,8 @@ class Chord:
 
 @dataclass(frozen=True)
 class Hit:
-    """One stroke on a drum: onset in seconds, drum of `stages.demo.synthesis.rendering`, loudness between 0 and 1."""
+    """One stroke on a drum. `onset` is in seconds, `drum` one of `stages.demo.synthesis.rendering`, `velocity` from 0
+    to 1."""
 
     onset: float
     drum: str
@@ -107,7 +113,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Piece:
-    """A score and what a catalog would say of it. The same (seed, index) always gives the same piece."""
+    """A score, and what a catalog would say about it. The same (seed, index) always gives the same piece."""
 
     seed: int
     index: int
