@@ -38,11 +38,11 @@ class SeparatorTrainingConfig(schemas.Config):
         ema_interval=1,
         precision="float32",
     )
-    """How the weights move: two minutes of one core, against the weeks of the published models."""
+    """The optimisation: two minutes of one core, where the published models took weeks."""
 
 
 class ClapTrainingConfig(schemas.Config):
-    """How the two sides are trained."""
+    """How CLAP's audio and text sides are trained."""
 
     batch_size: int = Field(default=32, ge=2)
     """Pairs a step. Each pair is contrasted with all others of its batch."""
@@ -58,7 +58,7 @@ class ClapTrainingConfig(schemas.Config):
         ema_interval=1,
         precision="float32",
     )
-    """How the weights move."""
+    """The optimisation."""
 
 
 class SeparatorConfig(schemas.Config):
@@ -81,7 +81,7 @@ class SeparatorConfig(schemas.Config):
     heads: int = Field(default=4, ge=1)
     """Attention heads of that transformer."""
     training: SeparatorTrainingConfig = SeparatorTrainingConfig()
-    """How it learns."""
+    """How the separator is trained."""
 
 
 class ClapStandInConfig(schemas.Config):
@@ -105,7 +105,7 @@ class ClapStandInConfig(schemas.Config):
     vocabulary: int = Field(default=700, ge=300)
     """Largest number of tokens."""
     training: ClapTrainingConfig = ClapTrainingConfig()
-    """How it learns."""
+    """How CLAP is trained."""
 
 
 class TextEncoderConfig(schemas.Config):

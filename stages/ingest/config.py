@@ -1,4 +1,4 @@
-"""What of a source is taken, and how it is split."""
+"""The knobs of ingest: which recordings of a source are taken, and how they are split."""
 
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +14,7 @@ from stages.ingest.choosing import EXCLUDED
 
 
 class Limits(schemas.Config):
-    """Which recordings are taken."""
+    """Limits that a recording must keep to be taken."""
 
     min_seconds: float = Field(default=0.5, gt=0)
     """Shorter recordings are refused, seconds: a loudness needs 0.4 s, and there is no music to learn in less."""
@@ -23,9 +23,10 @@ class Limits(schemas.Config):
     max_channels: int = Field(default=32, ge=1, le=MAX_CHANNELS)
     """Recordings with more channels are refused."""
     min_sample_rate: int = Field(default=8_000, ge=4_000)
-    """Hz. Below, there is little music left, and loudness is not defined."""
+    """Recordings with a lower sample rate are refused, Hz: little music is left in them, and loudness is not
+    defined."""
     max_sample_rate: int = Field(default=384_000, le=MAX_SAMPLE_RATE)
-    """Hz."""
+    """Recordings with a higher sample rate are refused, Hz."""
     max_damage: float = Field(default=MAX_DAMAGE, ge=0, le=1)
     """Recordings are refused if a larger share of them is lost to damage. A smaller loss becomes silence of the same
     length, with a warning; 1 % of three minutes is two seconds."""
@@ -56,7 +57,7 @@ class Config(schemas.Config):
     """The description of tracks that have none: none, or a sentence made from what is known of genre, moods,
     instruments, tempo, key and loudness. `tracks.description_source` says which descriptions were made so."""
     limits: Limits = Limits()
-    """Which recordings are taken."""
+    """Limits that a recording must keep to be taken."""
     accept: tuple[str, ...] = ()
     """Conditions that a measured recording must meet to be a track, in SQL over the columns of `tracks`, such as
     `bandwidth > 12000 AND clipping < 0.001`; all must be true. A recording that fails becomes a row of `withheld`, with

@@ -44,7 +44,7 @@ _URI = attrgetter("uri")
 
 @dataclass
 class Listing:
-    """What lies at a source."""
+    """What is at a source."""
 
     recordings: list[File] = field(default_factory=list)
     """Sorted by URI."""
