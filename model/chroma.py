@@ -1,9 +1,9 @@
 """Chroma: how strong each of the twelve pitch classes is in every frame, the melody condition of MusicGen
 (arXiv:2306.05284, 2.2).
 
-The power spectrum of a long window is gathered into pitch classes by a bank of Gaussian bumps (D. Ellis, "Chroma
-feature analysis and synthesis", 2007, as librosa's `filters.chroma` has it), and each frame is divided by its strongest
-class. Frames are computed in groups, so memory does not grow with the length of the recording.
+A bank of Gaussian filters sums the power spectrum of a long window into pitch classes (D. Ellis, "Chroma feature
+analysis and synthesis", 2007, as in librosa's `filters.chroma`). Each frame is then divided by its strongest class.
+Frames are computed in groups, so that memory does not grow with the length of the recording.
 """
 
 from typing import Any
@@ -21,20 +21,20 @@ PITCH_CLASSES = 12
 """Bins of a frame; bin 0 is C."""
 
 SMALLEST_MAXIMUM = 1e-6
-"""Floor of the divisor: frames in which nothing sounds stay zero."""
+"""Floor of the divisor, so that silent frames stay zero."""
 
 FRAMES_A_GROUP = 256
-"""Frames that are transformed at once: about 50 MB at a window of 16384."""
+"""Frames that are transformed at once: about 50 MB for a window of 16384 samples."""
 
 CENTRE_OCTAVE, OCTAVE_WIDTH = 5.0, 2.0
-"""The bank's weight over pitch: a Gaussian around the 5th octave above 27.5 Hz (880 Hz), this many octaves wide."""
+"""The weight of the filters over pitch: a Gaussian around the 5th octave above 27.5 Hz (880 Hz), 2 octaves wide."""
 
 
 def chroma(wav: Float[Tensor, "B N"], config: ChromaConfig = ChromaConfig()) -> Float[Tensor, "B F 12"]:
-    """Measure the chroma of a batch: F = N // hop + 1 frames, the strongest bin 1 in every frame that is not silent.
+    """Measure the chroma of a batch: F = N // hop + 1 frames. The strongest bin of each frame is 1, unless it is silent.
 
     Args:
-        wav: mono signals at `config.sample_rate`. Those shorter than the window are padded with zeros on both sides.
+        wav: mono signals at `config.sample_rate`. Signals shorter than the window are padded with zeros on both sides.
         config: `window` is the length of the periodic Hann window and of the Fourier transform; frame f is centred on
             sample f * `hop`.
 
@@ -59,21 +59,24 @@ def chroma(wav: Float[Tensor, "B N"], config: ChromaConfig = ChromaConfig()) -> 
 
 
 def one_hot(chroma: Float[Tensor, "*batch F 12"]) -> Float[Tensor, "*batch F 12"]:
-    """Keep only the strongest class of each frame, as the melody models of MusicGen see it: 1 there, 0 elsewhere. A
-    silent frame gives bin 0, not zeros (the reference does so, and the published weights were trained with it)."""
+    """Set the strongest class of each frame to 1 and all others to 0, which is what MusicGen's melody models read.
+
+    A silent frame gets a 1 in bin 0, not all zeros: AudioCraft does so, and the published weights were trained with it.
+    """
     return functional.one_hot(chroma.argmax(-1), PITCH_CLASSES).to(chroma.dtype)
 
 
 def chroma_at(
     chroma: Float[npt.NDArray[Any], "F 12"], chroma_rate: float, begin: float, count: int, rate: float
 ) -> Float[npt.NDArray[Any], "G 12"]:
-    """Return the frames of a track's chroma from second `begin` on, at another frame rate; fewer than `count` where it
-    ends.
+    """Return the frames of a track's chroma from second `begin` on, at another frame rate.
+
+    Each returned frame is the frame of `chroma` that is nearest in time.
 
     Args:
         chroma: the chroma of the whole track, `chroma_rate` frames a second.
-        count: frames that are wanted.
-        rate: of these, frames a second; each is the frame of `chroma` that is nearest in time.
+        count: the number of frames to return; fewer are returned where the track ends.
+        rate: the frame rate of the result, frames a second.
     """
     positions = np.rint((begin + np.arange(count) / rate) * chroma_rate).astype(np.int64)
     frames: Float[npt.NDArray[Any], "G 12"] = chroma[positions[positions < len(chroma)]]
@@ -81,12 +84,12 @@ def chroma_at(
 
 
 def chroma_filters(sample_rate: int, fft_size: int) -> Float[Tensor, "12 bins"]:
-    """Return the bank that gathers `fft_size // 2 + 1` frequencies into pitch classes, tuned to A4 = 440 Hz."""
+    """Return the filters that sum `fft_size // 2 + 1` frequencies into pitch classes, tuned to A4 = 440 Hz."""
     hertz = torch.arange(1, fft_size, dtype=torch.float64) * sample_rate / fft_size
-    # Distances in semitones above A0; the frequency 0 is put an octave and a half below the first bin.
+    # Distances are in semitones above A0. The frequency 0 is placed an octave and a half below the first bin.
     semitones = PITCH_CLASSES * torch.log2(hertz / 27.5)
     semitones = torch.cat([semitones[:1] - 1.5 * PITCH_CLASSES, semitones])
-    # A bump is as wide as the distance to the next frequency, and at least a semitone.
+    # A filter is as wide as the distance to the next frequency, and at least a semitone.
     width = torch.cat([semitones.diff().clamp(min=1.0), torch.ones(1, dtype=torch.float64)])
     half = PITCH_CLASSES // 2
     distance = semitones - torch.arange(PITCH_CLASSES, dtype=torch.float64)[:, None]
@@ -94,6 +97,6 @@ def chroma_filters(sample_rate: int, fft_size: int) -> Float[Tensor, "12 bins"]:
     bank = torch.exp(-0.5 * (2 * distance / width).square())
     bank = bank / bank.norm(dim=0, keepdim=True)
     bank = bank * torch.exp(-0.5 * ((semitones / PITCH_CLASSES - CENTRE_OCTAVE) / OCTAVE_WIDTH).square())
-    # The distances count from A; bin 0 is to be C.
+    # The distances count from A, but bin 0 must be C.
     filters: Tensor = bank.roll(-3, dims=0)[:, : fft_size // 2 + 1].float()
     return filters

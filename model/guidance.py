@@ -1,16 +1,16 @@
 """Classifier-free guidance: which conditions a model reads for one request, and how its logits are combined
 (arXiv:2207.12598; in MusicGen arXiv:2306.05284, 3.1).
 
-The model predicts twice, with the conditions and without any: two branches, whose difference is exaggerated. Where text
-and audio are both given the text may be exaggerated further (double guidance, MusicGen-Style, arXiv:2407.12563, 3.3):
-then there is a third branch, with every condition but the text, the *style*.
+The model predicts twice, with all conditions and with none. These are two branches, and guidance exaggerates their
+difference. When text and audio are both given, the text can be exaggerated further (double guidance, MusicGen-Style,
+arXiv:2407.12563, 3.3). This takes a third branch, the *style*, which has every condition but the text.
 
     guided = null + guidance * (style + guidance_text * (full - style) - null)
 
-The branches are the rows of one forward pass, whose null is as long as the conditions are; or each has a pass of its
-own, where the null has the length that it has by itself. A prefix of another length moves the positions of the codes,
-so the two are different distributions. AudioCraft's two passes take the model's own coefficient whatever the caller
-asks for; here both heed the request.
+The branches are either the rows of one forward pass or separate passes. In one pass, the null condition is padded to
+the length of the others; in a pass of its own, it keeps its own length. The length of a prefix shifts the positions of
+the codes, so the two forms sample from different distributions. In AudioCraft, two passes always use the model's own
+coefficient; here both forms use the coefficient of the request.
 """
 
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ TEXT = "description"
 
 
 def num_cfg_branches(guidance: float, guidance_text: float) -> int:
-    """Count the branches of a model with conditions: full, style (for double guidance), null; full alone where both
-    coefficients are 1, for then guidance leads to what it says."""
+    """Return the number of branches of a model with conditions: 3 (full, style, null) for double guidance, 2 (full,
+    null) for plain guidance, and 1 (full) where both coefficients are 1, because guidance then changes nothing."""
     if guidance_text != 1:
         return 3
     return 1 if guidance == 1 else 2
@@ -40,14 +40,14 @@ def num_cfg_branches(guidance: float, guidance_text: float) -> int:
 def condition_passes(
     model: MusicModel, attributes: Attributes, form: GuidanceForm, guidance: float, guidance_text: float
 ) -> list[dict[str, Condition]]:
-    """Embed the conditions of one request, a mapping a pass; the rows of all passes are full, style and null, or
-    those of them that `num_cfg_branches` counts.
+    """Embed the conditions of one request; return one mapping for each forward pass.
 
-    A model without conditions has one pass over an empty mapping.
+    The rows of all passes together are the branches that `num_cfg_branches` counts, in the order full, style, null. A
+    model without conditions gets one pass with an empty mapping.
 
     Raises:
-        ValueError: conditions that the model does not read, or double guidance of a model without a description or
-            with nothing else.
+        ValueError: the model does not read one of the conditions, or double guidance is asked of a model that does not
+            read both a description and another condition.
     """
     known = model.config.conditions
     if guidance_text != 1 and (TEXT not in known or len(known) < 2):
@@ -68,9 +68,9 @@ def condition_passes(
 def apply_guidance(
     logits: Float[Tensor, "B W K V"], guidance: Float[Tensor, "B"], guidance_text: Float[Tensor, "B"]
 ) -> Float[Tensor, "B K V"]:
-    """Combine the logits of W branches: full conditions alone (W = 1), with null (2), or with style and null (3).
+    """Combine the logits of W branches: full (W = 1), full and null (2), or full, style and null (3).
 
-    With a coefficient of 1 the result is what it leads to itself, to the bit.
+    A coefficient of 1 returns the logits that it extrapolates towards, bit for bit.
     """
     target = logits[:, 0]
     if logits.shape[1] == 3:

@@ -27,25 +27,25 @@ from model.lm.language_model import LanguageModel, Loss, Prediction
 
 @dataclass(frozen=True, eq=False)
 class Attributes:
-    """The raw conditions of one item; None, or no entry in `fields`, is a condition that it does not have.
+    """The raw conditions of one item. A condition that the item does not have is None, or has no entry in `fields`.
 
     Raises:
-        ValueError: a text is empty or blank, a field unknown or of the wrong kind, a number not finite, or a melody or
-            embedding of the wrong shape.
+        ValueError: a text is empty or blank, a field is unknown or of the wrong kind, a number is not finite, or a
+            tensor has the wrong shape.
     """
 
     description: str | None = None
     """What the music is, in words."""
     chroma: Float[Tensor, "..."] | None = None
-    """The melody [F, 12] at the rate of `MelodyConfig.frame_rate`, bin 0 = C."""
+    """The melody [F, 12] at the rate of `MelodyConfig.frame_rate`; bin 0 is C."""
     clap: Float[Tensor, "..."] | None = None
-    """A joint embedding [E] of text and audio."""
+    """A joint embedding [E] of text and audio (CLAP)."""
     fields: Mapping[str, str | float | int] = field(default_factory=dict)
     """Other metadata by its name in `FIELDS`: text, or a number in the field's unit (beats a minute, seconds)."""
     beat: Float[Tensor, "..."] | None = None
-    """Where in beat and bar every frame of codes lies [T, E] (`model.conditioning.frame_wise.beat_vectors`)."""
+    """Position in beat and bar of each frame of codes, [T, E] (`model.conditioning.frame_wise.beat_vectors`)."""
     chords: Float[Tensor, "..."] | None = None
-    """Which chord sounds at every frame of codes [T, E] (`model.conditioning.frame_wise.chord_vectors`)."""
+    """Chord at each frame of codes, [T, E] (`model.conditioning.frame_wise.chord_vectors`)."""
 
     def __post_init__(self) -> None:
         if self.description is not None and not self.description.strip():
@@ -81,7 +81,7 @@ class Attributes:
         )
 
     def without(self, names: Sequence[str]) -> "Attributes":
-        """Return these attributes with some conditions taken away, by name."""
+        """Return these attributes without the named conditions."""
         kept = {name: value for name, value in self.fields.items() if name not in names}
         removed = {name: None for name in names if name not in FIELDS}
         return replace(self, fields=kept, **removed)
@@ -89,17 +89,18 @@ class Attributes:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A batch of attributes ready for the device: `MusicModel.prepare` makes it, a data loader may."""
+    """A batch of attributes ready for the device, as `MusicModel.prepare` returns it; a data loader can prepare it in
+    advance."""
 
     rows: int
     conditions: Mapping[str, PreparedTokens | PreparedVectors]
-    """By name, in the order in which they are fused."""
+    """Conditions by name, in the order in which they are fused."""
 
     def to(self, device: torch.device) -> "Prepared":
         return Prepared(self.rows, {name: prepared.to(device) for name, prepared in self.conditions.items()})
 
     def pinned(self) -> "Prepared":
-        """Return a copy in memory that a CUDA device copies from by itself."""
+        """Return a copy in pinned memory, which a CUDA device can copy from asynchronously."""
         return Prepared(self.rows, {name: prepared.pinned() for name, prepared in self.conditions.items()})
 
 
@@ -107,11 +108,11 @@ class MusicModel(nn.Module):
     """Predicts logits of codec codes from text, other metadata, melody, joint embedding, beat and chords.
 
     Args:
-        text_encoder, tokenizer: needed if the model reads descriptions. A frozen encoder is part of the module (it
-            moves with it), but not of `weights`.
+        text_encoder, tokenizer: required if the model reads descriptions. A frozen encoder is a submodule (it moves
+            to devices with the model), but is not part of `weights`.
 
     Raises:
-        ValueError: the model reads descriptions, and no encoder or tokenizer is given.
+        ValueError: the model reads descriptions, but the encoder or the tokenizer is missing.
     """
 
     def __init__(
@@ -146,7 +147,7 @@ class MusicModel(nn.Module):
         return self.language_model.device
 
     def prepare(self, attributes: Sequence[Attributes]) -> Prepared:
-        """Tokenise and stack on the host.
+        """Tokenise and stack the conditions of a batch on the host.
 
         Raises:
             ValueError: an item has a condition that the model does not read.
@@ -173,7 +174,7 @@ class MusicModel(nn.Module):
         return Prepared(len(attributes), conditions)
 
     def condition(self, prepared: Prepared) -> dict[str, Condition]:
-        """Embed on the device, in the order in which conditions are fused."""
+        """Embed prepared conditions on the model's device; return them in the order in which they are fused."""
         on_device = prepared.to(self.device).conditions
         return {name: self._conditioner(name)(condition) for name, condition in on_device.items()}
 
@@ -186,10 +187,11 @@ class MusicModel(nn.Module):
         """Predict every code of a batch from the codes before it and the items' attributes.
 
         Args:
-            lengths: frames that each item really has.
+            lengths: frames of each item without padding; all frames if None.
 
         Raises:
-            ValueError: codes, lengths or attributes are none that the model reads.
+            ValueError: the codes or lengths have a wrong shape or range, or the attributes do not fit the model or the
+                batch.
         """
         prediction: Prediction = self.language_model(codes, self._conditions_of(attributes, codes.shape[0]), lengths)
         return prediction
@@ -200,12 +202,12 @@ class MusicModel(nn.Module):
         attributes: Sequence[Attributes] | Prepared,
         lengths: Int[Tensor, "B"] | None = None,
     ) -> Loss:
-        """Return the cross-entropy of `forward`, in nats: the mean over codebooks and each codebook's [K]."""
+        """Return the cross-entropy of what `forward` predicts, in nats: each codebook's [K] and their mean."""
         return self.language_model.loss(codes, self._conditions_of(attributes, codes.shape[0]), lengths)
 
     @property
     def hidden_matrices(self) -> list[str]:
-        """Names of the matrices between the decoder's inputs and its heads: what Muon is for."""
+        """Names of the matrices between the decoder's inputs and its heads, which Muon optimises."""
         return [
             f"language_model.transformer.{name}"
             for name, parameter in self.language_model.transformer.named_parameters()
@@ -213,16 +215,18 @@ class MusicModel(nn.Module):
         ]
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the state that a checkpoint of this model holds: all but a frozen text encoder."""
+        """Return the state that a checkpoint of this model holds: everything except a frozen text encoder."""
         state = self.state_dict()
         return {name: value for name, value in state.items() if not self._is_frozen(name)}
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Set the state that `weights` gave: a copy, but for a model that was made on the device `meta`, without memory
-        and without a random start, whose weights are then these very tensors.
+        """Load the state that `weights` returned.
+
+        Values are copied into existing weights. Weights on the device `meta`, which have no memory and no random
+        initial values, are replaced by the given tensors themselves.
 
         Raises:
-            ValueError: some are missing or unknown; the message names them.
+            ValueError: weights are missing or unknown; the message names them.
         """
         own = {name: value for name, value in self.state_dict().items() if not self._is_frozen(name)}
         if own.keys() != weights.keys():
@@ -250,11 +254,11 @@ class MusicModel(nn.Module):
 def drop_conditions(
     attributes: Sequence[Attributes], probability: float, generator: torch.Generator
 ) -> list[Attributes]:
-    """Null all conditions of an item, so that the model also learns music without them (classifier-free guidance).
+    """Drop all conditions of some items, so that the model also learns music without them (classifier-free guidance).
 
-    Each item is drawn on its own, and every kind of condition goes, the joint embedding too: with one draw a batch, as
-    in AudioCraft, the batch's size would change the noise of training, and a condition that is never dropped cannot be
-    guided. MusicGen drops with probability 0.2 (arXiv:2306.05284, 3.1).
+    Each item has its own random draw. AudioCraft has one draw a batch, which makes the noise of training depend on the
+    batch size. Every kind of condition is dropped, the joint embedding included, because guidance has no effect on a
+    condition that is never dropped in training. MusicGen drops with probability 0.2 (arXiv:2306.05284, 3.1).
 
     Raises:
         ValueError: the probability is outside 0 … 1.
@@ -267,15 +271,17 @@ def drop_conditions(
 def drop_attributes(
     attributes: Sequence[Attributes], probabilities: Mapping[str, float], generator: torch.Generator
 ) -> list[Attributes]:
-    """Null single conditions of an item, each on its own, so that the model learns to do with any subset of them
-    (AudioCraft's `AttributeDropout`, which draws once a batch).
+    """Drop single conditions of each item independently, so that the model learns to work with any subset of them.
+
+    AudioCraft's `AttributeDropout` does the same with one draw a batch.
 
     Args:
-        probabilities: by name out of `CONDITIONS`; the others are kept. Every item takes one draw for each of
-            `CONDITIONS`, so what happens to one condition depends on no other's probability.
+        probabilities: the probability of dropping each condition, by its name in `CONDITIONS`; conditions without one
+            are kept. Every item has one draw for each of `CONDITIONS`, so that what happens to a condition does not
+            depend on the probabilities of the others.
 
     Raises:
-        ValueError: a name is unknown, or a probability outside 0 … 1.
+        ValueError: a name is unknown, or a probability is outside 0 … 1.
     """
     for name, probability in probabilities.items():
         if name not in CONDITIONS:

@@ -1,13 +1,13 @@
 """What training a language model minimises and reports: cross-entropy over many batches, as if they were one.
 
-A codebook's cross-entropy is the mean over all of its predicted codes, and the model's is the mean of its codebooks
-(AudioCraft's `_compute_cross_entropy`). Micro-batches hold unequal numbers of codes (padding), so a mean of their means
-would be another number; here each weighs what it holds.
+A codebook's cross-entropy is the mean over all of its predicted codes, and the model's is the mean over its codebooks
+(AudioCraft's `_compute_cross_entropy`). Micro-batches hold unequal numbers of codes, because of padding, so the mean of
+their means would be a different number. Here each micro-batch is weighted by its number of codes.
 
-A model may learn another's guided predictions instead of the codes themselves, and then needs no guidance: the first
-stage of "On distillation of guided diffusion models" (C. Meng et al., arXiv:2210.03142), for a language model. On music
-G. Cideron et al. (arXiv:2410.06084) do so with sequences that the student generates; here, as in the former, it sees
-the data.
+A model can also learn the guided predictions of a teacher model instead of the codes themselves; it then needs no
+guidance. This is the first stage of "On distillation of guided diffusion models" (C. Meng et al., arXiv:2210.03142),
+applied to a language model. G. Cideron et al. (arXiv:2410.06084) do this for music on sequences that the student
+generates. Here the student sees the data, as in Meng et al.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,21 +31,22 @@ from model.optim.precision import in_precision
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Examples of one length, the shorter ones padded at the end."""
+    """Examples of one length; shorter examples are padded at the end."""
 
     codes: Int[Tensor, "B K T"]
     lengths: Int[Tensor, " B"]
-    """Frames of each that are codes of its track; what follows is padding."""
+    """Frames of each example that hold codes of its track; the frames after them are padding."""
     attributes: Sequence[Attributes] | Prepared
     branches: Prepared | None = None
-    """The conditions of all items, then as many nulls: what a guided teacher reads; None where there is none."""
+    """What a guided teacher reads: the conditions of all items, then as many null conditions; None without teacher."""
 
     def prepared(self, model: MusicModel, with_branches: bool = False) -> "Batch":
-        """Return the batch with its conditions as the model's device takes them, in pinned memory for a GPU: a reader
-        thread may do this while the device works.
+        """Return the batch with its conditions prepared for the model's device, in pinned memory if that is a GPU.
+
+        A reader thread can do this while the device computes.
 
         Args:
-            with_branches: a guided teacher is to read them too.
+            with_branches: whether to make `branches` too, for a guided teacher.
         """
         if isinstance(self.attributes, Prepared):
             return self
@@ -59,17 +60,17 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class MicroBatch:
-    """Examples of one step that are worked on at once."""
+    """Examples of one optimiser step that are computed at once."""
 
     batch: Batch
     loss_weights: Float[Tensor, " K"]
-    """Which share of each codebook's predicted codes of the whole step they hold, on the host."""
+    """The micro-batch's share of each codebook's predicted codes in the whole step; on the host."""
     seed: int
-    """What dropout is drawn from. Each micro-batch has its own, so that it is drawn alike in whichever process."""
+    """Seed of dropout. Each micro-batch has its own, so that dropout is the same whichever process computes it."""
 
 
 def predicted(model: LanguageModel, frames: int, lengths: Int[Tensor, " B"]) -> Bool[Tensor, "B K T"]:
-    """Mark the codes that are predicted: those inside the recording, but for the tail that the pattern leaves."""
+    """Mark the codes that are predicted: those inside the recording, without the tail that the pattern cuts off."""
     pattern = model.pattern(frames)
     reached = pattern.frame_placement(pattern.steps("valid"), outputs=True, mode="valid").mask
     inside = torch.arange(frames) < lengths.cpu()[:, None]
@@ -79,11 +80,11 @@ def predicted(model: LanguageModel, frames: int, lengths: Int[Tensor, " B"]) -> 
 def loss_weights(
     model: LanguageModel, frames: int, lengths: Int[Tensor, " B"], items: Sequence[range]
 ) -> list[Float[Tensor, " K"]]:
-    """Return which share of each codebook's predicted codes every micro-batch of a step holds; they add up to 1.
+    """Return each micro-batch's share of the step's predicted codes, one share a codebook; the shares add up to 1.
 
     Args:
-        lengths: frames that are codes, of all examples of the step.
-        items: numbers of the examples that each micro-batch has.
+        lengths: frames that hold codes, for all examples of the step.
+        items: for each micro-batch, the indexes of its examples.
     """
     counts = predicted(model, frames, lengths).sum(2)
     return [counts[list(numbers)].sum(0) / counts.sum(0) for numbers in items]
@@ -91,19 +92,21 @@ def loss_weights(
 
 @dataclass(frozen=True, eq=False)
 class GuidedTeacher:
-    """A model in evaluation mode whose guided predictions another one learns. It is no module of the student's: it has
-    no gradient and no place in its state."""
+    """A model in evaluation mode whose guided predictions a student model learns.
+
+    It is not a submodule of the student: it has no gradient and is not part of the student's state.
+    """
 
     model: MusicModel
     coefficient: float
-    """Of classifier-free guidance (`model.guidance`); both branches share a pass."""
+    """Coefficient of classifier-free guidance (`model.guidance`); both branches share a pass."""
 
     @torch.no_grad()
     def logits(self, batch: Batch) -> Float[Tensor, "B K T V"]:
-        """Return what the model says of every code with guidance.
+        """Return the guided logits of every code.
 
         Args:
-            batch: with its `branches`; its codes may be on the host.
+            batch: a batch with `branches`; its codes may be on the host.
         """
         assert batch.branches is not None
         codes, lengths = batch.codes.repeat(2, 1, 1), batch.lengths.repeat(2)
@@ -116,9 +119,11 @@ class GuidedTeacher:
 
 
 def divergence(prediction: Prediction, target: Float[Tensor, "B K T V"]) -> Float[Tensor, " K"]:
-    """Return the Kullback-Leibler divergence, nats, of a prediction from the distribution of other logits: of each
-    codebook the mean over the codes that are predicted. Its gradient is that of the cross-entropy with those
-    probabilities, and it is 0 where the two agree."""
+    """Return the Kullback-Leibler divergence of a prediction from the distribution of the target logits, nats.
+
+    For each codebook it is the mean over the predicted codes. It has the same gradient as the cross-entropy with the
+    target's probabilities, but is 0 where the two distributions agree.
+    """
     expected = F.log_softmax(target.float(), dim=-1)
     given = F.log_softmax(prediction.logits.float(), dim=-1)
     each = F.kl_div(given, expected, reduction="none", log_target=True).sum(-1)
@@ -126,10 +131,10 @@ def divergence(prediction: Prediction, target: Float[Tensor, "B K T V"]) -> Floa
 
 
 class LossModule(nn.Module):
-    """A model and its loss in one module, as `DistributedDataParallel` wants it.
+    """A model and its loss in one module, as `DistributedDataParallel` requires.
 
     Args:
-        teacher: a model of the same conditions and codes to learn from, in place of the codes.
+        teacher: a model with the same conditions and codebooks whose predictions are learned instead of the codes.
     """
 
     def __init__(self, model: MusicModel, precision: TrainingPrecision, teacher: GuidedTeacher | None = None) -> None:
@@ -137,7 +142,7 @@ class LossModule(nn.Module):
         self.model, self.precision, self.teacher = model, precision, teacher
 
     def forward(self, batch: Batch) -> Float[Tensor, " K"]:
-        """Return each codebook's cross-entropy with the codes, or divergence from the teacher, nats."""
+        """Return each codebook's cross-entropy with the codes or, with a teacher, divergence from it; nats."""
         with in_precision(self.model.device, self.precision):
             if self.teacher is None:
                 return self.model.loss(batch.codes, batch.attributes, batch.lengths).codebooks
@@ -149,24 +154,26 @@ class LossModule(nn.Module):
 def accumulate_gradients(
     loss_module: LossModule | DistributedDataParallel, micro_batches: Sequence[MicroBatch]
 ) -> Float[Tensor, " K"]:
-    """Add the gradient of a step's loss to the parameters', one micro-batch after another.
+    """Add the gradient of a step's loss to the parameters' gradients, one micro-batch after another.
 
-    The gradient is that of the whole step in one piece, but for rounding; with several processes, each of which has
-    some of the micro-batches, all of them have it. Returns what these micro-batches add to each codebook's
-    loss, nats, on the model's device: reading it is what waits for the device, and nothing here does.
+    The result equals the gradient of the whole step computed at once, up to rounding. With several processes, each
+    computes some of the micro-batches, and all end with the whole gradient.
+
+    Returns what these micro-batches add to each codebook's loss, nats, on the model's device. Nothing here waits for
+    the device; reading the result does.
     """
     is_shared = isinstance(loss_module, DistributedDataParallel) or isinstance(loss_module.model, FSDPModule)
     processes = dist.get_world_size() if is_shared else 1
     sums = []
     for number, micro_batch in enumerate(micro_batches, start=1):
         torch.manual_seed(micro_batch.seed)
-        # Gradients are added up in this process first: they meet those of the others with the last micro-batch. Of a
-        # sharded model no process has room for all, so they meet with each.
+        # Gradients are summed within this process first and reduced across processes with the last micro-batch. For a
+        # sharded model (FSDP) no process has room for all gradients, so they are reduced after every micro-batch.
         apart = number < len(micro_batches)
         with loss_module.no_sync() if apart and isinstance(loss_module, DistributedDataParallel) else nullcontext():
             losses = loss_module(micro_batch.batch)
             weighted = losses * micro_batch.loss_weights.to(losses.device, non_blocking=True)
-            # Both ways of sharing a training average over the processes, where a sum is wanted.
+            # DDP and FSDP average over the processes, but a sum is needed.
             (weighted.mean() * processes).backward()
         sums.append(weighted.detach())
     return torch.stack(sums).sum(0)
@@ -176,7 +183,8 @@ def accumulate_gradients(
 def held_out_cross_entropy(
     model: MusicModel, batches: Iterable[Batch], precision: TrainingPrecision
 ) -> Float[Tensor, " K"]:
-    """Return each codebook's cross-entropy over all batches together, nats, without dropout; NaN for no batches."""
+    """Return each codebook's cross-entropy over all batches together, in nats, without dropout; NaN if there are no
+    batches."""
     training = model.training
     model.eval()
     books = model.config.language_model.codebooks
@@ -196,12 +204,13 @@ def held_out_cross_entropy(
 def unigram_cross_entropy(
     model: LanguageModel, frequencies: Int[Tensor, "K V"], batches: Iterable[Batch]
 ) -> Float[Tensor, " K"]:
-    """Return each codebook's cross-entropy, nats, under a model that knows only how often a code occurs, over the very
-    codes that the language model is evaluated by.
+    """Return each codebook's cross-entropy, in nats, under a model that knows only how often each code occurs.
+
+    It is computed over the same codes that the language model is evaluated on.
 
     Args:
-        frequencies: how often each code occurs in the training tracks; one is added to each (Laplace), so that a code
-            that never occurred there is not impossible.
+        frequencies: how often each code occurs in the training tracks. One is added to each (Laplace smoothing), so
+            that a code that does not occur there is not impossible.
     """
     smoothed = frequencies.double() + 1
     surprise = -(smoothed / smoothed.sum(1, keepdim=True)).log()

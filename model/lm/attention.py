@@ -1,11 +1,11 @@
 """Multi-head attention, over the sequence itself and over conditions, with a cache and without (arXiv:1706.03762, 3.2).
 
-`attend(q, k, v, mask)` is the one place where queries meet keys. Which keys and values those are, is the matter of the
-cache: `Uncached` hands on what it gets, `KVCache` appends it (after `transformers.DynamicCache`), `CachePositions`
-writes it where each row is, in shapes that never change (after `transformers.StaticCache`).
+All attention is computed by `attend(q, k, v, mask)`. The cache determines which keys and values it gets. `Uncached`
+returns those of the current pass. `KVCache` appends them to the earlier ones (as `transformers.DynamicCache` does).
+`CachePositions` writes them at each row's own position, in shapes that never change (as `transformers.StaticCache`).
 
-Keys and values may have fewer heads than queries have, each serving a group of them (grouped-query attention,
-arXiv:2305.13245); queries and keys may be normed, so that their products stay bounded (arXiv:2302.05442, 2).
+Keys and values may have fewer heads than queries, each shared by a group of query heads (grouped-query attention,
+arXiv:2305.13245). Queries and keys may be normed, so that their products stay bounded (arXiv:2302.05442, 2).
 """
 
 from collections.abc import Callable, Sequence
@@ -26,10 +26,10 @@ from model.lm.config import LanguageModelConfig
 from model.lm.positions import Positions, Rotation
 
 Mask = Bool[Tensor, "#B 1 #S L"] | Float[Tensor, "#B 1 1 L"] | Literal["causal"] | SpanMask | None
-"""Which keys a query sees: those that are true, those to whose scores 0 and not minus infinity is added, those of its
-own step and before it, those of a span of a cache, or all."""
+"""Which keys a query sees: the true ones of a boolean mask; those whose added score is 0, not minus infinity; those up
+to its own step ("causal"); those of a span of a cache; or all (None)."""
 CrossMask = Bool[Tensor, "#B 1 1 L2"] | Float[Tensor, "#B 1 1 L2"] | SpanMask | None
-"""The same for condition vectors."""
+"""Which condition vectors a query sees, in the same forms."""
 
 
 def attend(
@@ -40,11 +40,11 @@ def attend(
     batch_invariant: bool = False,
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H S E"]:
-    """Mix the values by how well their keys fit the queries, by the backend that is fastest for the case.
+    """Return the values averaged by attention weights, computed by the fastest backend for the case.
 
     Args:
-        keys: and values; with a `SpanMask` the cache's own, which are read where they lie.
-        batch_invariant: whether a row must get the same bits whatever is beside it; `mask` is not "causal" then.
+        keys, values: tensors; with a `SpanMask`, the cached vectors themselves, which are read in place.
+        batch_invariant: whether the bits of a row must not depend on the other rows; `mask` must not be "causal" then.
         dropout: share of the attention weights that is dropped.
     """
     if isinstance(mask, SpanMask):
@@ -59,14 +59,14 @@ def attend(
         return attention_by_products(queries, keys, values, tensor, causal)
     grouped = keys.shape[1] < queries.shape[1]
     if grouped and queries.shape[2] == 1 and not causal:
-        # The queries of a group stand under each other, so that its keys are read once.
+        # The queries of a group become steps of one head, so that the group's keys are read once.
         by_group = queries.reshape(len(queries), keys.shape[1], -1, queries.shape[-1])
         return F.scaled_dot_product_attention(by_group, keys, values, tensor, dropout).reshape(queries.shape)
     return F.scaled_dot_product_attention(queries, keys, values, tensor, dropout, is_causal=causal, enable_gqa=grouped)
 
 
 def causal_mask(steps: int, past_context: int | None, device: torch.device) -> Bool[Tensor, "1 1 {steps} {steps}"]:
-    """Return which steps each step sees: itself and those before it, at most `past_context` of them."""
+    """Return which steps each step sees: itself and the steps before it, at most the last `past_context` of these."""
     visible = torch.ones((steps, steps), dtype=torch.bool, device=device).tril()
     if past_context is not None:
         visible = visible.triu(-past_context)
@@ -74,7 +74,7 @@ def causal_mask(steps: int, past_context: int | None, device: torch.device) -> B
 
 
 class KeysValues(NamedTuple):
-    """Keys and values, in their heads."""
+    """Keys and values, split into heads."""
 
     keys: Float[Tensor, "B G L E"] | CachedVectors
     values: Float[Tensor, "B G L E"] | CachedVectors
@@ -82,8 +82,7 @@ class KeysValues(NamedTuple):
 
 @dataclass
 class LayerCache:
-    """What the cache holds of one layer: keys and values of the sequence (in their own few heads), and of the
-    conditions."""
+    """The cached keys and values of one layer: those of the sequence, with G heads, and those of the conditions."""
 
     keys: CachedVectors
     values: CachedVectors
@@ -92,24 +91,25 @@ class LayerCache:
 
     @property
     def nbytes(self) -> int:
-        """Its size in bytes."""
+        """Size in bytes."""
         parts = (self.keys, self.values, self.cross_keys, self.cross_values)
         return sum(part.nbytes for part in parts if part is not None)
 
 
 @dataclass
 class KVCache:
-    """The keys and values of a decoding run: `length` positions of it are filled."""
+    """The keys and values of a decoding run."""
 
     layers: list[LayerCache]
     positions: Positions
     past_context: int | None = None
-    """Steps before its own that a step sees; None is all of them."""
+    """How many earlier steps a step sees; None is all of them."""
     cross_mask: Bool[Tensor, "B 1 1 L"] | None = None
     """Which condition vectors belong to a row; the rest pads rows to a common length."""
     length: int = 0
+    """Number of positions that are filled."""
     read_in_place: bool = False
-    """Whether the queries of a step whose positions only the device knows read it where it lies."""
+    """Whether `Transformer.step_at` reads keys and values in the cache itself, not in copies."""
 
     @property
     def nbytes(self) -> int:
@@ -117,11 +117,11 @@ class KVCache:
         return sum(layer.nbytes for layer in self.layers)
 
     def update(self, layer: int, keys: Float[Tensor, "B G S E"], values: Float[Tensor, "B G S E"]) -> KeysValues:
-        """Write the keys and values of the next steps of a layer; return those that these steps may see."""
+        """Write the keys and values of a layer's next steps; return all keys and values that these steps may see."""
         cached, stop = self.layers[layer], self.length + keys.shape[2]
         cached.keys.view(positions=slice(self.length, stop)).write(keys)
         cached.values.view(positions=slice(self.length, stop)).write(values)
-        if self.length == 0:  # there is nothing else, and what was just computed is faster to read
+        if self.length == 0:  # nothing else is cached, and the new tensors are faster to read
             return KeysValues(keys, values)
         first = 0 if self.past_context is None else max(0, self.length - self.past_context)
         visible = slice(first, stop)
@@ -133,14 +133,16 @@ class KVCache:
         return KeysValues(keys.read(), values.read())
 
     def cached_cross(self, layer: int) -> tuple[CachedVectors, CachedVectors]:
-        """Return the keys and values of a layer's conditions as they are kept."""
+        """Return the keys and values of a layer's conditions in the form in which they are stored."""
         cached = self.layers[layer]
         assert cached.cross_keys is not None and cached.cross_values is not None  # noqa: PT018
         return cached.cross_keys, cached.cross_values
 
     def rows(self, start: int, stop: int, cross_length: int | None = None) -> "KVCache":
-        """View some rows, and the first `cross_length` condition vectors if that is given: what is written to the view
-        is written here. It counts its own length, from this one's."""
+        """Return a view of some rows and their first `cross_length` condition vectors (all if None).
+
+        Writes to the view change this cache. The view starts with this cache's `length` and then counts its own.
+        """
         cut = slice(start, stop)
         layers = [
             LayerCache(
@@ -157,19 +159,22 @@ class KVCache:
 
 @dataclass(frozen=True, eq=False)
 class CachePositions:
-    """A cache in which each row is at a position of its own that only the device knows: no shape follows from it."""
+    """A cache in which each row is at its own position, which only the device knows, so that no shape depends on it."""
 
     cache: KVCache
     rows: Int[Tensor, "B"]
-    """Their numbers."""
+    """Indexes of the rows."""
     at: Int[Tensor, "B"]
-    """How many steps of each row are cached."""
+    """Number of cached steps of each row."""
     length: int
-    """Steps of the cache that are read: more than any of these."""
+    """Number of steps of the cache that are read; greater than every entry of `at`."""
 
     def update(self, layer: int, keys: Float[Tensor, "B G 1 E"], values: Float[Tensor, "B G 1 E"]) -> KeysValues:
-        """Write the keys and values of each row's next step; return the first `length` steps, which the mask hides
-        where they are not the row's, or the cache itself where it is read in place."""
+        """Write the keys and values of each row's next step; return those of the first `length` steps.
+
+        The mask of attention hides steps that a row does not have. A cache that is read in place returns its own
+        `CachedVectors`.
+        """
         cached, where = self.cache.layers[layer], (self.rows, slice(None), self.at)
         cached.keys.write(keys[:, :, 0], where)
         cached.values.write(values[:, :, 0], where)
@@ -179,7 +184,7 @@ class CachePositions:
         return KeysValues(cached.keys.view(positions=visible).read(), cached.values.view(positions=visible).read())
 
     def cross(self, attention: "CrossAttention") -> KeysValues:
-        """Return the keys and values of the conditions, or the cache's own where it is read in place."""
+        """Return the keys and values of the conditions; the cache's own `CachedVectors` if it is read in place."""
         return (
             KeysValues(*self.cache.cached_cross(attention.layer))
             if self.cache.read_in_place
@@ -189,17 +194,17 @@ class CachePositions:
 
 @dataclass(frozen=True, eq=False)
 class Uncached:
-    """The cache of a pass that keeps nothing, as in training."""
+    """Stands for the cache in a pass that caches nothing, as in training."""
 
     conditions: Float[Tensor, "B L D"] | None
-    """What cross-attention reads."""
+    """Vectors that cross-attention reads."""
 
     def update(self, layer: int, keys: Float[Tensor, "B G S E"], values: Float[Tensor, "B G S E"]) -> KeysValues:
-        """Return the keys and values as they are."""
+        """Return the given keys and values."""
         return KeysValues(keys, values)
 
     def cross(self, attention: "CrossAttention") -> KeysValues:
-        """Project the conditions."""
+        """Return the keys and values of the conditions, projected now. Raises ValueError without conditions."""
         if self.conditions is None:
             raise ValueError("expected conditions for cross-attention, got none")
         return attention.project_conditions(self.conditions)
@@ -207,17 +212,17 @@ class Uncached:
 
 @dataclass(frozen=True, eq=False)
 class CacheSegment:
-    """Rows of a pass that share a cache and its length, and so are attended to together."""
+    """Rows of a pass that share a cache and its length, so that their attention is computed together."""
 
     rows: slice
-    """Which of the pass's rows."""
+    """The rows within the pass."""
     cache: KVCache | CachePositions | Uncached
     rotation: Rotation | None
-    """Rotation of their queries and keys, where positions are rotary."""
+    """Rotation of the queries and keys; None without rotary positions."""
     mask: Mask
-    """Which steps their queries see."""
+    """Which steps the queries see."""
     cross_mask: CrossMask
-    """Which condition vectors they see."""
+    """Which condition vectors the queries see."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,17 +230,17 @@ class AttentionInputs:
     """What all layers of a pass have in common."""
 
     segments: Sequence[CacheSegment]
-    """All rows of the pass, in their order."""
+    """All rows of the pass, in order."""
     batch_invariant: bool = False
-    """Whether a row must get the same bits whatever is beside it."""
+    """Whether the bits of a row must not depend on the other rows."""
 
 
 class Attention(nn.Module):
-    """Queries, keys and values come out of one matrix, in this order.
+    """The projections of attention: one matrix for queries, keys and values, in this order, and one for the output.
 
     Args:
         config: sizes and options.
-        layer: the number of the layer, by which caches know it.
+        layer: the index of the layer, also in caches.
         cross: whether keys and values come from conditions, not from the sequence.
     """
 
@@ -254,20 +259,20 @@ class Attention(nn.Module):
         self.key_norm: nn.Module = nn.LayerNorm(self.key_width) if normed else nn.Identity()
 
     def split_heads(self, projected: Float[Tensor, "B S X"]) -> Float[Tensor, "B H S E"]:
-        """Part vectors into heads."""
+        """Split vectors into heads."""
         rows, steps, width = projected.shape
         size = self.width // self.heads
         return projected.view(rows, steps, width // size, size).transpose(1, 2)
 
     def merge(self, segments: list[Float[Tensor, "_ H S E"]]) -> Float[Tensor, "B S D"]:
-        """Put the heads of all segments together, and project."""
+        """Concatenate the rows of all segments and the heads of each row, and apply the output projection."""
         merged = [attended.transpose(1, 2).flatten(2) for attended in segments]
         projected: Tensor = self.out_projection(merged[0] if len(merged) == 1 else torch.cat(merged))
         return projected
 
 
 class SelfAttention(Attention):
-    """Causal attention of the steps of a sequence to each other and to those before them that are cached."""
+    """Causal attention of the steps of a sequence to each other and to cached earlier steps."""
 
     def __init__(self, config: LanguageModelConfig, layer: int) -> None:
         super().__init__(config, layer, cross=False)
@@ -309,7 +314,7 @@ class CrossAttention(Attention):
         return KeysValues(self.split_heads(self.key_norm(keys)), self.split_heads(values))
 
     def _project(self, inputs: Float[Tensor, "B S D"], start: int, stop: int) -> Float[Tensor, "B S X"]:
-        """Multiply the inputs by some rows of the projection's matrix."""
+        """Return the outputs from `start` to before `stop` of the projection: queries, or keys and values."""
         projection = self.in_projection
         if isinstance(projection, nn.Linear):
             bias = None if projection.bias is None else projection.bias[start:stop]
@@ -317,18 +322,18 @@ class CrossAttention(Attention):
             return product(inputs, projection.weight[start:stop], bias)
         if isinstance(projection, SplitLinear):
             return projection.section(inputs, start, stop)
-        # A module in its place, as low-rank adaptation puts one there, may be more than a matrix: it gives the whole.
+        # A module that replaces the projection, as low-rank adaptation does, may not be a matrix: compute all outputs.
         projected: Tensor = projection(inputs)
         return projected[..., start:stop]
 
 
 class SplitLinear(nn.Module):
-    """A linear layer in sections of its outputs, each of which may be asked for alone: queries, and keys with values.
+    """A linear layer whose outputs are split into sections that can be computed alone: queries, and keys with values.
 
     Args:
-        linear: the layer, whose weights the sections view.
-        widths: outputs of each section.
-        prepare: makes of a section the module that stands for it.
+        linear: the layer; the weights of the sections are views of its weights.
+        widths: number of outputs of each section.
+        prepare: replaces the layer of a section by the module that computes it.
     """
 
     def __init__(self, linear: nn.Linear, widths: list[int], prepare: Callable[[nn.Linear], nn.Module]) -> None:
@@ -345,7 +350,7 @@ class SplitLinear(nn.Module):
             self.bounds.append((start, start + width))
 
     def section(self, inputs: Float[Tensor, "*rows X"], start: int, stop: int) -> Float[Tensor, "*rows Y"]:
-        """Return what one of the sections makes of the inputs; ValueError for bounds that are not those of one."""
+        """Return the outputs of one section. Raises ValueError if the bounds are not those of a section."""
         if (start, stop) not in self.bounds:
             raise ValueError(f"expected one of the sections {self.bounds}, got {(start, stop)}")
         outputs: Tensor = self.sections[self.bounds.index((start, stop))](inputs)

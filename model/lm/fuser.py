@@ -1,8 +1,8 @@
 """How conditions join the decoder (MusicGen, arXiv:2306.05284, 2.3 and 2.4; AudioCraft's `ConditionFuser`).
 
-In one of four ways: as keys of cross-attention, as a prefix, added to the steps, or stretched over the steps and added.
-Conditions are taken in the order of the mapping they come in, whatever order the configuration names them in; each
-prefix goes in front of those before it.
+A condition joins in one of four ways: as keys of cross-attention, as a prefix, added to the steps, or stretched over
+the steps and added. Conditions are taken in the order of the mapping that holds them, not in that of the configuration.
+Each prefix is put in front of the prefixes before it.
 """
 
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ from model.lm.patterns import Mode, Pattern
 from model.lm.positions import position_table
 
 CROSS_POSITION_PERIOD = 10_000.0
-"""Longest period of the positions of what cross-attention reads, whatever the decoder's own period (AudioCraft)."""
+"""Longest period of the positions in cross-attention, independent of the decoder's `position_period` (AudioCraft)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """An embedded condition: vectors [B, L, D], and which of them mean something (the others are zeros)."""
+    """An embedded condition: vectors [B, L, D], and a mask of those that are not padding (padding is zeros)."""
 
     embedding: Float[Tensor, "B L D"]
     mask: Bool[Tensor, "B L"]
@@ -30,30 +30,31 @@ class Condition:
 
 @dataclass(frozen=True, eq=False)
 class FusedConditions:
-    """Conditions in the form in which the decoder takes them; None where there are none."""
+    """Conditions in the form that the decoder reads; None for a way in which no condition joins."""
 
     prefix: Float[Tensor, "B P D"] | None
-    """Put before the steps."""
+    """Vectors put before the steps."""
     added: Float[Tensor, "B S D"] | None
-    """Added to the steps."""
+    """Vectors added to the steps."""
     cross: Float[Tensor, "B L D"] | None
-    """Read by cross-attention."""
+    """Vectors that cross-attention reads."""
     cross_mask: Bool[Tensor, "B L"] | None
-    """Which vectors of `cross` are keys; None where there are none."""
+    """Which vectors of `cross` are keys; None where `cross` is None."""
 
 
 def fuse(
     config: LanguageModelConfig, conditions: Mapping[str, Condition], pattern: Pattern, mode: Mode = "full"
 ) -> FusedConditions:
-    """Bring conditions into the form that the decoder takes for the sequence of a pattern.
+    """Bring conditions into the form that the decoder reads for the sequence of a pattern.
 
     What is added in `valid` mode is the beginning of what is added in `full` mode. A summed condition of one vector
-    goes to every step; a longer one is frame-wise: a step gets the vector of the frame that comes next. It may go on
-    past the pattern's frames, for a clip shorter than its melody. A stretched one ends with the valid steps, and the
-    steps after them stay at its last vector.
+    is added to every step. A longer one is frame-wise: each step gets the vector of the frame that is predicted next;
+    it may have more frames than the pattern, for a clip shorter than its melody. A stretched condition ends with the
+    valid steps; later steps get its last vector.
 
     Raises:
-        ValueError: a condition is missing or unknown, of the wrong width or length, or of other rows than the first.
+        ValueError: a condition is missing or unknown, has the wrong width or length, or has not as many rows as the
+            first.
     """
     _check_conditions(config, conditions)
     steps = pattern.steps(mode)
@@ -78,7 +79,7 @@ def fuse(
     keys = torch.cat(masks, dim=1) if masks else None
     if cross is not None and keys is not None and config.cross_positions:
         table = position_table(cross.shape[1], config.width, CROSS_POSITION_PERIOD, cross.device)
-        # Padding that is not read takes no position either.
+        # Padding that is not read is not counted in the positions either.
         at = (keys.cumsum(1) - 1).clamp(min=0)
         cross = cross + (config.cross_position_scale * table).to(cross.dtype)[at]
     return FusedConditions(
@@ -102,7 +103,10 @@ def _check_conditions(config: LanguageModelConfig, conditions: Mapping[str, Cond
 
 
 def _keys(mask: Bool[Tensor, "B L"], config: LanguageModelConfig) -> Bool[Tensor, "B L"]:
-    """Return which vectors of a condition cross-attention reads; of a null, whose mask is empty, one of zeros."""
+    """Return which vectors of a condition cross-attention reads.
+
+    A null condition, whose mask is all false, has one key: its first vector, which is zeros.
+    """
     if config.padding == "attended":
         return torch.ones_like(mask)
     null = ~mask.any(dim=1, keepdim=True)
@@ -110,7 +114,7 @@ def _keys(mask: Bool[Tensor, "B L"], config: LanguageModelConfig) -> Bool[Tensor
 
 
 def _along_frames(name: str, embedding: Float[Tensor, "B L D"], pattern: Pattern, steps: int) -> Float[Tensor, "B S D"]:
-    """Return the vectors of a summed condition, one a step."""
+    """Return the vectors of a summed condition, one for each step."""
     length = embedding.shape[1]
     if length == 1:
         return embedding.expand(-1, steps, -1)

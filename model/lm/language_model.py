@@ -1,7 +1,7 @@
 """The language model of MusicGen over K interleaved codebooks (arXiv:2306.05284): embeddings, decoder, heads.
 
-The input is the sum of one embedding a codebook, which the conditions join (`model.lm.fuser`). Stereo models are made
-of mono ones by `stereo_configuration` and `stereo_weights`.
+The input of a step is the sum of one embedding a codebook; conditions join it as `model.lm.fuser` describes.
+`stereo_configuration` and `stereo_weights` turn a mono model into a stereo model.
 """
 
 import re
@@ -21,10 +21,11 @@ from model.lm.transformer import Transformer, initialise
 
 
 class Prediction(NamedTuple):
-    """Logits for every code, and which of them are predictions that count; elsewhere logits mean nothing."""
+    """Logits for every code, and a mask of the codes that are predicted."""
 
     logits: Float[Tensor, "B K T V"]
     mask: Bool[Tensor, "B K T"]
+    """Which codes are predicted; the logits of the others mean nothing."""
 
 
 class Loss(NamedTuple):
@@ -63,22 +64,22 @@ class LanguageModel(nn.Module):
         return next(self.parameters()).dtype
 
     def pattern(self, frames: int) -> Pattern:
-        """Return the layout of the codes of so many frames."""
+        """Return the layout of the codes of `frames` frames."""
         return pattern_of(self.config, frames)
 
     def embed(self, sequence: Int[Tensor, "B K S"]) -> Float[Tensor, "B S D"]:
-        """Return the sum of the embeddings of all codebooks."""
+        """Return for each step the sum of the embeddings of all codebooks."""
         embedded: Tensor = self.embeddings[0](sequence[:, 0])
         for codebook in range(1, self.config.codebooks):
             embedded = embedded + self.embeddings[codebook](sequence[:, codebook])
         return embedded
 
     def fuse(self, conditions: Mapping[str, Condition], pattern: Pattern, mode: Mode = "full") -> FusedConditions:
-        """Bring conditions into the form that the decoder takes: see `model.lm.fuser.fuse`."""
+        """Bring conditions into the form that the decoder reads: see `model.lm.fuser.fuse`."""
         return fuse(self.config, conditions, pattern, mode)
 
     def logits(self, hidden: Float[Tensor, "B S D"]) -> Float[Tensor, "B K S V"]:
-        """Return what each codebook's head predicts of the next step."""
+        """Return the logits of each codebook for the next step."""
         normed = self.out_norm(hidden)
         return torch.stack([head(normed) for head in self.heads], dim=1)
 
@@ -89,13 +90,14 @@ class LanguageModel(nn.Module):
         lengths: Int[Tensor, "B"] | None = None,
         mode: Mode = "valid",
     ) -> Prediction:
-        """Predict every code from those before it in the pattern.
+        """Predict every code from the codes before it in the pattern.
 
-        Frames from `lengths` on are padding: the model sees the special token there, and they are not predictions.
-        Codes may be on the host, as in `loss`.
+        Frames from `lengths` on are padding: the model sees the special token there, and does not predict them. Codes
+        may be on the host, as in `loss`.
 
         Raises:
-            ValueError: codes of another shape or out of range, lengths outside 1 … T, or wrong conditions.
+            ValueError: codes have another shape or are out of range, lengths are outside 1 … T, or conditions are
+                wrong.
         """
         inside = self._inside(codes, lengths)
         pattern = self.pattern(codes.shape[-1])
@@ -113,11 +115,11 @@ class LanguageModel(nn.Module):
     ) -> Loss:
         """Return the cross-entropy of what `forward` predicts: a mean over a codebook's positions, then over codebooks.
 
-        Codes are brought into the order of the predictions instead of these into the order of the codes, and codebook
-        after codebook is compared, which takes less time and memory.
+        It is NaN for a codebook without any prediction (recordings no longer than its delay).
 
-        NaN for a codebook without a single prediction (recordings no longer than its delay). Codes may be on the host:
-        they are looked over where they are, so that nothing waits for the device. Raises as `forward` does.
+        The codes are brought into the order of the predictions, not the other way round, and one codebook after another
+        is compared: this takes less time and memory. Codes may be on the host: they are checked where they are, so that
+        nothing waits for the device. Raises the same errors as `forward`.
         """
         inside = self._inside(codes, lengths)
         pattern = self.pattern(codes.shape[-1])
@@ -131,7 +133,7 @@ class LanguageModel(nn.Module):
         return Loss(codebooks.mean(), codebooks)
 
     def _inside(self, codes: Int[Tensor, "B K T"], lengths: Int[Tensor, "B"] | None) -> Bool[Tensor, "B T"]:
-        """Return which frames are no padding. Raises as `forward` does for codes and lengths."""
+        """Return which frames are not padding. Raises the same errors as `forward` for codes and lengths."""
         if codes.ndim != 3 or codes.shape[1] != self.config.codebooks or not codes.numel():
             raise ValueError(f"expected codes [B, {self.config.codebooks}, T], got {list(codes.shape)}")
         batch, _, frames = codes.shape
@@ -146,7 +148,7 @@ class LanguageModel(nn.Module):
     def _hidden_states(
         self, sequence: Int[Tensor, "B K S"], conditions: Mapping[str, Condition], pattern: Pattern, mode: Mode
     ) -> Float[Tensor, "B S-1 D"]:
-        """Return hidden states of every step but the last, after which nothing is left to predict."""
+        """Return the hidden states of every step except the last, which has nothing left to predict."""
         for name, condition in conditions.items():
             if len(condition.embedding) != len(sequence):
                 got = len(condition.embedding)
@@ -162,14 +164,14 @@ class LanguageModel(nn.Module):
         return hidden[:, -steps:]
 
     def check_range(self, codes: Int[Tensor, "..."]) -> None:
-        """Raise ValueError unless all of these are entries of a codebook."""
+        """Raise ValueError unless all codes are from 0 to `cardinality` - 1."""
         lowest, highest = torch.stack(codes.aminmax()).tolist()
         if lowest < 0 or highest >= self.config.cardinality:
             raise ValueError(f"expected codes from 0 to {self.config.cardinality - 1}, got {lowest} to {highest}")
 
 
 def pattern_of(config: LanguageModelConfig, frames: int) -> Pattern:
-    """Return the layout of the codes of so many frames in a model so configured."""
+    """Return the layout of the codes of `frames` frames in a model of this configuration."""
     match config.pattern:
         case "delay":
             return patterns.delayed(frames, config.codebook_delays, config.flatten_first, config.empty_initial)
@@ -186,15 +188,15 @@ _BY_CODEBOOK = re.compile(r"(?P<kind>language_model\.(?:embeddings|heads)\.)(?P<
 
 
 def stereo_configuration(mono: LanguageModelConfig) -> LanguageModelConfig:
-    """Give each codebook of a decoder twice, the two equally late: delays 0, 1, 2, 3 become 0, 0, 1, 1, 2, 2, 3, 3.
+    """Duplicate each codebook of a configuration, with equal delays: 0, 1, 2, 3 becomes 0, 0, 1, 1, 2, 2, 3, 3.
 
-    MusicGen's stereo models are made so (arXiv:2306.05284; AudioCraft's `stereo_finetune`): a codec that knows one
-    channel encodes left and right each on its own, and their codes take turns. Codebook 2k is the left channel's
-    codebook k, 2k + 1 the right one's.
+    MusicGen's stereo models are made this way (arXiv:2306.05284; AudioCraft's `stereo_finetune`). A mono codec encodes
+    the left and right channels separately, and their codes are interleaved: codebook 2k is codebook k of the left
+    channel, and codebook 2k + 1 that of the right channel.
 
     Raises:
-        ValueError: a pattern other than `delay`, or one that opens with flattened frames: these order codebooks in ways
-            that have no such double.
+        ValueError: the pattern is not `delay`, or it begins with flattened frames; such orders of codebooks cannot be
+            duplicated this way.
     """
     if mono.pattern != "delay":
         raise ValueError(f"expected a mono model with the pattern delay to make stereo of, got {mono.pattern}")
@@ -205,12 +207,12 @@ def stereo_configuration(mono: LanguageModelConfig) -> LanguageModelConfig:
 
 
 def stereo_weights(mono: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Make the weights of a stereo model (`MusicModel.weights`) of those of a mono one.
+    """Make the weights of a stereo model from those of a mono model (both as `MusicModel.weights` returns them).
 
-    Both channels get a copy of what the mono model knows of a codebook. Inputs are sums of embeddings, so the copies of
-    an embedding are halved: with the same codes on both sides every layer sees what it saw in mono, and each head says
-    what it said. Training from there only has to learn how the sides differ. What belongs to no codebook is the same
-    tensor.
+    Both channels get copies of the mono model's embedding and head of each codebook. Inputs are sums of embeddings, so
+    the copied embeddings are halved: with the same codes in both channels, every layer gets the same input as in mono,
+    and each head gives the same logits. Training then only has to learn how the channels differ. Weights that do not
+    belong to a codebook are the same tensors.
     """
     stereo: dict[str, Tensor] = {}
     for name, value in mono.items():

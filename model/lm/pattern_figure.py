@@ -1,7 +1,7 @@
 """Codebook patterns drawn: a column a step, a row a codebook, in each cell the frame whose code is predicted there.
 
-The figures of arXiv:2306.05284 (Figure 1) for any pattern, as an SVG that follows the reader's light or dark theme, and
-as text for a terminal. An empty cell holds the special token.
+These are the drawings of Figure 1 of arXiv:2306.05284 for any pattern: as an SVG that follows the reader's light or
+dark theme, and as text for a terminal. An empty cell holds the special token.
 """
 
 from html import escape
@@ -20,13 +20,13 @@ text { font: 12px ui-sans-serif, system-ui, sans-serif; fill: #57606a; }
 """
 
 HUES = ("#0b6e99", "#b35900", "#5b8c2a", "#8250c4")
-"""One colour a codebook, in turn; each is readable under white figures and on white and black pages."""
+"""Colours of the codebooks, used in rotation. White digits are readable on each, and each on white and black pages."""
 
 
 def pattern_cells(pattern: Pattern) -> list[list[int | None]]:
-    """Return for each codebook and step [K][S] the frame whose code stands there, from 1; None is the special token.
+    """Return the frame, counted from 1, whose code is at each codebook and step, [K][S]; None is the special token.
 
-    Steps that hold nothing but frames past the end (the tail that training cuts) are left out.
+    Final steps that hold only frames past the end (the tail that training cuts) are left out.
     """
     cells: list[list[int | None]] = [[None] * len(pattern.layout) for _ in range(pattern.codebooks)]
     last = 0

@@ -1,11 +1,11 @@
 """Codebook patterns: in which order a model predicts the K codes of every frame (MusicGen, arXiv:2306.05284, 2.1).
 
-There is one idea here: every coordinate (frame, codebook) has a *key*; coordinates with equal keys share a step and are
-predicted together, and steps follow each other in the order of their keys. A pattern is nothing but its keys. Step 0 is
-empty (the special token alone), so that the first codes have something to be predicted from.
+Every coordinate (frame, codebook) has a sorting *key*. Coordinates with equal keys share a step and are predicted
+together; steps follow in the order of their keys. So a pattern is defined by its keys alone. Step 0 is empty (it holds
+only the special token), so that the first codes have something to be predicted from.
 
     delay         frame + delay of the codebook                         (MusicGen's choice; all delays 0 = parallel)
-    unroll        the same, then one step for each group of codebooks
+    unroll        as delay, but one step for each group of codebooks
     coarse first  the whole first codebook, then the others in parallel
     grouped       groups of codebooks one after another, flattened      (MusicLM, arXiv:2301.11325)
 """
@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Mode = Literal["full", "valid"]
-"""`full` keeps every step of a layout; `valid` cuts the tail that holds frames past the end, as training does."""
+"""`full` keeps every step of a layout; `valid`, for training, cuts the tail, whose steps hold frames past the end."""
 
 
 class Coordinate(NamedTuple):
@@ -32,11 +32,12 @@ class Coordinate(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """Where the values of one arrangement are read from in the other, and which of its positions hold one at all."""
+    """For each position of one arrangement (sequence or frames), where its value is in the other arrangement."""
 
     indexes: Int[Tensor, "K X"]
-    """Flat index into [K, T] (for a sequence) or [K, S] (for frames); one past the end where there is none."""
+    """Flat index into [K, T] (for a sequence) or [K, S] (for frames); one past the end where there is no value."""
     mask: Bool[Tensor, "K X"]
+    """Which positions have a value."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,16 +50,19 @@ class Pattern:
 
     @cached_property
     def delay(self) -> int:
-        """How many frames the layout runs on past the last one."""
+        """The number of frames past the last one that the layout holds."""
         return max(coordinate.frame for step in self.layout for coordinate in step) + 1 - self.frames
 
     def steps(self, mode: Mode = "full") -> int:
-        """Return the number S of steps, the empty first one included."""
+        """Return the number S of steps, including the empty first step."""
         return len(self.layout) if mode == "full" else len(self.layout) - self.delay
 
     @cached_property
     def first_steps(self) -> tuple[int, ...]:
-        """The first step that holds a code of each frame: where a continuation of so many frames begins."""
+        """For each frame, the first step that holds one of its codes.
+
+        A continuation of P frames begins at the entry of frame P.
+        """
         first: dict[int, int] = {}
         for number, step in enumerate(self.layout):
             for coordinate in step:
@@ -67,10 +71,11 @@ class Pattern:
 
     @cached_property
     def upcoming_frames(self) -> Int[Tensor, "S"]:
-        """The latest frame that the step after each step of the whole layout holds, at most the last there is.
+        """For each step of the whole layout, the latest frame that the next step holds, at most the last frame.
 
-        This is what a frame-wise condition has to say at that step: its vector is there when the frame's first code is
-        predicted. A step with no codes after it stays at the frame of the one before.
+        At that step, a frame-wise condition supplies the vector of this frame, so that the vector is present when the
+        first code of the frame is predicted. A step followed by a step without codes keeps the frame of the step
+        before.
         """
         frames, latest = [], 0
         for following in (*self.layout[1:], ()):
@@ -80,7 +85,7 @@ class Pattern:
 
     @lru_cache(maxsize=8)  # noqa: B019 - patterns are few, small and themselves cached
     def sequence_placement(self, mode: Mode = "full") -> Placement:
-        """Find for each position [K, S] of the sequence the code of [K, T] that goes there."""
+        """For each position [K, S] of the sequence, find the code of [K, T] that belongs there."""
         steps = self.steps(mode)
         indexes = torch.full((self.codebooks, steps), self.codebooks * self.frames)
         for number, step in enumerate(self.layout[:steps]):
@@ -91,9 +96,9 @@ class Pattern:
 
     @lru_cache(maxsize=8)  # noqa: B019
     def frame_placement(self, steps: int, outputs: bool = False, mode: Mode = "full") -> Placement:
-        """Find for each position [K, T] the value of a sequence of `steps` steps that belongs there.
+        """For each position [K, T], find the value that belongs there in a sequence of `steps` steps.
 
-        With `outputs` the sequence holds predictions: output s speaks of step s + 1, if the layout in `mode` has one.
+        With `outputs` the sequence holds predictions: output s predicts step s + 1, if the layout in `mode` has it.
         """
         indexes = torch.full((self.codebooks, self.frames), self.codebooks * steps)
         for number, step in enumerate(self.layout[int(outputs) : self.steps(mode)][:steps]):
@@ -103,7 +108,7 @@ class Pattern:
         return Placement(indexes, indexes < self.codebooks * steps)
 
     def build(self, codes: Int[Tensor, "B K T"], special: int, mode: Mode = "full") -> Int[Tensor, "B K S"]:
-        """Interleave codes; positions without a code hold the special token."""
+        """Interleave codes into a sequence; positions without a code get the special token."""
         if codes.shape[1:] != (self.codebooks, self.frames):
             raise ValueError(f"expected codes [B, {self.codebooks}, {self.frames}], got {list(codes.shape)}")
         placement = self.sequence_placement(mode)
@@ -111,7 +116,7 @@ class Pattern:
         return padded[:, placement.indexes.to(codes.device).flatten()].view(len(codes), self.codebooks, -1)
 
     def revert(self, sequence: Int[Tensor, "B K S"], special: int) -> Int[Tensor, "B K T"]:
-        """Undo `build`; codes that the sequence does not hold become `special`."""
+        """Undo `build`. Codes that the sequence does not hold become `special`."""
         self._check_steps(sequence.shape[1], sequence.shape[-1])
         placement = self.frame_placement(sequence.shape[-1])
         padded = torch.cat([sequence.flatten(1), sequence.new_full((sequence.shape[0], 1), special)], dim=1)
@@ -120,7 +125,10 @@ class Pattern:
     def revert_outputs(
         self, outputs: Float[Tensor, "B K S V"], mode: Mode = "full", fill: float = float("nan")
     ) -> tuple[Float[Tensor, "B K T V"], Bool[Tensor, "K T"]]:
-        """Bring predictions back to frames: values ([B, K, T, V], `fill` where there is none) and mask [K, T]."""
+        """Rearrange predictions by frame.
+
+        Returns the values [B, K, T, V], with `fill` where there is no prediction, and the mask [K, T] of predictions.
+        """
         self._check_steps(outputs.shape[1], outputs.shape[2])
         placement = self.frame_placement(outputs.shape[2], True, mode)
         mask = placement.mask.to(outputs.device)
@@ -136,7 +144,7 @@ class Pattern:
 
 
 def _lay_out(codebooks: int, frames: int, ends: Sequence[int], key: Callable[[int, int], tuple[int, ...]]) -> Pattern:
-    """Make the pattern of the given keys, where codebook k runs to frame `ends[k]`."""
+    """Make the pattern that the keys define, where codebook k has the frames before `ends[k]`."""
     if codebooks < 1 or frames < 1:
         raise ValueError(f"expected at least one codebook and one frame, got {codebooks} and {frames}")
     coordinates = sorted(
@@ -155,21 +163,23 @@ def _check_delays(delays: tuple[int, ...], codebooks: int) -> None:
 def _insert_empty(
     layout: tuple[tuple[Coordinate, ...], ...], at: int, steps: int
 ) -> tuple[tuple[Coordinate, ...], ...]:
-    """Lay steps without a code, as AudioCraft's patterns have where the least delay is above 0, before step `at`."""
+    """Insert steps without a code before step `at`, as AudioCraft's patterns have if the smallest delay is above 0."""
     return layout[:at] + ((),) * steps + layout[at:]
 
 
 def _codebook_ends(frames: int, delays: tuple[int, ...]) -> list[int]:
-    """Let all codebooks end on the same step: those with less delay run on past the last frame."""
+    """Return the end of each codebook such that all end on the same step: those with less delay run past the last
+    frame."""
     return [frames + max(delays) - delay for delay in delays]
 
 
 @lru_cache(maxsize=64)
 def delayed(frames: int, delays: tuple[int, ...], flatten_first: int = 0, empty_initial: int = 0) -> Pattern:
-    """Lay codebook k `delays[k]` steps after the first; all zero is the parallel pattern.
+    """Delay codebook k by `delays[k]` steps; delays of all zero are the parallel pattern.
 
-    `flatten_first` frames come one code a step before that; `empty_initial` more empty steps open the sequence. As many
-    steps as the least delay are empty.
+    The first `flatten_first` frames come before that, one code a step. `empty_initial` extra empty steps open the
+    sequence. If the smallest delay is above 0, that many steps are empty.
+
     Stereo codecs share a delay between left and right: 0 0 1 1 2 2 3 3. VALL-E (arXiv:2301.02111) is 0 T T ….
     """
     _check_delays(delays, len(delays))
@@ -185,7 +195,7 @@ def delayed(frames: int, delays: tuple[int, ...], flatten_first: int = 0, empty_
 
 @lru_cache(maxsize=64)
 def unrolled(frames: int, flattening: tuple[int, ...], delays: tuple[int, ...]) -> Pattern:
-    """Let codebooks of equal `flattening` share a step, the others get steps of their own within the frame."""
+    """Lay out each frame in several steps: codebooks with equal `flattening` share a step."""
     _check_delays(delays, len(flattening))
     return _lay_out(
         len(delays),
@@ -197,8 +207,10 @@ def unrolled(frames: int, flattening: tuple[int, ...], delays: tuple[int, ...]) 
 
 @lru_cache(maxsize=64)
 def coarse_first(frames: int, delays: tuple[int, ...]) -> Pattern:
-    """Lay out all of the first codebook, then the others with `delays` (one fewer than codebooks), after as many empty
-    steps as the least of them."""
+    """Lay out all of the first codebook, then the others in parallel with `delays` (one fewer than codebooks).
+
+    If the smallest delay is above 0, that many empty steps stand between the two parts.
+    """
     _check_delays(delays, len(delays))
     pattern = _lay_out(
         len(delays) + 1,

@@ -1,6 +1,8 @@
-"""Where a step is in its sequence, in either of two ways or both: sinusoids added to the inputs (arXiv:1706.03762,
-3.5), or a rotation of queries and keys, so that their product knows only how far apart they are (RoFormer,
-arXiv:2104.09864, 3.2), which xPos lets fade with distance (arXiv:2212.10554, 3.2).
+"""Positions of the steps of a sequence: sinusoids, rotations or both.
+
+Sinusoids are added to the inputs (arXiv:1706.03762, 3.5). Rotations turn queries and keys, so that their product
+depends only on their distance (RoFormer, arXiv:2104.09864, 3.2). With xPos this product also fades with distance
+(arXiv:2212.10554, 3.2).
 """
 
 from dataclasses import dataclass
@@ -12,9 +14,9 @@ from torch import Tensor
 from model.lm.config import LanguageModelConfig
 
 XPOS_SMOOTHING = 0.4
-"""γ of xPos: the larger, the less the fastest rotations fade (arXiv:2212.10554, 3.2)."""
+"""γ of xPos: the larger it is, the less the fastest rotations fade (arXiv:2212.10554, 3.2)."""
 XPOS_STEPS = 512
-"""Steps over which xPos fades by a pair's rate (AudioCraft: `base_scale`)."""
+"""Number of steps in which xPos fades a pair by its rate of `xpos_decay_rates` (AudioCraft: `base_scale`)."""
 
 
 def position_table(length: int, width: int, period: float, device: torch.device) -> Float[Tensor, "{length} {width}"]:
@@ -31,14 +33,14 @@ def rotation_frequencies(head_width: int, period: float, device: torch.device) -
 
 
 def xpos_decay_rates(head_width: int, device: torch.device) -> Float[Tensor, "pairs"]:
-    """Return what is left of each pair's product after `XPOS_STEPS` steps (arXiv:2212.10554, 3.2)."""
+    """Return the factor by which each pair's product fades in `XPOS_STEPS` steps (arXiv:2212.10554, 3.2)."""
     pairs = head_width // 2
     share = torch.arange(pairs, device=device, dtype=torch.float32) / pairs
     return (share + XPOS_SMOOTHING) / (1 + XPOS_SMOOTHING)
 
 
 def _rotate(heads: Float[Tensor, "B H S E"], factors: Float[Tensor, "2 *steps pairs"]) -> Float[Tensor, "B H S E"]:
-    """Multiply each pair of neighbouring coordinates, as a complex number, by its step's factor; in float32."""
+    """Multiply each pair of neighbouring coordinates, as a complex number, by the factor of its step, in float32."""
     real, imaginary = heads.float().unflatten(-1, (-1, 2)).unbind(-1)
     rotated = (real * factors[0] - imaginary * factors[1], real * factors[1] + imaginary * factors[0])
     return torch.stack(rotated, dim=-1).flatten(-2).to(heads.dtype)
@@ -46,8 +48,10 @@ def _rotate(heads: Float[Tensor, "B H S E"], factors: Float[Tensor, "2 *steps pa
 
 @dataclass(frozen=True, eq=False)
 class Rotation:
-    """Complex factors (real parts, then imaginary ones) of queries and of keys, for each step and pair; for each row,
-    too, where the steps are [B, 1, S]."""
+    """Complex factors (real parts, then imaginary parts) of queries and of keys, for each step and pair.
+
+    Where `steps` is [B, 1, S], each row has factors of its own.
+    """
 
     queries: Float[Tensor, "2 *steps pairs"]
     keys: Float[Tensor, "2 *steps pairs"]
@@ -57,7 +61,7 @@ class Rotation:
         return _rotate(heads, self.queries)
 
     def of_keys(self, heads: Float[Tensor, "B H S E"]) -> Float[Tensor, "B H S E"]:
-        """Return the rotated keys; with xPos they grow by what the queries fade, so that distance alone counts."""
+        """Return the rotated keys. With xPos, keys grow as much as queries fade, so that only distance matters."""
         return _rotate(heads, self.keys)
 
 
@@ -67,20 +71,20 @@ def rotation(length: int, head_width: int, config: LanguageModelConfig, device: 
     angles = steps * rotation_frequencies(head_width, config.position_period, device)
     unit = torch.stack([angles.cos(), angles.sin()])
     fade = xpos_decay_rates(head_width, device) ** (steps / XPOS_STEPS) if config.xpos else torch.ones_like(angles)
-    # A scale below 1 mixes with not turning at all, as AudioCraft's `positional_scale` does.
+    # A scale below 1 mixes the rotation with no rotation, as AudioCraft's `positional_scale` does.
     still = (1 - config.position_scale) * torch.tensor([1.0, 0.0], device=device)[:, None, None]
     return Rotation(unit * fade * config.position_scale + still, unit / fade * config.position_scale + still)
 
 
 @dataclass(frozen=True, eq=False)
 class Positions:
-    """What a model's configuration says of the steps of a sequence; None for the way it does not use."""
+    """Sinusoids and rotations of the steps of a sequence; None for what the model's configuration does not use."""
 
     sinusoids: Float[Tensor, "*steps D"] | None
     rotation: Rotation | None
 
     def between(self, start: int, stop: int) -> "Positions":
-        """Return those of some steps."""
+        """Return the positions of the steps from `start` to before `stop`."""
         sinusoids, rotation = self.sinusoids, self.rotation
         return Positions(
             None if sinusoids is None else sinusoids[start:stop],
@@ -88,7 +92,7 @@ class Positions:
         )
 
     def at(self, steps: Int[Tensor, "B"]) -> "Positions":
-        """Return that of one step for each row: sinusoids [B, 1, D], factors [2, B, 1, 1, pairs]."""
+        """Return the position of one step for each row: sinusoids [B, 1, D], factors [2, B, 1, 1, pairs]."""
         sinusoids, rotation = self.sinusoids, self.rotation
         return Positions(
             None if sinusoids is None else sinusoids[steps][:, None],

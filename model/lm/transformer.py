@@ -1,8 +1,8 @@
 """The decoder of MusicGen: self-attention, cross-attention to conditions, feed-forward (arXiv:2306.05284, 3.1).
 
-As published: norms before each part, no biases but theirs, exact GELU, sinusoidal positions over everything that is in
-the sequence, prefixes included. AudioCraft's other forms are fields of the configuration. While decoding, keys and
-values live in a `KVCache` that is allocated once; those of the conditions are projected once.
+The defaults are as published: a norm before each part, no biases except those of the norms, exact GELU, and sinusoidal
+positions over the whole sequence, prefixes included. AudioCraft's other forms are fields of the configuration. While
+decoding, keys and values are in a `KVCache` that is allocated once; conditions are projected once.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,13 +33,14 @@ from model.lm.positions import positions
 
 
 class Layer(nn.Module):
-    """Self-attention, cross-attention (if any), feed-forward, each added to what goes in, and normed before or after.
+    """Self-attention, cross-attention (if any) and feed-forward, each with a residual sum and a norm before or after.
 
-    `self_scale` and the like are the learned scales of what is added (layer scale, arXiv:2103.17239, 2), if any.
+    `self_scale`, `cross_scale` and `feedforward_scale` are the learned scales of what each part adds (layer scale,
+    arXiv:2103.17239, 2); None without `layer_scale`.
 
     Args:
         config: sizes and options.
-        number: of the layer, by which caches know it.
+        number: the index of the layer, which is its index in caches.
     """
 
     def __init__(self, config: LanguageModelConfig, number: int) -> None:
@@ -71,8 +72,8 @@ class Layer(nn.Module):
             return hidden + self._feed_forward(self.feedforward_norm(hidden))
         hidden = self.self_norm(inputs + self._drop_and_scale(self.self_attention(inputs, shared), self.self_scale))
         if self.cross_attention is not None and self.cross_norm is not None:
-            # AudioCraft's layers that are normed after ask the conditions with the layer's inputs, not with what self-
-            # attention made of them; weights that were trained so need it.
+            # With norms after, AudioCraft computes the queries of cross-attention from the layer's inputs, not from the
+            # output of self-attention. Weights that were trained that way need it.
             attended = self.cross_attention(inputs, shared)
             hidden = self.cross_norm(hidden + self._drop_and_scale(attended, self.cross_scale))
         normed: Tensor = self.feedforward_norm(hidden + self._feed_forward(hidden))
@@ -90,14 +91,15 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of layers. Weights start Gaussian, narrower with depth (AudioCraft: `gaussian`, `current`)."""
+    """A stack of layers. Initial weights are Gaussian, with a deviation that falls with depth (AudioCraft: `gaussian`,
+    `current`)."""
 
     def __init__(self, config: LanguageModelConfig) -> None:
         super().__init__()
         self.config = config
         self.checkpointing = False
-        """Whether a layer's activations are computed anew for the gradient instead of kept: less memory, more time, the
-        same numbers (arXiv:1604.06174)."""
+        """Whether the activations of a layer are recomputed in the backward pass instead of kept: less memory, more
+        time, the same numbers (arXiv:1604.06174)."""
         self.layers = nn.ModuleList(Layer(config, number) for number in range(config.layers))
         for depth, layer in enumerate(self.layers, start=1):
             for module in layer.modules():
@@ -105,14 +107,14 @@ class Transformer(nn.Module):
                     initialise(module, depth)
 
     def compile_layers(self, backend: str | Callable[..., Any] = "inductor") -> None:
-        """Have each layer compiled, and its gradient, when it is first called (`torch.compile`): products stay what
-        they are, and what stands between them becomes a few kernels.
+        """Compile each layer, forward and backward, when it is first called (`torch.compile`).
 
-        All layers share what is made of one; another length of the conditions makes it anew, for any length. Copies of
-        the model are not compiled, so nothing of this reaches decoding.
+        Matrix products stay as they are; the operations between them become a few kernels. All layers share the code
+        compiled for one. When the length of the conditions first changes, the code is compiled again, for any length.
+        Copies of the model are not compiled, so decoding is not affected.
 
         Args:
-            backend: what turns a graph of operators into code, by torch's name or itself.
+            backend: what turns a graph of operators into code: torch's name for it, or a function.
         """
         for layer in self.layers:
             layer.compile(backend=backend)
@@ -127,9 +129,14 @@ class Transformer(nn.Module):
         """Return hidden states of the inputs, which attend causally to each other and to the conditions.
 
         Args:
-            cross: conditions for cross-attention; with a cache it is the cache that holds them (`cache_cross_kv`).
-            cross_mask: which vectors of `cross` are keys; all without one.
-            cache: the inputs are its next positions (many only as its first), and it grows by them.
+            cross: conditions for cross-attention. With a cache, the conditions in the cache are used instead
+                (`cache_cross_kv`).
+            cross_mask: which vectors of `cross` are keys; all if None.
+            cache: the cache to read and extend; the inputs are its next positions. Only an empty cache takes more than
+                one position.
+
+        Raises:
+            ValueError: the cache is not empty, and there is more than one position.
         """
         steps = inputs.shape[1]
         if cache is None:
@@ -161,10 +168,13 @@ class Transformer(nn.Module):
         return causal_mask(inputs.shape[1], self.config.past_context, inputs.device)
 
     def step(self, inputs: Float[Tensor, "B 1 D"], caches: Sequence[KVCache]) -> Float[Tensor, "B 1 D"]:
-        """Return hidden states of one more position of every row, each where its cache ends; every cache grows by it.
+        """Return hidden states of the next position of every row, and append this position to every cache.
 
-        The caches have the inputs' rows in turn. Each row attends to its own cached steps alone, so that rows of
-        different lengths go together.
+        The caches together hold the rows of the inputs, in the same order. Each row attends only to its own cached
+        steps, so that rows of different lengths can be decoded together.
+
+        Raises:
+            ValueError: the caches do not have as many rows as the inputs.
         """
         segments, sinusoids, first = [], [], 0
         for cache in caches:
@@ -187,11 +197,11 @@ class Transformer(nn.Module):
     def step_at(
         self, inputs: Float[Tensor, "B 1 D"], cache: KVCache, at: Int[Tensor, "B"], length: int
     ) -> Float[Tensor, "B 1 D"]:
-        """Do what `step` does where `at` steps of each row are cached, which only the device knows.
+        """Do what `step` does, for rows whose numbers `at` of cached steps are only known on the device.
 
-        The shapes follow from `length`, the steps of the cache that are read, alone; one that is read in place has each
-        row's own steps read, whatever the length. Nothing here looks at a value of a tensor; the cache does not count
-        its length.
+        Shapes depend only on `length`, the number of cached steps that are read. From a cache that is read in place,
+        only each row's own steps are read, whatever `length` is. This method never reads the value of a tensor on the
+        host, and does not update `cache.length`.
         """
         position, past_context = cache.positions.at(at), self.config.past_context
         first = torch.zeros_like(at) if past_context is None else (at - past_context).clamp(min=0)
@@ -219,8 +229,12 @@ class Transformer(nn.Module):
         device: torch.device | None = None,
         precision: CachePrecision = "float32",
     ) -> KVCache:
-        """Return an empty cache for `rows` rows of up to `length` positions and `cross_length` condition vectors, on
-        the weights' device unless another is given, in the weights' precision unless in less."""
+        """Return an empty cache for `rows` rows of up to `length` positions and `cross_length` condition vectors.
+
+        Args:
+            device: where the cache is; the device of the weights if None.
+            precision: how keys and values are stored; `float32` is the precision of the weights, whatever it is.
+        """
         weight = next(self.parameters())
         heads, size = self.config.heads, self.config.width // self.config.heads
         device = weight.device if device is None else device
@@ -244,7 +258,7 @@ class Transformer(nn.Module):
         )
 
     def lengthen(self, cache: KVCache, length: int) -> None:
-        """Make room for `length` positions. Views of the cache's rows stay with what they were taken of."""
+        """Make room for `length` positions. Earlier views of the cache's rows keep viewing the old, shorter tensors."""
         for layer in cache.layers:
             layer.keys, layer.values = layer.keys.lengthened(length), layer.values.lengthened(length)
         cache.positions = positions(length, self.config, layer.keys.numbers.device)
@@ -254,7 +268,11 @@ class Transformer(nn.Module):
     ) -> None:
         """Project the conditions of the cache's rows once, into its first L positions; the rest stays masked.
 
-        Of the L vectors those are keys where `cross_mask` is true; all without one.
+        Args:
+            cross_mask: which of the L vectors are keys; all if None.
+
+        Raises:
+            ValueError: the cache has room for fewer than L vectors.
         """
         length = cross.shape[1]
         if cache.cross_mask is None or length > cache.cross_mask.shape[-1]:
@@ -270,7 +288,7 @@ class Transformer(nn.Module):
 
 
 def _whole_span(mask: Bool[Tensor, "B 1 1 L"] | None) -> SpanMask | None:
-    """Return the span of all condition vectors, of which a row sees those that are not masked."""
+    """Return a span over all condition vectors, in which a row sees those that `mask` allows; None without a mask."""
     if mask is None:
         return None
     first = torch.zeros(len(mask), dtype=torch.long, device=mask.device)
@@ -278,13 +296,16 @@ def _whole_span(mask: Bool[Tensor, "B 1 1 L"] | None) -> SpanMask | None:
 
 
 def _as_added_scores(visible: Bool[Tensor, "B 1 1 L"], like: Float[Tensor, "B 1 D"]) -> Float[Tensor, "B 1 1 L"]:
-    """Bring a mask into the form that fused kernels read without converting it anew in each layer."""
+    """Turn a mask into added scores (0 or minus infinity), which fused kernels read without a conversion in each
+    layer."""
     return torch.zeros_like(visible, dtype=like.dtype).masked_fill(~visible, float("-inf"))
 
 
 def initialise(module: nn.Linear | nn.Embedding, depth: int | None = None) -> None:
-    """Set weights by a truncated Gaussian of deviation 1 / sqrt(fan in), in layer `depth` divided by sqrt(2 * depth),
-    and biases to zero."""
+    """Draw weights from a truncated Gaussian of deviation 1 / sqrt(fan in), and set biases to zero.
+
+    With a `depth`, the layer's number counted from 1, the deviation is divided by sqrt(2 * depth).
+    """
     weight = module.weight
     deviation = weight.shape[-1] ** -0.5 / (1.0 if depth is None else (2 * depth) ** 0.5)
     nn.init.trunc_normal_(weight, 0.0, deviation, -3 * deviation, 3 * deviation)
