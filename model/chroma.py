@@ -31,7 +31,7 @@ CENTRE_OCTAVE, OCTAVE_WIDTH = 5.0, 2.0
 
 
 def chroma(wav: Float[Tensor, "B N"], config: ChromaConfig = ChromaConfig()) -> Float[Tensor, "B F 12"]:
-    """Measure the chroma of a batch: F = N // hop + 1 frames. The strongest bin of each frame is 1, unless it is silent.
+    """Measure the chroma of a batch: F = N // hop + 1 frames. Each frame's strongest bin is 1, unless it is silent.
 
     Args:
         wav: mono signals at `config.sample_rate`. Signals shorter than the window are padded with zeros on both sides.

@@ -1,9 +1,9 @@
 """Decoding in shapes that follow the sequences, for a CPU: a row attends to exactly what its cache holds.
 
-Sums in floating point depend on the shapes they are computed in, so decoding is batch-invariant (a row has the same
-bits whatever is beside it) only if every shape follows from the row alone. Hence the prompt of each request is read by
-itself, a row attends to its own cached steps, and matrices are multiplied by numbers of rows that were seen to leave
-the bits as they are (`model.kernels.packed_linear`).
+The rounding of floating-point sums depends on the shapes they are computed in. So decoding is batch-invariant (the bits
+of a row do not depend on the other rows) only if every shape depends on the row alone. Hence the prompt of each request
+is read by itself, a row attends only to its own cached steps, and matrices are multiplied with numbers of rows that
+were tested to give the same bits (`model.kernels.packed_linear`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,18 +19,18 @@ from model.lm.config import CachePrecision
 from model.lm.language_model import LanguageModel
 
 BLOCK = 64
-"""Steps by which the cache grows. Room for more would stand between a head's keys and the next head's, and reading
-around it takes the CPU twice as long as copying the cache now and then."""
+"""Steps by which the cache grows. More unused room would lie between the keys of one head and those of the next.
+Reading around it takes the CPU twice as long as copying the cache now and then."""
 
 
 class DynamicShapeDecoder:
-    """Sequences in slots, and a cache that has rows for each.
+    """Decodes sequences in slots, with a cache that has rows for each slot.
 
     Args:
-        model: as `model.kernels.packed_linear.prepare_for_inference` gives it.
-        requests: all that will be decoded, for the sizes of the longest.
+        model: a model that `model.kernels.packed_linear.prepare_for_inference` returned.
+        requests: all requests that will be decoded; the longest determines the sizes.
         slots: how many sequences are decoded together.
-        precision: how keys and values are kept.
+        precision: precision of cached keys and values.
     """
 
     def __init__(
@@ -49,22 +49,23 @@ class DynamicShapeDecoder:
         rows, room = self.rows * slots, self._room(known)
         self.cache = model.transformer.allocate(rows, room, cross_length, precision=precision)
         self.finite = torch.ones((), dtype=torch.bool)
-        """Whether all logits so far were numbers."""
+        """Whether all logits so far were finite."""
         self.sequences: dict[int, Int[Tensor, "K S"]] = {}
-        """By slot, as the hidden states of the latest step are."""
+        """The sequence in each slot, by slot index."""
         self.hidden: dict[int, Float[Tensor, "W 1 D"]] = {}
+        """Hidden states of the latest step, by slot index."""
         self.segments: list[KVCache] = []
-        """Views of the cache, in the order of the slots: neighbouring rows of equal length make one."""
+        """Views of the cache in the order of the slots; neighbouring rows of equal length share a view."""
         self.segment_requests: list[int] = []
-        """The requests whose rows these are."""
+        """Indexes of the requests that `segments` was made for."""
 
     def _room(self, length: int) -> int:
-        """Return for how many steps there is room where `length` are needed."""
+        """Return the number of steps to allocate where `length` are needed."""
         return min(self.longest, length + BLOCK)
 
     def prefill(self, admitted: Mapping[int, SequenceRequest]) -> dict[int, int]:
-        """Read the conditions and known steps of requests into slots, which they are given by; return for each slot
-        the step that `step` goes on with."""
+        """Read the conditions and known steps of requests into slots; `admitted` has them by slot index. Return the
+        step that `step` samples next in each of these slots."""
         places = [(request, slot_index * self.rows) for slot_index, request in admitted.items()]
         for slot_index, hidden in zip(admitted, prefill(self.model, places, self.cache), strict=True):
             self.sequences[slot_index] = admitted[slot_index].sequence.clone()
@@ -73,7 +74,7 @@ class DynamicShapeDecoder:
         return {slot_index: request.start for slot_index, request in admitted.items()}
 
     def step(self, running: Sequence[Slot]) -> None:
-        """Sample the next codes of every slot, and read them where more are to come."""
+        """Sample the next codes of every slot, and feed them to the model where the sequence is not finished."""
         for slot, codes in zip(running, self._sample(running), strict=True):
             known = self.sequences[slot.index][:, slot.step]
             self.sequences[slot.index][:, slot.step] = torch.where(known == UNKNOWN, codes, known)
@@ -81,11 +82,11 @@ class DynamicShapeDecoder:
             self._read(unfinished)
 
     def take_sequence(self, slot: Slot) -> Int[Tensor, "K S"]:
-        """Return the sequence of a slot whose last step is sampled."""
+        """Remove and return the sequence of a slot whose last step is sampled."""
         return self.sequences.pop(slot.index)
 
     def _sample(self, running: Sequence[Slot]) -> Int[Tensor, "B K"]:
-        """Return the codes that the slots' latest hidden states lead to."""
+        """Sample codes from the latest hidden states of the slots."""
         requests, first_rows, rows = [slot.request for slot in running], [], 0
         for request in requests:
             first_rows.append(rows)
@@ -98,10 +99,10 @@ class DynamicShapeDecoder:
         return sampled.codes
 
     def _read(self, unfinished: Sequence[Slot]) -> None:
-        """Read the latest codes of every slot."""
+        """Feed the latest codes of every slot to the model, and keep the hidden states."""
         longest = max(slot.request.prefix_length + slot.step for slot in unfinished)
         if longest == self.cache.layers[0].keys.length:
-            self.segments, self.segment_requests = [], []  # or what they view would stay beside what it is copied to
+            self.segments, self.segment_requests = [], []  # these views would keep the old cache in memory
             self.model.transformer.lengthen(self.cache, self._room(longest))
         if self.segment_requests != [slot.request_index for slot in unfinished]:
             self._find_segments(unfinished)

@@ -23,48 +23,51 @@ from model.lm.language_model import LanguageModel
 
 @dataclass(frozen=True, eq=False)
 class DecodingOptions:
-    """How to decode, and what that may take of the machine. On a CPU only the precisions change the codes, and by
-    roundings which kernels are remembered."""
+    """How to decode, and what of the machine decoding may use.
+
+    On a CPU, only the two precisions change the codes, and the choice of kernels, by rounding.
+    """
 
     precision: Precision = "float32"
-    """Precision of the weights while they decode."""
+    """Precision of the weights while decoding."""
     stop: Callable[[], bool] | None = None
-    """Is asked before every step whether to end with GenerationStoppedError."""
+    """Called before every step; if it returns true, decoding ends with GenerationStoppedError."""
     progress: Callable[[int], None] | None = None
-    """Is called with frames as they are made; in all they are the requests' frames less their prompts'."""
+    """Called with the number of frames that were just generated. The sum of all calls is the frames of all requests
+    without those of their prompts."""
     slots: int | None = None
-    """Sequences that are decoded together at most; never more than `MAX_SLOTS`, on a CPU in each lane."""
+    """Maximum number of sequences that are decoded together; `MAX_SLOTS` limits it too, on a CPU for each lane."""
     free_memory: Callable[[], int] | None = None
-    """Says how many bytes of the device's memory may be taken; without it there is no limit."""
+    """Returns how many bytes of the device's memory may be used; None for no limit."""
     on_plan: Callable[[MemoryPlan], None] | None = None
-    """Is called with how many sequences go together, before the first step."""
+    """Called before the first step with how many sequences are decoded together."""
     cuda_graphs: bool = True
-    """Whether steps on CUDA are captured as graphs, or launched kernel by kernel."""
+    """Whether steps on CUDA are captured as graphs, not launched kernel by kernel."""
     kernel_memory: KernelMemory | None = None
-    """Remembers which kernels are fastest on this CPU; without it each precision has its usual one."""
+    """Remembers which kernels are fastest on this CPU; without it each precision uses its default kernel."""
     cache_precision: CachePrecision = "float32"
-    """How keys and values are kept."""
+    """Precision of cached keys and values."""
     lanes: bool = True
-    """Whether sequences may be decoded in lanes on a CPU. They change the number of MKL's threads for all that the
-    process does meanwhile, by which what others compute in it could have other bits."""
+    """Whether sequences may be decoded in lanes on a CPU. Lanes change MKL's number of threads for the whole process,
+    so that other computations in it could round differently meanwhile."""
 
 
 Decoder = DynamicShapeDecoder | StaticShapeDecoder
-"""A way of taking steps: `prefill` reads what is known of requests into slots and returns the step that each goes on
-with, `step` samples the next codes of every slot and reads them, `take_sequence` returns the sequence of a slot whose
-last step is sampled, and `finite` says whether all logits so far were numbers."""
+"""Takes the steps of decoding. `prefill` reads the known steps of requests into slots and returns the step that is next
+in each. `step` samples the next codes of every slot and feeds them to the model. `take_sequence` returns the sequence of
+a slot whose last step is sampled. `finite` is whether all logits so far were finite."""
 
 
 @torch.inference_mode()
 def generate_tokens(
     model: LanguageModel, requests: Sequence[SequenceRequest], options: DecodingOptions = DecodingOptions()
 ) -> Iterator[tuple[int, Int[Tensor, "K _"]]]:
-    """Yield the number of each request and its whole sequence, on the CPU, as soon as that is finished.
+    """Yield the index of each request and its whole sequence, on the CPU, as soon as the sequence is finished.
 
-    Where others go on from it, the sequence is that of the last of them.
+    For a request with continuations, only the sequence of the last continuation is yielded.
 
     Raises:
-        GenerationStoppedError: `options.stop` said so.
+        GenerationStoppedError: `options.stop` returned true.
         FloatingPointError: some logits were not finite.
         ValueError: the device has no kernel for the precision, or too little memory for a single sequence.
     """
@@ -123,22 +126,22 @@ def decode(
     options: DecodingOptions = DecodingOptions(),
     admitting: Admitting = nullcontext,
 ) -> Iterator[tuple[int, Int[Tensor, "K _"]]]:
-    """Do what `generate_tokens` does by a given decoder; the device is asked for finished sequences alone.
+    """Do what `generate_tokens` does with a given decoder. The host waits for the device only for finished sequences.
 
     Args:
-        admitting: makes the context in which it is read what a sequence begins with.
+        admitting: makes the context in which `decoder.prefill` is called.
     """
 
     def order(number: int) -> tuple[int, int]:
-        """The longest first, so that no slot is left to run by itself for long; neighbours have conditions of one
-        length, so that they are attended to together."""
+        """Sort the longest first, so that no slot runs alone for long at the end, and conditions of equal length next
+        to each other, so that their attention is computed together."""
         return -requests[number].steps_to_sample, requests[number].cross_length
 
     waiting = deque(sorted(range(len(requests)), key=order))
     running: list[Slot] = []
     free_slots = list(range(slots))
     beginning: dict[int, tuple[int, Callable[[], SequenceRequest]]] = {}
-    """By slot, the number of what begins in it, and what makes its request."""
+    """For each slot where a sequence begins: the index of its request, and a function that makes this request."""
 
     while waiting or running or beginning:
         while waiting and free_slots:

@@ -1,8 +1,8 @@
 """Generating codes: cached decoding with classifier-free guidance (arXiv:2306.05284, 2.4 and 3.1).
 
-The tokens of a request depend on the model, the request and its seed alone; not on its batch-mates. `model.decoding`
-keeps every sum to shapes that follow from the request; random numbers come from a generator a request, and are taken
-before the first step.
+The tokens of a request depend only on the model, the request and its seed, not on the other requests of its batch.
+`model.decoding` computes every sum in shapes that depend only on the request. Each request has its own random
+generator, and all its random numbers are drawn before the first step.
 """
 
 import math
@@ -25,29 +25,31 @@ from model.music_model import Attributes, MusicModel
 class GenerationRequest:
     """One clip to generate; the defaults are MusicGen's.
 
-    Raises ValueError for numbers that no clip can have and for a prompt that is not [K, P] of whole numbers.
+    Raises:
+        ValueError: a number is out of its range, or the prompt is not [K, P] of whole numbers.
     """
 
     attributes: Attributes
     frames: int
-    """T, frames of the clip, those of the prompt included."""
+    """T, frames of the clip, including those of the prompt."""
     seed: int
+    """Seed of the clip's random numbers, from 0 to 2^63 - 1."""
     guidance: float = 3.0
-    """How far the conditions are followed: 0 not at all, 1 as the model learnt it, more exaggerates."""
+    """How closely the conditions are followed: 0 not at all, 1 as the model learnt it; more than 1 exaggerates."""
     guidance_text: float = 1.0
-    """How far the description is followed beside the other conditions: 1 like them, more exaggerates (double
-    guidance, arXiv:2407.12563; there 3 with a `guidance` of 3)."""
+    """How closely the description is followed compared with the other conditions: 1 equally; more than 1 exaggerates it
+    (double guidance, arXiv:2407.12563, which uses 3 with a `guidance` of 3)."""
     guidance_form: GuidanceForm = "one_pass"
-    """Whether the null is as long as the conditions, or has a pass and a length of its own (AudioCraft:
-    `two_step_cfg`)."""
+    """Whether the null condition shares a pass with the conditions and has their length, or has a pass and a length of
+    its own (AudioCraft: `two_step_cfg`)."""
     temperature: float = 1.0
-    """Below 1 surer, above 1 wilder, 0 always the likeliest code."""
+    """Divisor of the logits: below 1 is less random, above 1 more; 0 always takes the likeliest code."""
     top_k: int = 250
-    """Sample among so many of the likeliest codes; 0 among all."""
+    """Sample only among this number of likeliest codes; 0 is all codes."""
     top_p: float = 0.0
-    """Sample among the likeliest codes of this share; 0 leaves it to `top_k`."""
+    """Sample only among the likeliest codes that make up this share of the probability; 0 uses `top_k` instead."""
     prompt: Shaped[Tensor, "..."] | None = None
-    """Codes [K, P] to go on from; the clip begins with them."""
+    """Codes [K, P] to continue; the clip begins with them."""
 
     def __post_init__(self) -> None:
         if self.prompt is not None and (self.prompt.ndim != 2 or self.prompt.is_floating_point()):
@@ -74,13 +76,13 @@ class GenerationRequest:
 def generate(
     model: MusicModel, requests: Sequence[GenerationRequest], options: DecodingOptions = DecodingOptions()
 ) -> list[Int[Tensor, "K _"]]:
-    """Return codes [K, frames] of each request, on the CPU.
+    """Return the codes [K, frames] of each request, on the CPU.
 
     Raises:
-        ValueError: a request with conditions that the model does not read, a prompt of other codes, or too little
-            memory.
-        GenerationStoppedError: `options.stop` said so.
-        FloatingPointError: the model is broken: some logits were not finite.
+        ValueError: a request has conditions that the model does not read or a prompt that does not fit the model's
+            codebooks, or there is too little memory.
+        GenerationStoppedError: `options.stop` returned true.
+        FloatingPointError: some logits were not finite, because the model is broken.
     """
     training = model.training
     model.eval()
@@ -104,10 +106,15 @@ def generate_conditioned(
     conditions: Sequence[Sequence[Mapping[str, Condition]]],
     options: DecodingOptions = DecodingOptions(),
 ) -> list[Int[Tensor, "K _"]]:
-    """Do what `generate` does from embedded conditions: for each request a mapping a pass (see `condition_passes`).
+    """Do what `generate` does with conditions that are embedded already.
 
-    The requests' attributes and guidance form are not read. A model without conditions takes one empty mapping, and
-    needs no guidance. Raises ValueError for other rows than guidance needs too.
+    Args:
+        requests: the clips; their attributes and guidance form are not read.
+        conditions: for each request, one mapping for each pass, as `condition_passes` returns them; one empty mapping
+            for a model without conditions, which needs no guidance.
+
+    Raises:
+        ValueError: as `generate` does, or the conditions have not the number of rows that the guidance needs.
     """
     sequences = [sequence_request(model, request, passes) for request, passes in zip(requests, conditions, strict=True)]
     finished = dict(generate_tokens(model, sequences, options))
@@ -120,10 +127,11 @@ def sequence_request(
     passes: Sequence[Mapping[str, Condition]],
     then: Continuation | None = None,
 ) -> SequenceRequest:
-    """Bring a request and its embedded conditions, a mapping a pass, to what the engine decodes.
+    """Turn a request and its embedded conditions, one mapping for each pass, into a sequence for the engine.
 
     Raises:
-        ValueError: other rows than guidance needs, or a prompt of other codes.
+        ValueError: the conditions have not the number of rows that the guidance needs, or the prompt does not fit the
+            model's codebooks.
     """
     pattern = model.pattern(request.frames)
     sequence = pattern.build(_known_codes(model, request)[None], model.special)[0]
@@ -141,7 +149,7 @@ def sequence_request(
 
 
 def clip_codes(model: LanguageModel, frames: int, sequence: Int[Tensor, "K S"]) -> Int[Tensor, "K T"]:
-    """Return the codes of so many frames from their finished sequence."""
+    """Return the codes of a clip of `frames` frames from its finished sequence."""
     codes: Int[Tensor, "K T"] = model.pattern(frames).revert(sequence[None], UNKNOWN)[0]
     assert codes.min() >= 0, "every code of a finished clip is known"
     return codes
@@ -152,7 +160,7 @@ def _row_count(conditions: Mapping[str, Condition]) -> int:
 
 
 def _known_codes(model: LanguageModel, request: GenerationRequest) -> Int[Tensor, "K T"]:
-    """Return the prompt, and open places after it."""
+    """Return the codes of the clip: those of the prompt, then `UNKNOWN`."""
     codes = torch.full((model.config.codebooks, request.frames), UNKNOWN)
     if request.prompt is not None:
         check_prompt(model, request.prompt)
@@ -161,7 +169,7 @@ def _known_codes(model: LanguageModel, request: GenerationRequest) -> Int[Tensor
 
 
 def check_prompt(model: LanguageModel, prompt: Int[Tensor, "K P"]) -> None:
-    """Raise ValueError unless these are codes of the model."""
+    """Raise ValueError unless the prompt has the model's number of codebooks and only codes of theirs."""
     if prompt.shape[0] != model.config.codebooks:
         raise ValueError(f"expected a prompt of {model.config.codebooks} codebooks, got {list(prompt.shape)}")
     if prompt.shape[1]:

@@ -1,10 +1,12 @@
 """Decoding in lanes: threads on a CPU that each decode a share of the sequences, with slots and a cache of their own.
 
-Cores that share each product wait for one another a thousand times a step, and between products, in Python and small
-operators, all but one of them idle. Where there are sequences enough for all, a lane for each is faster; only the
-weights are shared. No sequence has other bits for it: a step's products have the same bits with any number of threads
-that a lane may have, which is seen to first (`model.kernels.packed_linear.has_same_bits_with`), and what a sequence
-begins with is read by all threads, for one lane at a time.
+When all cores share each matrix product, they wait for each other a thousand times a step; between products, in Python
+and small operators, all but one are idle. If there are enough sequences, it is faster to give each core a lane of its
+own. Only the weights are shared.
+
+Lanes do not change the bits of a sequence. Before they are used, `model.kernels.packed_linear.has_same_bits_with`
+checks that a step's products have the same bits with a lane's number of threads. Prompts and conditions are read with
+all threads, for one lane at a time.
 """
 
 import threading
@@ -21,31 +23,33 @@ from model.decoding.sequences import SequenceRequest
 from model.kernels.choosing import MOST_LANES, computing_with
 
 LEAST_SLOTS = 16
-"""Slots of a lane at least. With fewer rows a product takes less time by all threads than each lane's by its own."""
+"""Minimum number of slots of a lane. With fewer rows, one product on all threads is faster than each lane's product on
+its own threads."""
 Finished = tuple[int, Int[Tensor, "K _"]]
-"""The number of a request, and its whole sequence."""
+"""The index of a request, and its whole sequence."""
 Admitting = Callable[[], AbstractContextManager[None]]
-"""Makes the context in which it is read what a sequence begins with."""
+"""Makes the context in which a decoder reads the known steps and conditions of sequences that begin (prefill)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Lane:
-    """What a lane has to do with the others."""
+    """The callbacks by which a lane coordinates with the other lanes and with the thread that reads its results."""
 
     admitting: Admitting
+    """Makes the context for prefill: one lane at a time, with all threads."""
     is_over: Callable[[], bool]
-    """Says whether nobody waits for its sequences any more."""
+    """Returns true when nobody waits for the lane's sequences any more."""
     progress: Callable[[int], None]
-    """Is to be called with frames as they are made."""
+    """To be called with the number of frames that were just generated."""
 
 
 def most_lanes() -> int:
-    """Return how many lanes the calling thread's share of the cores has room for."""
+    """Return the maximum number of lanes for the calling thread's share of the cores."""
     return min(MOST_LANES, torch.get_num_threads())
 
 
 def lane_count(slots: int) -> int:
-    """Return how many lanes so many slots in all are divided among."""
+    """Return the number of lanes among which `slots` slots are divided."""
     return max(1, min(most_lanes(), slots // LEAST_SLOTS))
 
 
@@ -55,12 +59,15 @@ def decode_in_lanes(
     lanes: int,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Finished]:
-    """Yield the number of each request and its whole sequence as soon as that is finished, by threads that end with
-    this generator, however it ends; what one of them raises is raised here.
+    """Yield the index of each request and its whole sequence, as soon as a lane has finished it.
+
+    Each lane is a thread. The threads end when this generator ends, however it ends. An exception in a thread is raised
+    here.
 
     Args:
         decode: decodes some of the requests in the thread that calls it.
-        progress: is called with frames as they are made, in this thread.
+        lanes: the number of lanes.
+        progress: called in the caller's thread with the number of frames that were just generated.
     """
     threads = torch.get_num_threads()
     longest_first = sorted(range(len(requests)), key=lambda number: -requests[number].steps_to_sample)
@@ -75,7 +82,7 @@ def decode_in_lanes(
     lane = Lane(by_all_threads, over.is_set, told.put)
 
     def run(numbers: Sequence[int]) -> None:
-        torch.set_num_threads(threads // lanes)  # of this thread: OpenMP counts those of each by itself
+        torch.set_num_threads(threads // lanes)  # for this thread only: OpenMP has a number for each thread
         try:
             with torch.inference_mode():
                 share = [requests[number] for number in numbers]
@@ -109,4 +116,4 @@ def decode_in_lanes(
         over.set()
         for worker in workers:
             worker.join()
-        torch.set_num_threads(threads)  # MKL has one number for all threads, which the lanes have changed
+        torch.set_num_threads(threads)  # MKL has one number for the whole process, which the lanes have changed

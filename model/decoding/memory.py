@@ -1,7 +1,8 @@
-"""How many sequences fit side by side into the memory that is free, worked out before any is begun.
+"""How many sequences fit side by side into the free memory, computed before any begins.
 
-Nearly all of it is keys and values: in MusicGen-small 196 kB a step and row in float32, 0.6 GB for half a minute with
-guidance. The engine's own allocation is done on a device that holds nothing, so that what is planned is what is taken.
+Nearly all memory is for keys and values: in MusicGen-small 196 kB a step and row in float32, 0.6 GB for half a minute
+with guidance. The plan runs the engine's own allocation on the device `meta`, which holds no data, so that the planned
+size is the size that is then allocated.
 """
 
 from collections.abc import Sequence
@@ -19,25 +20,25 @@ from model.lm.config import CachePrecision, LanguageModelConfig, Precision
 from model.lm.language_model import LanguageModel
 
 USABLE_SHARE = 0.9
-"""Of the free memory that a plan takes at most: allocators round up, and others need some too."""
+"""Largest share of the free memory that a plan uses: allocators round up, and other programs need memory too."""
 MAX_SLOTS = {"cpu": 32, "cuda": 128}
-"""Sequences that are decoded together at most, by device. On a CPU the numbers of rows that are seen to leave a row's
-bits as they are end there (`model.kernels.packed_linear`)."""
+"""Maximum number of sequences that are decoded together, by device. On a CPU, kernels are tested to be batch-invariant
+only up to this many (`model.kernels.packed_linear`)."""
 FEW_SLOTS, MANY_BYTES = 8, 2 * 10**9
-"""On a CPU more than so many slots are taken only where keys and values stay below so many bytes: many rows make the
-matrices' products faster, a third less time a row with 32 slots than with 8, but not attention, which is most of a long
-sequence's time; and memory is what others need too."""
+"""On a CPU, more than `FEW_SLOTS` slots are used only if keys and values take at most `MANY_BYTES` bytes. Many rows
+make matrix products faster (with 32 slots they take a third less time a row than with 8), but not attention, which
+takes most of the time of a long sequence. Other programs need memory too."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How many sequences are decoded at once, and what that takes."""
+    """How many sequences are decoded at once, and the memory for it."""
 
     slots: int
     needed: int
-    """Bytes."""
+    """Memory that decoding needs, bytes."""
     free: int | None
-    """Bytes; None where the free memory is not known."""
+    """Free memory, bytes; None if it is not known."""
 
     def __str__(self) -> str:
         free = "" if self.free is None else f" of {_gigabytes(self.free)} free"
@@ -52,10 +53,10 @@ def plan_memory(
     free: int | None,
     cache_precision: CachePrecision = "float32",
 ) -> MemoryPlan:
-    """Plan as many slots as fit, `slots` at most; on a CPU more than `FEW_SLOTS` only of short sequences.
+    """Plan as many slots as fit, at most `slots`. On a CPU, more than `FEW_SLOTS` are planned only for short sequences.
 
     Args:
-        free: bytes that there are; None plans for all the slots.
+        free: free memory, bytes; None sets no limit.
 
     Raises:
         ValueError: not even one sequence fits.
@@ -77,7 +78,7 @@ def plan_memory(
 
 
 class MemoryRequirements:
-    """What decoding some requests takes, by the number of slots."""
+    """The memory that decoding `requests` needs, as a function of the number of slots."""
 
     def __init__(
         self,
@@ -88,58 +89,60 @@ class MemoryRequirements:
     ) -> None:
         self.model, self.cache_precision = model, cache_precision
         self.rows = max(request.rows for request in requests)
-        """Rows of a slot."""
+        """Number of rows of a slot."""
         longest = max(request.prefix_length + request.steps for request in requests)
         self.room = longest if model.device.type == "cpu" else round_up_to_bucket(longest)
-        """Steps that a row has room for, prefix included."""
+        """Steps that a row has room for, including the prefix."""
         self.steps = max(request.steps for request in requests)
         self.known = max(request.prefilled for request in requests)
-        """Steps that are read at once."""
+        """Most steps that are prefilled at once."""
         self.cross_length = max(request.cross_length for request in requests)
         self.sorted = largest_top_k(requests) is None
-        """Whether entries are sorted to sample among them."""
+        """Whether sampling sorts the entries of a codebook."""
         self.weights = packed_bytes(model, precision)
+        """Bytes of the packed weights."""
         self.activations = _activations(model.config)
-        """Numbers that a layer holds at once for a row and step."""
+        """Numbers that a layer holds at once for each row and step."""
         if precision == "bfloat16" and model.device.type == "cpu" and not multiplies_bfloat16():
-            # What is multiplied is there once more, rounded: as half as many bytes, and brought back to single ones.
+            # The rounded activations are copies: one in bfloat16, half as many bytes, and one back in float32.
             self.activations += model.config.expanded_width * 3 // 2
 
     def bytes_for(self, slots: int) -> int:
-        """Return the bytes that so many slots take."""
+        """Return all bytes that decoding with `slots` slots needs."""
         return self.weights + self.kept(slots) + max(self._step(slots), self._prefill())
 
     def kept(self, slots: int) -> int:
-        """Return the bytes of keys, values, and what is known of each sequence."""
+        """Return the bytes that last from step to step: keys, values, codes, random numbers and added conditions."""
         cache = self.model.transformer.allocate(
             slots * self.rows, self.room, self.cross_length, torch.device("meta"), self.cache_precision
         )
-        # A layer that grows is there twice while it is copied.
+        # When the cache grows, one layer is in memory twice while it is copied.
         growing = cache.layers[0].nbytes if self.model.device.type == "cpu" else 0
         config = self.model.config
         if self.cache_precision != "float32" and not attends_in_cache(self.model.device, config.width // config.heads):
-            # One whose numbers are kept in less is there once more while it is read.
+            # A layer in reduced precision is also in memory in full precision while it is read.
             growing += 2 * cache.layers[0].keys.numbers.numel() * self.model.dtype.itemsize
         added = self.rows * config.width * self.model.dtype.itemsize if config.sum or config.interpolate else 0
         sequences = slots * self.steps * (config.codebooks * 2 * torch.long.itemsize + added)
         return cache.nbytes + growing + sequences
 
     def _step(self, slots: int) -> int:
-        """Return the bytes of a step: logits of each row, and probabilities summed up, sorted where that is needed."""
+        """Return the bytes of a step: the logits of each row, and cumulative probabilities, sorted if necessary."""
         config, single, double = self.model.config, torch.float32.itemsize, torch.float64.itemsize
         entries = config.codebooks * config.cardinality
         an_entry = 4 * single + double + (4 * single + 2 * torch.long.itemsize if self.sorted else 0)
         return slots * (self.rows * (2 * entries + self.activations) * single + entries * an_entry)
 
     def _prefill(self) -> int:
-        """Return the bytes of reading a prompt at once: activations, and each query's weights of what it sees."""
+        """Return the bytes of reading a prompt at once: activations and attention weights."""
         config, single = self.model.config, torch.float32.itemsize
         scores = 3 * config.heads * max(self.known, self.cross_length)
         return self.rows * self.known * (self.activations + scores) * single
 
 
 def _activations(config: LanguageModelConfig) -> int:
-    """Count the numbers that a layer holds at once for a row and step: feed-forward, or queries, keys and values."""
+    """Return how many numbers a layer holds at once for a row and step: those of the feed-forward part or those of
+    queries, keys and values, whichever are more."""
     return 2 * config.width + max(2 * config.expanded_width, 6 * config.width)
 
 

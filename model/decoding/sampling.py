@@ -1,8 +1,8 @@
 """From logits to the next codes: guidance, temperature, top-k, top-p, each sequence with its own settings.
 
-A code is sampled by inverting the cumulative distribution at a uniform number that the caller took from its generator
-beforehand. So the randomness of a sequence is a table that depends on its seed alone, and is the same on every device.
-Nothing here looks at a value of a tensor, so it can be part of a captured graph.
+A code is sampled by inverting the cumulative distribution at a uniform random number, which the caller drew beforehand.
+So the random numbers of a sequence are a table that depends only on its seed, the same on every device. Nothing here
+reads the value of a tensor on the host, so that sampling can be part of a captured graph.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,13 @@ def next_code_probabilities(
 ) -> Float[Tensor, "B K V"]:
     """Return the distribution that codes are sampled from (AudioCraft: `sample_top_k`, `sample_top_p`).
 
-    Temperature 0 is greedy: all on the largest logit. `top_p` > 0 keeps the likeliest entries until those before an
-    entry sum to more than it, and goes before `top_k` > 0, which keeps all that are as likely as the k-th (ties stay).
+    A temperature of 0 is greedy: the largest logit has all the probability. A `top_p` above 0 keeps an entry if the
+    likelier entries sum to at most `top_p`; it takes precedence over `top_k`. A `top_k` above 0 keeps all entries that
+    are at least as likely as the k-th (ties stay).
 
-    Where no row has a `top_p`, `largest` may say that no row that is not greedy has a larger `top_k`: then the entries
-    need not be sorted, which takes several times as long.
+    Args:
+        largest: an upper bound of `top_k` over all rows that are not greedy, where no row has a `top_p`. With it the
+            entries need not be sorted, which would take several times as long. None sorts them.
     """
     size = logits.shape[-1]
     greedy = temperature == 0
@@ -55,7 +57,7 @@ def sample_by_inversion(probabilities: Float[Tensor, "B K V"], uniform: Float[Te
     """Return the entry whose share of the cumulative distribution holds `uniform`, which is in [0, 1)."""
     cumulative = probabilities.double().cumsum(-1)
     total = cumulative[..., -1:]
-    # Rounding may bring the product up to the total, past every entry.
+    # By rounding, the product may reach the total, which is past every entry.
     level = torch.minimum(uniform.double()[..., None] * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, level, right=True)[..., 0]
 
@@ -65,8 +67,8 @@ class SamplingBatch:
     """The sampling parameters of several sequences, as tensors."""
 
     branches: Int[Tensor, "B 3"]
-    """Which rows of the logits are a sequence's branches: full, style, null. One that it does not have is another one,
-    with a coefficient that leaves it without effect."""
+    """Rows of the logits that are a sequence's branches: full, style, null. A branch that the sequence does not have is
+    replaced by another of its branches, so that the missing branch has no effect."""
     guidance: Float[Tensor, "B"]
     guidance_text: Float[Tensor, "B"]
     temperature: Float[Tensor, "B"]
@@ -77,8 +79,8 @@ class SamplingBatch:
     def of(
         cls, requests: Sequence[SequenceRequest], first_rows: Sequence[int], device: torch.device
     ) -> "SamplingBatch":
-        """Gather the parameters of requests whose rows begin at `first_rows`."""
-        # With one branch all three are that one; with two, style is full: what guidance sets apart is then nothing.
+        """Collect the parameters of requests; the rows of each begin at its entry of `first_rows`."""
+        # With one branch, all three are that row. With two, style is full. The differences in guidance are then zero.
         branches = [
             [row, row + (1 if request.rows == 3 else 0), row + request.rows - 1]
             for request, row in zip(requests, first_rows, strict=True)
@@ -100,7 +102,7 @@ class SamplingBatch:
 
 @dataclass(frozen=True, eq=False)
 class SampledTokens:
-    """The next codes, and whether the logits that they were sampled from were numbers."""
+    """The next codes, and whether the logits that they were sampled from were finite."""
 
     codes: Int[Tensor, "B K"]
     finite: Bool[Tensor, ""]
@@ -109,14 +111,15 @@ class SampledTokens:
 def sample_tokens(
     logits: Float[Tensor, "R K V"], batch: SamplingBatch, uniform: Float[Tensor, "B K"], largest: int | None
 ) -> SampledTokens:
-    """Sample the next codes of every sequence; `largest` is that of `next_code_probabilities`."""
+    """Sample the next codes of every sequence; `largest` is passed to `next_code_probabilities`."""
     guided = apply_guidance(logits.float()[batch.branches], batch.guidance, batch.guidance_text)
     probabilities = next_code_probabilities(guided, batch.temperature, batch.top_k, batch.top_p, largest)
     return SampledTokens(sample_by_inversion(probabilities, uniform), guided.isfinite().all())
 
 
 def largest_top_k(requests: Sequence[SequenceRequest]) -> int | None:
-    """Return the largest `top_k` that has an effect; None where a `top_p` has one, and entries have to be sorted."""
+    """Return the largest `top_k` of the requests that are not greedy; None if one of them has a `top_p`, which requires
+    sorted entries."""
     params = [request.sampling for request in requests if request.sampling.temperature > 0]
     if any(row.top_p > 0 for row in params):
         return None

@@ -1,4 +1,4 @@
-"""What there is to decode: sequences with open places, the conditions that they are read with, where each one is."""
+"""What the engine decodes: sequences with unknown codes, their conditions, and the slots that they are in."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +12,9 @@ from model.lm.fuser import FusedConditions
 from model.lm.language_model import LanguageModel
 
 CROSS_MULTIPLE = 16
-"""The length of what cross-attention reads is padded to a multiple of this."""
+"""The conditions of cross-attention are padded to a multiple of this length."""
 UNKNOWN = -1
-"""A code that is to be sampled."""
+"""Stands for a code that is still to be sampled."""
 
 
 class GenerationStoppedError(Exception):
@@ -23,7 +23,7 @@ class GenerationStoppedError(Exception):
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How a sequence's codes are sampled; `model.decoding.generation.GenerationRequest` says what each field means."""
+    """How a sequence's codes are sampled; `model.decoding.generation.GenerationRequest` explains the fields."""
 
     guidance: float
     guidance_text: float
@@ -34,7 +34,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, eq=False)
 class CfgPass:
-    """What one forward pass of guidance reads for a request: the conditions of one branch, or of all, a row each."""
+    """The conditions that one forward pass reads for a request: those of one branch or of all branches, a row each."""
 
     rows: int
     fused: FusedConditions
@@ -45,40 +45,42 @@ class CfgPass:
 
     @property
     def cross_length(self) -> int:
-        """Length of what cross-attention reads, padded."""
+        """Padded length of what cross-attention reads."""
         return 0 if self.fused.cross is None else -(-self.fused.cross.shape[1] // CROSS_MULTIPLE) * CROSS_MULTIPLE
 
 
 @dataclass(frozen=True, eq=False)
 class Continuation:
-    """What goes on from a finished sequence, in its slot: sequences that are no longer and whose conditions have the
-    same lengths."""
+    """The sequences that continue a finished sequence in its slot, such as the later windows of a long clip.
+
+    None of them may be longer than the finished one, and their conditions must have the same lengths.
+    """
 
     request: "Callable[[Int[Tensor, 'K S']], SequenceRequest]"
-    """Makes the next sequence's request of the finished one."""
+    """Makes the request of the next sequence from the finished sequence."""
     start: int
-    """Steps that the next sequences are given, at most."""
+    """The largest `SequenceRequest.start` of the sequences that follow."""
     steps: int
-    """Steps that are sampled in all of them."""
+    """Total number of steps that are sampled in the sequences that follow."""
 
 
 @dataclass(frozen=True, eq=False)
 class SequenceRequest:
-    """A sequence whose open codes are to be generated."""
+    """A sequence whose unknown codes are to be generated."""
 
     passes: Sequence[CfgPass]
-    """The rows of all passes in turn are the branches that guidance combines."""
+    """The forward passes; their rows, in order, are the branches that guidance combines."""
     sequence: Int[Tensor, "K S"]
-    """Its codes, `UNKNOWN` where they are to be sampled."""
+    """The codes; `UNKNOWN` where they are to be sampled."""
     start: int
-    """Steps that are read before the first code is sampled."""
+    """Number of steps that are read before the first code is sampled."""
     uniform: Float[Tensor, "S K"]
     """Random numbers in [0, 1) that the codes are sampled with."""
     sampling: SamplingParams
     new_frames: int
-    """Frames that are generated, for its progress."""
+    """Number of frames that are generated, for reports of progress."""
     then: Continuation | None = None
-    """What goes on from it; it is no result of its own then."""
+    """The sequences that continue this one, if any; then this sequence is not yielded as a result."""
 
     @property
     def steps(self) -> int:
@@ -86,37 +88,36 @@ class SequenceRequest:
 
     @property
     def rows(self) -> int:
-        """Rows of all its passes."""
+        """Number of rows of all passes."""
         return sum(cfg_pass.rows for cfg_pass in self.passes)
 
     @property
     def prefix_length(self) -> int:
-        """Length of the longest prefix of a pass."""
+        """Length of the longest prefix among the passes."""
         return max(cfg_pass.prefix_length for cfg_pass in self.passes)
 
     @property
     def prefilled(self) -> int:
-        """Steps that are read at once, prefix included: the most of it and of what goes on from it."""
+        """The most steps that are read at once, prefix included, by this sequence and those that continue it."""
         return self.prefix_length + max(self.start, self.then.start if self.then else 0)
 
     @property
     def begins_with_one_step(self) -> bool:
-        """Whether all its passes begin with a single step, without a prefix, so that it can be read like any later
-        step."""
+        """Whether every pass begins with a single step and no prefix, so that this step can be read like any other."""
         return self.start == 1 and self.prefix_length == 0
 
     @property
     def steps_to_sample(self) -> int:
-        """Steps that are sampled until it and what goes on from it are whole."""
+        """Number of steps that are sampled for this sequence and those that continue it."""
         return self.steps - self.start + (self.then.steps if self.then else 0)
 
     @property
     def cross_length(self) -> int:
-        """Length of the longest of what its passes read by cross-attention, padded."""
+        """The largest padded length of what cross-attention reads among the passes."""
         return max(cfg_pass.cross_length for cfg_pass in self.passes)
 
     def frames_made(self, step: int) -> int:
-        """Count the frames that this step makes: the request's new frames, spread evenly over its sampled steps."""
+        """Return how many frames to report for this step: the request's new frames, spread evenly over its steps."""
         frames, steps, done = self.new_frames, self.steps - self.start, step - self.start
         if done < 0:
             return 0
@@ -125,36 +126,39 @@ class SequenceRequest:
 
 @dataclass(eq=False)
 class Slot:
-    """A request that is being decoded."""
+    """A slot with the request that is being decoded in it."""
 
     request_index: int
+    """Index of the request among all requests."""
     request: SequenceRequest
     index: int
-    """Which of the slots this is."""
+    """Index of the slot."""
     step: int
-    """The step that is to be sampled."""
+    """The step that is sampled next."""
 
     @property
     def last(self) -> bool:
-        """Whether that is its last step."""
+        """Whether `step` is the last step of the sequence."""
         return self.step + 1 == self.request.steps
 
 
 @dataclass(frozen=True)
 class Span:
-    """Rows of a cache that belong to one pass, and how much of each is read."""
+    """Rows of a cache that belong to one pass, and how much of each row is read."""
 
     row: int
+    """The first row."""
     rows: int
+    """Number of rows."""
     length: int
-    """Steps that are cached."""
+    """Number of cached steps."""
     cross_length: int
-    """Condition vectors, padded."""
+    """Padded number of condition vectors."""
 
 
 def view_segments(cache: KVCache, spans: Sequence[Span]) -> list[KVCache]:
-    """View spans of a cache in their order; neighbouring rows of equal length make one view, for to attend once for all
-    of them is faster."""
+    """Return views of the spans of a cache, in their order. Adjacent spans of equal lengths share one view, because one
+    call of attention for all of their rows is faster."""
     merged: list[Span] = []
     for span in spans:
         last = merged[-1] if merged else None
@@ -169,8 +173,8 @@ def view_segments(cache: KVCache, spans: Sequence[Span]) -> list[KVCache]:
 
 
 def cache_conditions(model: LanguageModel, cfg_pass: CfgPass, row: int, cache: KVCache) -> KVCache:
-    """Write the keys and values of what a pass reads by cross-attention into the cache, and return the view of its
-    rows, which begin at `row`."""
+    """Write the keys and values of the conditions of a pass's cross-attention into the cache, and return a view of the
+    pass's rows, of which `row` is the first."""
     view, fused = cache.rows(row, row + cfg_pass.rows, cfg_pass.cross_length), cfg_pass.fused
     if fused.cross is not None:
         model.transformer.cache_cross_kv(view, fused.cross, fused.cross_mask)
@@ -180,11 +184,16 @@ def cache_conditions(model: LanguageModel, cfg_pass: CfgPass, row: int, cache: K
 def prefill(
     model: LanguageModel, admitted: Sequence[tuple[SequenceRequest, int]], cache: KVCache
 ) -> list[Float[Tensor, "_ 1 D"]]:
-    """Read the conditions and the known first steps of requests into the cache, each into rows from a row on; return
-    the hidden states of the last known step of each.
+    """Read the conditions and the known first steps of requests into the cache.
 
-    A pass that begins with several steps is read by itself, so that its numbers do not depend on what is decoded beside
-    it. Those that begin with one take it together, as they will take the others.
+    A pass that begins with several steps is computed alone, so that its numbers do not depend on the other requests.
+    Passes that begin with one step are computed together, like later steps.
+
+    Args:
+        admitted: each request with its first row in the cache.
+
+    Returns:
+        For each request, the hidden states of its last known step.
     """
     hidden: list[list[Tensor]] = [[] for _ in admitted]
     single: list[tuple[int, int, Span, Tensor]] = []

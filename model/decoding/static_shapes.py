@@ -1,15 +1,15 @@
 """Decoding in shapes that are the same from the first step to the last, for CUDA: each step can be captured as a graph.
 
-Where a sequence is, its sampling parameters and its codes are tensors on the device, which a step reads and writes in
-place. No step looks at a value, so the host never waits for the device but to fetch a sequence that is finished: it
-knows by itself how many steps each takes. Slots without a sequence, or with one that is finished, go on by themselves
-in their own rows; nobody reads them.
+The position of each sequence, its sampling parameters and its codes are tensors on the device, which a step reads and
+writes in place. No step reads a value on the host. The host knows how many steps each sequence takes, so it waits for
+the device only to fetch a finished sequence. Slots that are empty or finished keep computing in their own rows, and
+their results are ignored.
 
-The fused kernels of attention go through a row's keys in turn whatever the number of rows, and leave masked ones
-without effect, so that steps are batch-invariant there too.
+The fused attention kernels go through a row's keys in the same order for any number of rows, and masked keys have no
+effect, so steps are batch-invariant here too.
 
-A graph is a single launch in place of some hundreds, each of which takes the host longer than its kernel takes the
-device (CUDA C++ Programming Guide, "CUDA Graphs"; torch.cuda.graph).
+A graph is one launch instead of several hundred, each of which takes the host longer than its kernel takes the device
+(CUDA C++ Programming Guide, "CUDA Graphs"; torch.cuda.graph).
 """
 
 from collections import Counter
@@ -29,42 +29,43 @@ from model.lm.config import CachePrecision
 from model.lm.language_model import LanguageModel
 
 BUCKET = 256
-"""What is read of the cache is rounded up to a multiple of so many steps; each multiple is a graph of its own."""
+"""The length of the cache that is read is rounded up to a multiple of this many steps; each multiple has its own
+graph."""
 WARM_UP = 3
-"""Steps of a length that are taken as they are before it is captured: libraries allocate their workspaces in them."""
+"""Steps of each length that run without a graph before it is captured, so that libraries allocate their workspaces."""
 
 
 @dataclass(frozen=True, eq=False)
 class DecodingState:
-    """What the device holds of the sequences; rows are those of all slots in turn."""
+    """The state of all slots on the device: B slots, and R rows, which are those of one slot after another."""
 
     sequence: Int[Tensor, "B K S"]
-    """Codes, `UNKNOWN` where they are to be sampled."""
+    """Codes; `UNKNOWN` where they are to be sampled."""
     step: Int[Tensor, "B"]
-    """The step that is to be sampled."""
+    """The step of each slot that is sampled next."""
     prefix: Int[Tensor, "R"]
     """Length of each row's prefix."""
     uniform: Float[Tensor, "B S K"]
     """Random numbers in [0, 1) to sample with."""
     added: Float[Tensor, "R S D"] | None
-    """Conditions that are added to the steps."""
+    """Conditions that are added to the steps; None if the model has none."""
     hidden: Float[Tensor, "R 1 D"]
     """Hidden states of the latest step."""
     sampling: SamplingBatch
     finite: Bool[Tensor, ""]
-    """Whether all logits so far were numbers."""
+    """Whether all logits so far were finite."""
 
 
 class StaticShapeDecoder:
-    """Sequences in slots, each with rows of its own, and a cache with room for the longest.
+    """Decodes sequences in slots, each with its own rows, and a cache with room for the longest sequence.
 
     Args:
-        model: as `model.kernels.packed_linear.prepare_for_inference` gives it.
-        requests: all that will be decoded, for the sizes of the longest.
+        model: a model that `model.kernels.packed_linear.prepare_for_inference` returned.
+        requests: all requests that will be decoded; the longest determines the sizes.
         slots: how many sequences are decoded together.
-        launch: makes of the step, a function of the length of the cache that is read, one that is called in its place
-            (`CudaGraphRunner`); None calls it as it is.
-        precision: how keys and values are kept.
+        launch: wraps the function that takes a step, whose argument is the length of the cache that is read
+            (`CudaGraphRunner` captures and replays it); None calls the function directly.
+        precision: precision of cached keys and values.
     """
 
     def __init__(
@@ -77,13 +78,13 @@ class StaticShapeDecoder:
     ) -> None:
         self.model, device = model, model.device
         self.rows = max(request.rows for request in requests)
-        """Rows of a slot."""
+        """Number of rows of a slot."""
         room = round_up_to_bucket(max(request.prefix_length + request.steps for request in requests))
         cross_length = max(request.cross_length for request in requests)
         steps = max(request.steps for request in requests)
         self.cache = model.transformer.allocate(slots * self.rows, room, cross_length, precision=precision)
         if self.cache.cross_mask is not None:
-            # A row that nobody reads must have something to attend to, or what is no number would come of it.
+            # An unused row must have at least one key, or its attention would give NaN.
             self.cache.cross_mask[..., 0] = True
         config, added, rows = model.config, None, slots * self.rows
         if config.sum or config.interpolate:
@@ -102,11 +103,11 @@ class StaticShapeDecoder:
         self.launch = self._advance if launch is None else launch(self._advance)
 
     def prefill(self, admitted: Mapping[int, SequenceRequest]) -> dict[int, int]:
-        """Read the conditions and known steps of requests into slots, which they are given by; return for each slot
-        the step that `step` goes on with.
+        """Read the conditions and known steps of requests into slots; `admitted` has them by slot index. Return the
+        step that is next in each of these slots.
 
-        A request that begins with a single known step has that one read by `step` too: products then have the same
-        shapes however many requests begin together, so that its numbers do not depend on them.
+        The single known step of a request that begins with one is read by `step`. Read here together with those of
+        other requests, it would be multiplied in shapes that depend on how many these are, and so might its bits.
         """
         first_steps = {}
         for slot_index, request in admitted.items():
@@ -115,7 +116,7 @@ class StaticShapeDecoder:
                 for cfg_pass in request.passes:
                     cache_conditions(self.model, cfg_pass, row, self.cache)
                     row += cfg_pass.rows
-                # What would be sampled from it is not taken, as the codes of the first step are known.
+                # Nothing is sampled from these zeros, because the codes of the first step are known.
                 hidden, first_steps[slot_index] = torch.zeros_like(self.state.hidden[: request.rows]), 0
             else:
                 (hidden,), first_steps[slot_index] = prefill(self.model, [(request, row)], self.cache), request.start
@@ -123,7 +124,7 @@ class StaticShapeDecoder:
         return first_steps
 
     def _begin(self, slot_index: int, request: SequenceRequest, hidden: Float[Tensor, "W 1 D"], step: int) -> None:
-        """Put what a slot's next steps follow from in its place."""
+        """Write the state of a slot at the beginning of a request."""
         state, first = self.state, slot_index * self.rows
         state.hidden[first : first + request.rows] = hidden
         state.sequence[slot_index, :, : request.steps] = request.sequence.to(state.sequence.device)
@@ -140,19 +141,19 @@ class StaticShapeDecoder:
             first += cfg_pass.rows
 
     def step(self, running: Sequence[Slot]) -> None:
-        """Sample the next codes of every slot, and read them."""
-        if self.cache.read_in_place:  # of which each row reads its own steps, by one graph for all lengths
+        """Sample the next codes of every slot, and feed them to the model."""
+        if self.cache.read_in_place:  # each row reads only its own steps, so one graph serves all lengths
             self.launch(self.cache.layers[0].keys.length)
             return
         self.launch(round_up_to_bucket(max(slot.request.prefix_length + slot.step for slot in running) + 1))
 
     def take_sequence(self, slot: Slot) -> Int[Tensor, "K S"]:
-        """Return the sequence of a slot whose last step is sampled."""
+        """Return the sequence of a slot whose last step is sampled, copied to the CPU."""
         return self.state.sequence[slot.index, :, : slot.request.steps].to("cpu", copy=True)
 
     @property
     def finite(self) -> Bool[Tensor, ""]:
-        """Whether all logits so far were numbers."""
+        """Whether all logits so far were finite."""
         return self.state.finite
 
     def _advance(self, length: int) -> None:
@@ -161,11 +162,11 @@ class StaticShapeDecoder:
 
 
 def advance(model: LanguageModel, cache: KVCache, state: DecodingState, length: int, largest: int | None) -> None:
-    """Sample the next codes of every sequence and read them, all in place.
+    """Sample the next codes of every sequence and feed them to the model, updating `cache` and `state` in place.
 
     Args:
-        length: steps of the cache that are read; the sequences that matter have fewer.
-        largest: that of `model.decoding.sampling.next_code_probabilities`.
+        length: number of steps of the cache that are read, which must cover every running sequence.
+        largest: passed to `model.decoding.sampling.next_code_probabilities`.
     """
     slots, codebooks, steps = state.sequence.shape
     rows = len(state.hidden) // slots
@@ -181,27 +182,27 @@ def advance(model: LanguageModel, cache: KVCache, state: DecodingState, length: 
     step = state.step.repeat_interleave(rows)
     if state.added is not None:
         inputs = inputs + state.added.gather(1, step[:, None, None].expand(-1, 1, inputs.shape[-1]))
-    # The rows of sequences that are finished stay within what is theirs.
+    # Rows of finished sequences must stay within the cache.
     at = (state.prefix + step).clamp(max=cache.layers[0].keys.length - 1)
     state.hidden.copy_(model.transformer.step_at(inputs, cache, at, length))
     state.step.add_(1).clamp_(max=steps - 1)
 
 
 def round_up_to_bucket(length: int) -> int:
-    """Return the steps that a cache is given, or read for, where `length` are needed."""
+    """Return the number of steps that a cache is allocated or read for where `length` are needed."""
     return -(-length // BUCKET) * BUCKET
 
 
 def _batch_invariant_kernels(device: torch.device) -> AbstractContextManager[None]:
-    """Choose the attention kernels of the device that take a mask and give a row its bits whatever is beside it."""
+    """Return a context that allows only attention kernels that accept a mask and are batch-invariant."""
     return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]) if device.type == "cuda" else nullcontext()
 
 
 class CudaGraphRunner:
-    """A step, captured once for each length of the cache that it reads, and replayed.
+    """Captures a step as a graph, once for each length of the cache that it reads, and replays it.
 
-    The steps before a capture are steps like any other, on a stream beside the usual one, as a capture wants it; so
-    warming up costs none. All graphs share their memory, for none leaves anything in it.
+    The warm-up steps before a capture are real decoding steps, so that none are wasted. They run on a side stream, as
+    capturing requires. All graphs share one memory pool, because no graph leaves results in it.
     """
 
     def __init__(self, step: Callable[[int], None]) -> None:
@@ -211,7 +212,7 @@ class CudaGraphRunner:
         self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
 
     def __call__(self, length: int) -> None:
-        """Take a step. Raises RuntimeError where it cannot be captured."""
+        """Take a step. Raises RuntimeError if it cannot be captured."""
         if length not in self.graphs and self.taken[length] < WARM_UP:
             self._warm_up(length)
             return
@@ -229,7 +230,7 @@ class CudaGraphRunner:
     def _capture(self, length: int) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
-            # Threads that work on other shards must not be taken for part of it.
+            # Only this thread is captured: other threads may use the device for other shards.
             with torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local"):
                 self.step(length)
         except RuntimeError as error:

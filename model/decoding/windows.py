@@ -1,13 +1,13 @@
 """Clips of any length: one that is longer than the windows that a model was trained on is made window after window
 (arXiv:2306.05284, 3.1; AudioCraft: `_generate_tokens`).
 
-Each window goes on from the end of the one before: it begins `stride` frames later, and the frames that the two share
-are its prompt. The melody is cut anew for each window from where the window begins, and starts over where it ends, so
-that a long clip follows all of it, or a short melody again and again. Of what is told for every frame of the clip, beat
-and chords, a window has its own frames, so that bars and chords stay where they are. All is counted in frames.
-AudioCraft counts in seconds, and rounding there can cost the last window a frame.
+Each window begins `stride` frames after the previous one, and the frames that the two share are its prompt. For each
+window the melody is cut from where the window begins. The melody starts over where it ends, so that a long clip follows
+all of a long melody and repeats a short one. Of frame-wise conditions (beat and chords), a window gets its own frames,
+so that bars and chords stay in place. Everything is counted in frames; AudioCraft counts in seconds, and rounding there
+can cost the last window a frame.
 
-A clip keeps its slot from its first window to its last, so that no more clips are unfinished than there are slots.
+A clip keeps its slot from its first window to its last, so that there are never more unfinished clips than slots.
 """
 
 import hashlib
@@ -31,35 +31,36 @@ from model.music_model import Attributes, MusicModel
 
 @dataclass(frozen=True)
 class DecodingWindow:
-    """A span of a clip that is decoded at once; all in frames."""
+    """A span of a clip that is decoded as one sequence."""
 
     number: int
-    """How many strides after the clip's beginning it begins."""
+    """Number of strides from the start of the clip to that of the window."""
     start: int
-    """Where it begins in the clip."""
+    """First frame of the window in the clip."""
     frames: int
-    """Its length, `known` included."""
+    """Length of the window in frames, including `known`."""
     known: int
-    """Frames at its beginning that are there before it is decoded."""
+    """Number of frames at the start of the window that are known before it is decoded."""
 
 
 @dataclass(frozen=True, eq=False)
 class WindowRequest:
-    """One window of one of several clips, as a request of its own."""
+    """One window of a clip, with a generation request for it."""
 
     index: int
-    """Which clip."""
+    """Index of the clip among the requests."""
     window: DecodingWindow
     request: GenerationRequest
 
 
 def plan_windows(frames: int, prompt_frames: int, window: int, stride: int) -> list[DecodingWindow]:
-    """Lay windows over a clip of `frames` frames, of which the first `prompt_frames` are known.
+    """Return the windows of a clip of `frames` frames, of which the first `prompt_frames` are known.
 
-    A clip no longer than a window is one window. Of a prompt that fills the first windows only the end is read.
+    A clip that is no longer than a window is one window. Windows that the prompt fills completely are left out, so
+    that only the end of a long prompt is read.
 
     Raises:
-        ValueError: a stride that leaves the next window nothing to go on from, or a prompt as long as the clip.
+        ValueError: the stride leaves no frames that two windows share, or the prompt is as long as the clip.
     """
     if not 1 <= stride < window:
         raise ValueError(
@@ -79,14 +80,14 @@ def plan_windows(frames: int, prompt_frames: int, window: int, stride: int) -> l
 
 
 def window_seed(seed: int, number: int) -> int:
-    """Return the seed of a clip's window. The first has the clip's own, as if it were all of it."""
+    """Return the seed of a window. The first window has the seed of the clip, as a clip of one window has."""
     if number == 0:
         return seed
     return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:8], "big") >> 1
 
 
 Passes = Callable[[WindowRequest], Sequence[Mapping[str, Condition]]]
-"""Embeds the conditions of a window, a mapping a pass (see `model.guidance.condition_passes`)."""
+"""Embeds the conditions of a window, as one mapping for each pass (see `model.guidance.condition_passes`)."""
 
 
 @torch.inference_mode()
@@ -98,12 +99,12 @@ def decode_in_windows(
     passes: Passes,
     options: DecodingOptions = DecodingOptions(),
 ) -> Iterator[tuple[int, Int[Tensor, "K _"]]]:
-    """Yield the number of each request and its codes [K, frames], on the CPU, as soon as they are whole.
+    """Yield the index of each request and its codes [K, frames], on the CPU, as soon as the clip is finished.
 
     Args:
-        window: frames of a window.
-        stride: frames from the beginning of one window to that of the next.
-        passes: is asked for a window's conditions when the window is about to be decoded.
+        window: length of a window, frames.
+        stride: distance from the start of one window to that of the next, frames.
+        passes: called for a window's conditions just before the window is decoded.
 
     Raises:
         ValueError: as `plan_windows` and `model.decoding.generation.generate` do.
@@ -117,7 +118,7 @@ def decode_in_windows(
 
 
 class _Clip:
-    """A clip on its way: the codes that are known of it, and the windows that are to come."""
+    """An unfinished clip: the codes so far, and the windows that are still to be decoded."""
 
     def __init__(
         self,
@@ -132,7 +133,7 @@ class _Clip:
         self.window, self.to_come = plan[0], deque(plan)
 
     def next_sequence(self) -> SequenceRequest:
-        """Begin the next window, the codes before it being known."""
+        """Return the request of the next window, whose prompt is cut from the codes so far."""
         self.window = self.to_come.popleft()
         start, known = self.window.start, self.window.known
         request = replace(
@@ -145,7 +146,7 @@ class _Clip:
         return sequence_request(self.model, request, passes, self._continuation())
 
     def add_window(self, sequence: Int[Tensor, "K S"]) -> Int[Tensor, "K _"]:
-        """Return all codes so far, those of the window's finished sequence at their end."""
+        """Append the codes of the window's finished sequence; return all codes of the clip so far."""
         codes = clip_codes(self.model, self.window.frames, sequence)
         if self.codes is not None:
             codes = torch.cat([self.codes[:, : self.window.start], codes], dim=1)
@@ -174,22 +175,22 @@ def generate_long(
     frame_rate: float,
     options: DecodingOptions = DecodingOptions(),
 ) -> Iterator[tuple[int, Int[Tensor, "K _"]]]:
-    """Yield the number of each request and its codes [K, frames], on the CPU, as soon as they are whole.
+    """Yield the index of each request and its codes [K, frames], on the CPU, as soon as the clip is finished.
 
-    A clip longer than `window` frames is made in windows. One that fits into a window has the very codes that
-    `generate` gives it. The codes of a longer one, too, depend on the model and its request alone.
+    A clip longer than `window` frames is decoded in windows. A clip that fits into one window gets the same codes as by
+    `generate`. In both cases the codes depend only on the model, the request, `window` and `stride`.
 
     Args:
-        requests: with whole melodies, and with beat and chords of all of a clip's frames; each window takes its part.
-        window: frames that the model was trained on.
+        requests: the clips, with whole melodies, and with beat and chords for all frames; each window takes its part.
+        window: number of frames that the model was trained on.
         stride: frames from one window to the next (AudioCraft's `extend_stride`: 18 s of 30 s).
-        frame_rate: of the codes, Hz, by which the melody is cut.
+        frame_rate: frame rate of the codes, Hz; it converts a window's first frame to a time in the melody.
 
     Raises:
         ValueError: as `generate` does, and for a bad stride.
     """
     for request in requests:
-        if request.prompt is not None:  # all of it, though the windows may read its end alone
+        if request.prompt is not None:  # check all of it, although the windows may read only its end
             check_prompt(model.language_model, request.prompt)
 
     embedded: dict[object, list[dict[str, Condition]]] = {}
@@ -216,8 +217,11 @@ def generate_long(
 
 
 def _words_alone(request: GenerationRequest) -> object | None:
-    """Return what the embedded conditions of a request follow from, where that is text and numbers alone: the takes of
-    a request, a long clip's windows and all who ask in the same words share them. None where there are tensors too."""
+    """Return a key under which the embedded conditions of a request can be shared.
+
+    If all conditions are text and numbers, the takes of a request, the windows of a long clip and all requests with the
+    same words share them. If one is a tensor, the key is None.
+    """
     attributes = request.attributes
     if any(getattr(attributes, name) is not None for name in ("chroma", "clap", *FRAME_WISE)):
         return None
@@ -226,14 +230,14 @@ def _words_alone(request: GenerationRequest) -> object | None:
 
 
 def window_melody(melody: Float[Tensor, "_ 12"], begin: float, config: MelodyConfig) -> Float[Tensor, "_ 12"]:
-    """Cut the melody of a window that begins at second `begin` of a clip, starting over where it ends; as long as a
-    window's melody is."""
+    """Return the melody, `config.frames` long, of a window that begins at second `begin` of a clip. The melody starts
+    over where it ends."""
     first = round(begin * config.frame_rate)
     return melody[(first + torch.arange(config.frames)) % len(melody)]
 
 
 def window_frames(attributes: Attributes, window: DecodingWindow) -> Attributes:
-    """Cut the conditions that have a vector for every frame of a clip to the frames of a window."""
+    """Return the attributes with frame-wise conditions (beat and chords) cut to the frames of a window."""
     cut = {
         name: vectors[window.start : window.start + window.frames]
         for name in FRAME_WISE
