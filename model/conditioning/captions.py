@@ -1,7 +1,8 @@
-"""The sentence that a track is trained with: its description, at times with other metadata merged into it.
+"""The text that a track is trained with: its description, sometimes with other metadata merged into it.
 
-AudioCraft's augmentation (`augment_music_info_description` and paraphrases), so that a model follows "genre: jazz. bpm:
-92" as well as prose, and prose in other words. Unlike there, `drop_other` is the probability of leaving a field out.
+This is AudioCraft's augmentation (`augment_music_info_description` and paraphrases). With it a model follows "genre:
+jazz. bpm: 92" as well as prose, and prose in other words. Unlike AudioCraft's `drop_other_p`, `drop_other` is the
+probability that a field is left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,34 +35,35 @@ class CaptionConfig(Config):
 
 
 CaptionKind = Literal["whole", "merged", "shortened", "metadata", "none"]
-"""What a drawn text holds of a track's description: all of it alone, all of it beside other metadata, some of its
-words, none (other metadata stands in its place), or nothing at all. A paraphrase counts as the description."""
+"""What a drawn text holds. `whole`: the description alone. `merged`: the description and other metadata. `shortened`:
+the description, alone or with metadata, without some of the words. `metadata`: only other metadata. `none`: there is no
+text. A paraphrase counts as the description."""
 
 
 @dataclass(frozen=True)
 class Caption:
-    """The text of one training example, and what became of the description in it."""
+    """The text of one training example, and what it holds."""
 
     text: str | None
     kind: CaptionKind
 
 
 def plain_caption(track: Mapping[str, Any]) -> str | None:
-    """Return the text of a track as it is: its description, else its other metadata, else None."""
+    """Return the text of a track without random changes: its description, else its other metadata, else None."""
     return _description(track) or _joined("", _fields(track)) or None
 
 
 def drawn_caption(track: Mapping[str, Any], config: CaptionConfig, random: np.random.Generator) -> str | None:
-    """Draw the text of one training example as `draw_caption` does; None where nothing is left of it."""
+    """Return the text of one training example, drawn as `draw_caption` does; None if no words are left."""
     return draw_caption(track, config, random).text
 
 
 def draw_caption(track: Mapping[str, Any], config: CaptionConfig, random: np.random.Generator) -> Caption:
-    """Draw the text of one training example, and tell what it holds.
+    """Draw the text of one training example at random, and return it with its kind.
 
     Args:
         track: a row of `tracks`.
-        random: where the draws come from; the same state gives the same text.
+        random: the random generator; the same state gives the same text.
     """
     description = _description(track)
     paraphrases = track["paraphrases"] or []
@@ -89,8 +91,8 @@ def draw_caption(track: Mapping[str, Any], config: CaptionConfig, random: np.ran
 
 
 def request_text(description: str | None, key: str | None, bpm: float | None) -> str | None:
-    """Return the text of a request: its description, followed by the key and the tempo that it names in the form in
-    which training merges them."""
+    """Return the text of a request: its description, followed by its key and tempo in the form in which training merges
+    them. None if there is nothing."""
     return _joined((description or "").strip(), _fields(dict.fromkeys(MERGED) | {"key": key, "bpm": bpm})) or None
 
 
@@ -103,7 +105,7 @@ def _joined(description: str, fields: Sequence[str]) -> str:
 
 
 def _fields(track: Mapping[str, Any]) -> list[str]:
-    """Return the other metadata of a track that has a value, each as `name: value`."""
+    """Return the metadata fields of `MERGED` that have a value, each as `name: value`."""
     fields = []
     for name in MERGED:
         value = track[name]

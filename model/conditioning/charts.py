@@ -1,10 +1,10 @@
-"""Charts: metre, tempo and chords as a person writes them, and what they say of every moment of a clip.
+"""Charts: metre, tempo and chords as a person writes them, and the beats and chords of a clip that follow from them.
 
-A chart is chords between bar lines, `C | G/B | Am7 F | N.C.`: chords of one bar share it evenly, or say how many beats
-they last (`C:3 G:1 | F`), and `%` is the bar before again. It begins with the clip and is repeated to its end.
+A chart is chords between bar lines: `C | G/B | Am7 F | N.C.`. Chords of one bar share it evenly, or have a number of
+beats (`C:3 G:1 | F`). `%` repeats the previous bar. A chart begins with the clip and is repeated to its end.
 
-A bar of 3/4 has three beats. One of 6/8, 9/8 or 12/8 has two, three or four, each of three eighths, as musicians count
-and beat trackers hear them. A tempo counts these beats.
+A bar of 3/4 has three beats. A bar of 6/8, 9/8 or 12/8 has two, three or four beats of three eighths each, as musicians
+count and beat trackers detect them. A tempo counts these beats.
 """
 
 import math
@@ -21,7 +21,7 @@ from jaxtyping import Float
 from model.conditioning.config import CHORD_QUALITIES, NO_CHORD, NO_ROOT, PITCH_NAMES
 
 LETTERS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-"""Semitones above C."""
+"""Semitones of each note above C."""
 
 SPELLINGS = {
     "maj": ("", "maj", "major", "M"),
@@ -39,7 +39,7 @@ SPELLINGS = {
     "maj6": ("6", "maj6", "M6"),
     "min6": ("m6", "min6", "-6"),
 }
-"""Qualities and how they are written after a root, the first as this project writes them."""
+"""Spellings of each quality after a root; the first is the one that this project writes."""
 
 NO_CHORD_SPELLINGS = ("N.C.", "NC", "N.C", "N")
 
@@ -48,15 +48,15 @@ _CHORD = re.compile(r"([A-G])(#{1,2}|b{1,2})?([^/]*)(?:/([A-G])(#{1,2}|b{1,2})?)
 _SIGNS = str.maketrans({"♯": "#", "♭": "b", "∆": "Δ", "△": "Δ", "º": "°", "−": "-", "–": "-"})
 
 DEFAULT_METER = "4/4"
-"""The metre of a request that names a tempo alone."""
+"""The metre of a request that has a tempo but no metre."""
 
 MOST_BEATS = 16
-"""Beats of the longest bar."""
+"""Maximum number of beats of a bar."""
 
 
 @dataclass(frozen=True)
 class Chord:
-    """A root, a quality and a bass as `model.conditioning.config` explains them."""
+    """A root, a quality and a bass, as `model.conditioning.config.CHORD_INTERVALS` explains them."""
 
     root: int
     quality: str
@@ -74,14 +74,14 @@ SILENCE = Chord(NO_ROOT, NO_CHORD, NO_ROOT)
 
 @dataclass(frozen=True)
 class Meter:
-    """A metre as it is written."""
+    """A metre as it is written: `count`/`unit`."""
 
     count: int
     unit: int
 
     @property
     def beats(self) -> int:
-        """Beats of a bar."""
+        """Number of beats of a bar."""
         compound = self.unit >= 8 and self.count % 3 == 0 and self.count > 3
         return self.count // 3 if compound else self.count
 
@@ -91,11 +91,11 @@ class Meter:
 
 @dataclass(frozen=True)
 class TimedChord:
-    """A chord in its bar."""
+    """A chord of a bar, with its length."""
 
     chord: Chord
     beats: float | None = None
-    """How long it lasts; None for its share of what the others leave of the bar."""
+    """Length in beats; None is an equal share of the beats that chords with a length leave of the bar."""
 
     def __str__(self) -> str:
         return str(self.chord) if self.beats is None else f"{self.chord}:{self.beats:g}"
@@ -112,15 +112,15 @@ class Chart:
 
     @cached_property
     def names(self) -> list[str]:
-        """The chords of each bar."""
+        """The chord names of each bar, without lengths."""
         return [" ".join(str(timed.chord) for timed in bar) for bar in self.bars]
 
 
 def parse_meter(text: str) -> Meter:
-    """Read a metre such as `4/4`.
+    """Parse a metre such as `4/4`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a metre, or its bar has more than `MOST_BEATS` beats.
     """
     match = re.fullmatch(r"\s*([1-9][0-9]?)\s*/\s*(1|2|4|8|16)\s*", text)
     meter = Meter(int(match[1]), int(match[2])) if match else None
@@ -130,7 +130,7 @@ def parse_meter(text: str) -> Meter:
 
 
 def parse_chord(text: str) -> Chord | None:
-    """Read a chord's name, such as `F#m7b5/E`; None where it is none."""
+    """Parse the name of a chord, such as `F#m7b5/E`; return None if it is not a chord."""
     plain = unicodedata.normalize("NFC", text).translate(_SIGNS)
     if plain.upper() in NO_CHORD_SPELLINGS:
         return SILENCE
@@ -148,11 +148,11 @@ def _pitch(letter: str, accidental: str | None) -> int:
 
 
 def parse_chart(text: str, meter: Meter) -> Chart:
-    """Read chords between bar lines.
+    """Parse chords between bar lines.
 
     Raises:
-        ValueError: something is no chord or no length, or a bar's lengths are not those of the metre; the message says
-            at which position, the first being 1.
+        ValueError: a chord or length cannot be parsed, or the lengths of a bar do not fit the metre. The message names
+            the position in the text, counted from 1.
     """
     tokens = [(match.start() + 1, match[0]) for match in re.finditer(r"\||[^\s|]+", text)]
     if tokens and tokens[0][1] == "|":
@@ -200,7 +200,7 @@ def _check_bar(bar: Sequence[TimedChord], meter: Meter, position: int) -> None:
 
 
 def bar_seconds(meter: Meter, bpm: float) -> float:
-    """Return how long a bar lasts."""
+    """Return the length of a bar in seconds."""
     return meter.beats * 60 / bpm
 
 
@@ -213,14 +213,17 @@ class SteadyBeats:
 
 
 def steady_beats(meter: Meter, bpm: float, seconds: float) -> SteadyBeats:
-    """Return the beats of a clip whose first bar begins with it, up to a bar after its end."""
+    """Return the beats of a clip whose first bar begins at its start. The beats go on for a bar or more after the
+    clip's end."""
     beats = np.arange(math.ceil(seconds * bpm / 60) + 2 * meter.beats + 1) * 60 / bpm
     return SteadyBeats(beats, beats[:: meter.beats])
 
 
 def chart_chords(chart: Chart, meter: Meter, bpm: float, seconds: float) -> Float[npt.NDArray[np.float64], "C 5"]:
-    """Return the chords of a clip, as `model.conditioning.frame_wise.chord_vectors` reads them: the chart from the
-    clip's beginning, again and again until its end."""
+    """Return the chords of a clip: the chart from the clip's start, repeated to its end.
+
+    The columns are `model.conditioning.frame_wise.CHORD_COLUMNS`.
+    """
     lengths, numbers = [], []
     for bar in chart.bars:
         unsaid = [timed for timed in bar if timed.beats is None]
@@ -238,10 +241,10 @@ def chart_chords(chart: Chart, meter: Meter, bpm: float, seconds: float) -> Floa
 
 
 def describe_chart(meter: Meter, bpm: float, seconds: float, chart: Chart | None, most: int = 16) -> str:
-    """Say how a tempo and chords are read: `8 bars of 4/4 at 96 bpm: A7, D7, A7, … (the first 8 of 12)`.
+    """Describe how a tempo and chords are understood: `8 bars of 4/4 at 96 bpm: A7, D7, A7, … (the first 8 of 12)`.
 
     Args:
-        most: bars whose chords are told.
+        most: maximum number of bars whose chords are listed.
     """
     bars = seconds / bar_seconds(meter, bpm)
     counted = f", {meter.beats} beats each," if meter.beats != meter.count else ""

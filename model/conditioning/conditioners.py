@@ -1,9 +1,9 @@
-"""The conditioners: what each kind of condition is before the decoder (MusicGen, arXiv:2306.05284, 2.3 and 2.4;
+"""The conditioners: how each kind of condition becomes vectors of the decoder (MusicGen, arXiv:2306.05284, 2.3 and 2.4;
 AudioCraft's `audiocraft/modules/conditioners.py`).
 
-Each works in two parts: `prepare` on the host (tokenising, stacking) and `forward` on the device, to a `Condition` of
-the decoder's width D. What is absent (a null, or what pads a short row) is vectors of zeros outside the mask. A batch
-goes to the device without waiting for it; from page-locked (`pinned`) memory the device copies it by itself.
+Each works in two parts: `prepare` tokenises and stacks on the host, and `forward` makes a `Condition` of the decoder's
+width D on the device. Null conditions and the padding of short rows are vectors of zeros outside the mask. A batch is
+copied to the device without waiting for it; from page-locked (`pinned`) memory the copy is asynchronous.
 """
 
 import hashlib
@@ -32,19 +32,19 @@ from model.conditioning.config import (
 from model.lm.fuser import Condition
 
 PADDING = 0
-"""Row of a table for what is absent. The hash gives it to some text as well: only the mask tells them apart."""
+"""Row of a table for padding and nulls. Some texts hash to the same row; only the mask tells the difference."""
 
 WORD = re.compile(r"\w+(?:['’]\w+)*")
-"""A run of letters and digits, with the apostrophes inside it. (AudioCraft parts words by spaCy's English model, and
-spells digits out: both agree on plain words.)"""
+"""A run of letters and digits, with the apostrophes inside it. (AudioCraft splits words with spaCy's English model and
+spells digits out; plain words are the same in both.)"""
 
 START_VECTORS_AN_ENTRY = 10
-"""Embeddings for each entry of a codebook that its start looks at; more would only take longer."""
+"""Number of embeddings for each entry of a codebook that k-means starts from; more would only take longer."""
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedTokens:
-    """Token ids, and which of them belong to a text."""
+    """Token ids, and a mask of those that belong to a text."""
 
     tokens: Int[Tensor, "B L"]
     mask: Bool[Tensor, "B L"]
@@ -58,7 +58,7 @@ class PreparedTokens:
 
 @dataclass(frozen=True, eq=False)
 class PreparedVectors:
-    """Stacked vectors, and which of them are there; the others are zeros."""
+    """Stacked vectors, and a mask of those that are present; the others are zeros."""
 
     vectors: Float[Tensor, "B L E"]
     mask: Bool[Tensor, "B L"]
@@ -71,17 +71,17 @@ class PreparedVectors:
 
 
 def project(projection: nn.Linear, vectors: Float[Tensor, "B L E"], mask: Bool[Tensor, "B L"]) -> Condition:
-    """Bring vectors to the decoder's width, and make those outside the mask zeros (the bias would show there)."""
+    """Project vectors to the decoder's width, and set those outside the mask to zero (the bias is not zero there)."""
     embedding = projection(vectors.to(projection.weight.dtype))
     return Condition(embedding.masked_fill(~mask[..., None], 0.0), mask)
 
 
 class TextConditioner(nn.Module):
-    """Descriptions through a T5 encoder (arXiv:1910.10683) and a projection. The encoder is frozen, or learns too, as
-    configured.
+    """Embeds descriptions with a T5 encoder (arXiv:1910.10683) and a projection. The encoder is frozen unless
+    `config.finetune` is set.
 
     Raises:
-        ValueError: the encoder has another width than the configuration's.
+        ValueError: the width of the encoder is not that of the configuration.
     """
 
     def __init__(
@@ -96,14 +96,14 @@ class TextConditioner(nn.Module):
             self.encoder.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "TextConditioner":
-        """Set the mode, but keep a frozen encoder in evaluation mode: it must not drop anything."""
+        """Set the mode, but keep a frozen encoder in evaluation mode, without dropout."""
         super().train(mode)
         if not self.config.finetune:
             self.encoder.eval()
         return self
 
     def prepare(self, texts: Sequence[str | None]) -> PreparedTokens:
-        """Tokenise texts; None and '' become the empty text, none of whose tokens counts."""
+        """Tokenise texts. None and '' become the empty text, with all of its tokens outside the mask."""
         encoded = self.tokenizer(
             [text or "" for text in texts],
             return_tensors="pt",
@@ -115,10 +115,11 @@ class TextConditioner(nn.Module):
         return PreparedTokens(encoded["input_ids"], encoded["attention_mask"].bool() & present[:, None])
 
     def forward(self, prepared: PreparedTokens) -> Condition:
-        """Return vectors [B, L, D] of the tokens. The mask enters the encoder, so padding changes no token's vector."""
+        """Return vectors [B, L, D] of the tokens. The encoder masks padding, so padding does not change the vectors."""
         with torch.set_grad_enabled(self.config.finetune and torch.is_grad_enabled()):
-            # Added to the scores. A mask of [B, L] transformers looks at, to leave it out where there is no padding,
-            # and so waits for the device; half of the lowest number, as bfloat16 would round that to infinity.
+            # The mask is passed as added scores: transformers reads a mask of [B, L] on the host, to skip it if there
+            # is no padding, which waits for the device. The value is half of the lowest number, because bfloat16 would
+            # round the lowest to infinity.
             added = torch.zeros_like(prepared.mask, dtype=self.encoder.dtype)
             added.masked_fill_(~prepared.mask, torch.finfo(added.dtype).min / 2)
             hidden = self.encoder(input_ids=prepared.tokens, attention_mask=added[:, None, None]).last_hidden_state
@@ -126,7 +127,8 @@ class TextConditioner(nn.Module):
 
 
 def table_row(text: str, rows: int) -> int:
-    """Return the row of a text: the SHA-256 of its UTF-8 bytes as an integer, modulo the table's size. Case counts."""
+    """Return the row of a text: the SHA-256 of its UTF-8 bytes as an integer, modulo the size of the table. Upper and
+    lower case differ."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest(), "big") % rows
 
 
@@ -136,11 +138,11 @@ def words(text: str) -> list[str]:
 
 
 class TableConditioner(nn.Module):
-    """Labels or words through a table and a projection: [B, 1, D] for labels, [B, most words, D] for words (AudioCraft:
-    `LUTConditioner`).
+    """Embeds labels or words with a table and a projection: [B, 1, D] for labels, [B, most words, D] for words
+    (AudioCraft: `LUTConditioner`).
 
-    A row is found by hashing, so no vocabulary has to be kept, and a text that training never saw has its row as well
-    (K. Weinberger et al., "Feature hashing for large scale multitask learning", arXiv:0902.2206).
+    Rows are found by hashing, so that no vocabulary has to be stored and texts that are not in the training data have a
+    row too (K. Weinberger et al., "Feature hashing for large scale multitask learning", arXiv:0902.2206).
     """
 
     def __init__(self, config: LabelConfig | WordsConfig, width: int) -> None:
@@ -150,7 +152,8 @@ class TableConditioner(nn.Module):
         self.projection = nn.Linear(config.width, width)
 
     def prepare(self, texts: Sequence[str | None]) -> PreparedTokens:
-        """Find the rows. None is a null, as is a text without a word where words count; '' is a label like others."""
+        """Find the rows of texts. None is a null condition, and so is a text without words where the field is words. An
+        empty label is a label like others."""
         split = [self._split(text) for text in texts]
         tokens = torch.full((len(texts), max([1, *map(len, split)])), PADDING)
         mask = torch.zeros_like(tokens, dtype=torch.bool)
@@ -170,9 +173,10 @@ class TableConditioner(nn.Module):
 
 
 def waves(numbers: Float[Tensor, "B"], config: NumberConfig) -> Float[Tensor, "B E"]:
-    """Return sin and cos of 2^k π u for k = 0 … `waves` - 1, E = 2 * `waves`, where u is where a number lies in the
-    range, 0 to 1; one outside the range counts as its nearer end. In double precision: the fastest wave multiplies
-    errors.
+    """Return sin and cos of 2^k π u for k = 0 … `waves` - 1, so that E = 2 * `waves`.
+
+    u is the position of a number in the range, from 0 to 1; numbers outside the range are clamped. The angles are
+    computed in double precision, because the fastest wave multiplies errors.
     """
     share = (numbers.double().clamp(config.lowest, config.highest) - config.lowest) / (config.highest - config.lowest)
     angles = share[:, None] * math.pi * 2.0 ** torch.arange(config.waves, dtype=torch.float64)
@@ -180,11 +184,12 @@ def waves(numbers: Float[Tensor, "B"], config: NumberConfig) -> Float[Tensor, "B
 
 
 class NumberConditioner(nn.Module):
-    """Numbers (tempo, length) through sines and cosines of growing pace (NeRF, arXiv:2003.08934, 5.1) and a projection,
-    one vector each.
+    """Embeds numbers (tempo, length) with sines and cosines of growing frequency (NeRF, arXiv:2003.08934, 5.1) and a
+    projection: one vector each.
 
-    A projection alone could only be linear in the number; waves let neighbours share what is learned and still differ.
-    AudioCraft has no such condition; Stable Audio times music by a learned relative of it (arXiv:2402.04825, 2.2).
+    A projection alone would be linear in the number. Waves let similar numbers share what is learned and still differ.
+    AudioCraft has no such condition; Stable Audio uses a learned variant for the timing of music (arXiv:2402.04825,
+    2.2).
     """
 
     def __init__(self, config: NumberConfig, width: int) -> None:
@@ -193,7 +198,7 @@ class NumberConditioner(nn.Module):
         self.projection = nn.Linear(2 * config.waves, width)
 
     def prepare(self, numbers: Sequence[float | int | None]) -> PreparedVectors:
-        """Compute the waves of numbers in the field's unit; None is a null.
+        """Compute the waves of numbers in the field's unit; None is a null condition.
 
         Raises:
             ValueError: a number is not finite.
@@ -214,8 +219,10 @@ class NumberConditioner(nn.Module):
 
 
 class ChromaConditioner(nn.Module):
-    """Melodies, the chroma of each frame, through a projection: [B, frames, D] where they are brought to one length,
-    else [B, longest, D] (MusicGen, 2.2; AudioCraft: `ChromaStemConditioner`)."""
+    """Embeds melodies, the chroma of each frame, by a projection (MusicGen, 2.2; AudioCraft: `ChromaStemConditioner`).
+
+    The result is [B, `config.frames`, D] with `config.match_length`, else [B, longest, D].
+    """
 
     def __init__(self, config: MelodyConfig, width: int) -> None:
         super().__init__()
@@ -223,8 +230,8 @@ class ChromaConditioner(nn.Module):
         self.projection = nn.Linear(PITCH_CLASSES, width)
 
     def prepare(self, melodies: Sequence[Float[Tensor, "..."] | None]) -> PreparedVectors:
-        """Stack melodies [F, 12] of `config.frame_rate` frames a second, repeated, cut or padded as configured; None is
-        a null.
+        """Stack melodies [F, 12] of `config.frame_rate` frames a second, repeated, cut or padded as configured. None is
+        a null condition.
 
         Raises:
             ValueError: a melody is empty or not [F, 12].
@@ -254,12 +261,12 @@ class ChromaConditioner(nn.Module):
 
 
 class ClapConditioner(nn.Module):
-    """Joint embeddings of text and audio (LAION-CLAP, arXiv:2211.06687) through residual codebooks, if there are any,
+    """Embeds joint embeddings of text and audio (LAION-CLAP, arXiv:2211.06687) with residual codebooks, if configured,
     and a projection: one vector each (AudioCraft: `JointEmbeddingConditioner`).
 
-    A model learns from embeddings of audio and is asked with embeddings of text, which lie apart in the joint space.
-    Codebooks bring both to the same few vectors. They learn from the embeddings that pass in training mode: a start by
-    k-means, then moving averages (`model.codec.quantizer`), the same as those of a codec.
+    A model learns from embeddings of audio, but requests have embeddings of text, which lie elsewhere in the joint
+    space. Codebooks map both to the same few vectors. As in a codec, they are set by k-means and then learn by moving
+    averages from the embeddings that pass in training mode (`model.codec.quantizer`).
     """
 
     def __init__(self, config: ClapConfig, width: int) -> None:
@@ -270,19 +277,19 @@ class ClapConditioner(nn.Module):
 
     @property
     def started(self) -> bool:
-        """Whether the codebooks hold something; True where there are none."""
+        """Whether the codebooks have been set; true if there are none."""
         if self.quantizer is None:
             return True
         return bool(torch.cat([codebook.inited for codebook in codebooks_of(self.quantizer)]).all())
 
     def start(self, embeddings: Float[Tensor, "M E"], generator: torch.Generator) -> None:
-        """Set the codebooks by k-means, before training: the gist of the embeddings that it will see.
+        """Set the codebooks by k-means over embeddings of the training data, before training.
 
-        Does nothing where there are no codebooks, or where they have started (a model that is trained further).
+        Does nothing if there are no codebooks, or if they are set already (in a model that is trained further).
 
         Args:
-            embeddings: of the training data; at most `START_VECTORS_AN_ENTRY` an entry are drawn from them.
-            generator: where the draws come from, on the CPU.
+            embeddings: embeddings of the training data; at most `START_VECTORS_AN_ENTRY` for each entry are drawn.
+            generator: the random generator, on the CPU.
 
         Raises:
             ValueError: there are fewer embeddings than entries of a codebook, or they have another width.
@@ -300,7 +307,7 @@ class ClapConditioner(nn.Module):
         start_codebooks(self.quantizer, vectors.T[None], self.config.quantizer.learning, generator)
 
     def prepare(self, embeddings: Sequence[Float[Tensor, "..."] | None]) -> PreparedVectors:
-        """Stack embeddings [E]; None is a null.
+        """Stack embeddings [E]; None is a null condition.
 
         Raises:
             ValueError: an embedding has another shape.
@@ -314,17 +321,19 @@ class ClapConditioner(nn.Module):
         return PreparedVectors(vectors, torch.tensor([[embedding is not None] for embedding in embeddings]))
 
     def forward(self, prepared: PreparedVectors) -> Condition:
-        """Return vectors [B, 1, D]. In training mode the codebooks move, drawing from torch's own generator; those of a
-        frozen conditioner stay.
+        """Return vectors [B, 1, D].
+
+        In training mode the codebooks learn, with random numbers from torch's global generator, unless the conditioner
+        is frozen.
 
         Raises:
-            ValueError: there is an embedding, and the codebooks have not started.
+            ValueError: there is an embedding, but the codebooks have not been set.
         """
         vectors = prepared.vectors
         if self.quantizer is not None:
             if not self.started and prepared.mask.any():
                 raise ValueError("expected codebooks that hold joint embeddings, got empty ones: `start` fills them")
-            # Whatever precision the decoder runs in: distances are differences of large squares.
+            # Always in float32: distances are differences of large squares.
             with torch.autocast(vectors.device.type, enabled=False):
                 vectors = self._quantized(prepared)
         return project(self.projection, vectors, prepared.mask)
@@ -335,7 +344,7 @@ class ClapConditioner(nn.Module):
         latents = prepared.vectors.transpose(1, 2)
         if not (self.training and self.projection.weight.requires_grad):
             return self.quantizer.decode(self.quantizer.encode(latents)).transpose(1, 2)
-        # Only what is there: nulls, were they to count as in AudioCraft, would draw entries to the zero vector.
+        # Nulls are left out: if they counted, as in AudioCraft, they would pull entries towards the zero vector.
         present = prepared.mask[:, 0]
         chosen = train_quantizer(
             self.quantizer, latents[present], self.config.quantizer.learning, torch.default_generator
@@ -344,9 +353,9 @@ class ClapConditioner(nn.Module):
 
 
 def _new_quantizer(config: JointQuantizerConfig, width: int) -> EncodecResidualVectorQuantizer:
-    """Make empty codebooks that know that they are empty."""
+    """Return a quantizer whose codebooks are empty and marked as not set."""
     frame_rate, bits = 50, (config.cardinality - 1).bit_length()
-    # transformers knows the number of codebooks only through kilobits a second, rounded down.
+    # transformers derives the number of codebooks from kilobits a second, rounding down.
     settings = EncodecConfig(
         sampling_rate=frame_rate * 320,
         upsampling_ratios=[8, 5, 4, 2],

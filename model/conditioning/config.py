@@ -1,6 +1,6 @@
 """The knobs of the conditioners, and of the music model as a whole (MusicGen, arXiv:2306.05284, 2.3 and 2.4).
 
-They stand apart from the networks, so that a plan, which needs every knob, need not load torch.
+They are in a file without torch, so that a plan, which needs every knob, need not load torch.
 """
 
 import math
@@ -23,10 +23,10 @@ FIELDS = (*TEXT_FIELDS, *NUMBER_FIELDS)
 """Names of conditions that are a column of a track's metadata, in the order in which they are fused."""
 
 FRAME_WISE = ("beat", "chords")
-"""Names of conditions that have a vector for every frame of codes, and are added to its step."""
+"""Names of conditions that have a vector for every frame of codes, which is added to the frame's step."""
 
 CONDITIONS = ("description", *FIELDS, "chroma", "clap", *FRAME_WISE)
-"""Every condition, in that order."""
+"""Names of all conditions, in the order in which they are fused."""
 
 
 class TextConfig(Config):
@@ -37,15 +37,15 @@ class TextConfig(Config):
     finetune: bool = False
     """Whether the encoder learns with the language model (AudioCraft: `finetune`)."""
     max_tokens: int = Field(512, ge=2)
-    """Longer descriptions are cut, tokens (the length T5 was trained with)."""
+    """Maximum length of a description in tokens; longer ones are cut (T5 was trained with 512)."""
 
 
 class LabelConfig(Config):
-    """A text that counts as a whole, such as a genre or an artist: a row of a table, found by hashing
+    """A text that is read as a whole, such as a genre or an artist: a row of a table, found by hashing
     (AudioCraft: `LUTConditioner` with the tokenizer `noop`)."""
 
     kind: Literal["label"] = "label"
-    """Which of the kinds of a field it is."""
+    """Kind of the field."""
     rows: int = Field(1000, ge=2)
     """Rows of the table (`n_bins`; nothing is published). Labels that fall on one row are the same to the model."""
     width: int = Field(64, ge=1)
@@ -53,11 +53,11 @@ class LabelConfig(Config):
 
 
 class WordsConfig(Config):
-    """A text that counts by its words, such as moods or keywords: one row of a table each, found by hashing
+    """A text that is read word by word, such as moods or keywords: a row of a table for each word, found by hashing
     (AudioCraft: `LUTConditioner` with the tokenizer `whitespace`)."""
 
     kind: Literal["words"] = "words"
-    """Which of the kinds of a field it is."""
+    """Kind of the field."""
     rows: int = Field(20_000, ge=2)
     """Rows of the table (`n_bins`; nothing is published). Words that fall on one row are the same to the model."""
     width: int = Field(64, ge=1)
@@ -65,19 +65,19 @@ class WordsConfig(Config):
 
 
 class NumberConfig(Config):
-    """A number: waves over its range, then a projection. Beyond AudioCraft; after the timing of Stable Audio
-    (arXiv:2402.04825, 2.2), with the fixed waves of NeRF (arXiv:2003.08934, 5.1)."""
+    """A number: waves over its range, then a projection. AudioCraft has no such condition; it follows the timing of
+    Stable Audio (arXiv:2402.04825, 2.2), with the fixed waves of NeRF (arXiv:2003.08934, 5.1)."""
 
     kind: Literal["number"] = "number"
-    """Which of the kinds of a field it is."""
+    """Kind of the field."""
     lowest: float
     """Lower end of the range, in the field's unit: beats a minute for bpm, seconds for seconds. A number outside the
-    range counts as the end that is nearer: one odd tempo in a catalog is to stop no training."""
+    range counts as the nearer end, so that one odd tempo in a catalog does not stop a training."""
     highest: float
     """Upper end of the range, in the field's unit."""
     waves: int = Field(10, ge=1, le=24)
-    """Sines, and as many cosines: half a wave over the range, then twice as many with each (NeRF: 10, which tells
-    numbers apart that lie the range's 512th part from each other, or more)."""
+    """Number of sines, and of cosines: the first has half a period over the range, and each next one twice as many
+    periods (NeRF: 10, which can distinguish numbers that differ by 1/512 of the range or more)."""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> "NumberConfig":
@@ -111,21 +111,22 @@ CHORD_INTERVALS = {
     "min6": (0, 3, 7, 9),
 }
 """Qualities of chords by their names in Harte's syntax (C. Harte et al., "Symbolic representation of musical chords",
-ISMIR 2005), and the semitones of each above its root. A chord is a root (a pitch class, 0 = C as in `PITCH_NAMES`), a
-quality, and the pitch class of its lowest note, the bass, which is the root unless the chord is inverted."""
+ISMIR 2005), with the semitones of their notes above the root. A chord is a root (a pitch class, 0 = C as in
+`PITCH_NAMES`), a quality, and a bass: the pitch class of its lowest note, which is the root unless the chord is
+inverted."""
 
 CHORD_QUALITIES = tuple(CHORD_INTERVALS)
 """The names of the qualities, in the order in which a condition holds them."""
 
 NO_CHORD, NO_ROOT = "N", -1
-"""Quality, and root and bass, of where it is known that no chord sounds (Harte's `N`)."""
+"""Quality, and root and bass, of a passage where no chord sounds (Harte's `N`)."""
 
 
 class ChromaConfig(Config):
     """How the chroma of a sound is measured; the defaults are those of MusicGen's melody models."""
 
     sample_rate: int = Field(32_000, ge=8_000)
-    """Rate to which sound is brought, Hz (AudioCraft: `chroma_stem.sample_rate`)."""
+    """Rate to which sound is resampled first, Hz (AudioCraft: `chroma_stem.sample_rate`)."""
     window: int = Field(16_384, ge=256)
     """STFT window, samples at `sample_rate` (arXiv:2306.05284, 4.1: 2^14)."""
     hop: int = Field(4_096, ge=64)
@@ -137,7 +138,7 @@ class ChromaConfig(Config):
         return self.sample_rate / self.hop
 
     def frames(self, seconds: float | int) -> int:
-        """Count the frames of a sound of so many seconds, the one at its end included."""
+        """Return the number of frames of a sound of `seconds` seconds, including the frame at its end."""
         return int(self.sample_rate * seconds) // self.hop + 1
 
 
@@ -145,21 +146,21 @@ class MelodyConfig(Config):
     """A melody: the pitch class that dominates each frame."""
 
     analysis: ChromaConfig = ChromaConfig()
-    """How the melodies that the model learns from are measured, and so those that it is asked to follow. A recipe takes
-    what the stage `chroma` says."""
+    """How melodies are measured, in training and in requests. A recipe takes this from the stage `chroma`."""
     frames: int = Field(ChromaConfig().frames(30.0), ge=1)
     """Frames of the condition at `frame_rate` (30 s); a longer melody is cut."""
     frame_rate: float = Field(ChromaConfig().frame_rate, gt=0)
-    """Frames a second of the condition. The codec's own rate makes a melody frame-wise, so that `sum` adds to every
-    step the pitch that sounds there."""
+    """Frames a second of the condition. With the frame rate of the codec, a melody is frame-wise, so that `sum` adds to
+    every step the pitch that sounds there."""
     match_length: bool = True
-    """A shorter melody is repeated from its start up to `frames` (AudioCraft: `match_len_on_eval`); else it keeps its
-    length, and what pads it to the longest of a batch is masked."""
+    """Whether a shorter melody is repeated from its start up to `frames` (AudioCraft: `match_len_on_eval`). Otherwise
+    it keeps its length, and its padding to the longest of a batch is masked."""
     null: Literal["zeros", "first_bin"] = "zeros"
-    """No melody is zeros, unlike any melody; or, as in musicgen-melody, the projection of an endless C."""
+    """What stands for no melody: `zeros`, unlike any melody, or `first_bin`, the projection of an endless C, as in
+    musicgen-melody."""
     one_hot: bool = True
-    """Only the strongest pitch class of a frame counts (AudioCraft: `chroma_stem.argmax`), so that the melody says
-    nothing of timbre (arXiv:2306.05284, 2.3)."""
+    """Whether only the strongest pitch class of a frame counts (AudioCraft: `chroma_stem.argmax`), so that the melody
+    holds nothing of the timbre (arXiv:2306.05284, 2.3)."""
 
     @model_validator(mode="after")
     def _null_has_a_length(self) -> "MelodyConfig":
@@ -169,8 +170,8 @@ class MelodyConfig(Config):
 
 
 class JointQuantizerConfig(Config):
-    """Residual quantisation of joint embeddings, so that text and audio, which lie apart in the joint space, fall on
-    the same few vectors; the defaults are AudioCraft's `clapemb2music`."""
+    """Residual quantisation of joint embeddings. It maps embeddings of text and of audio, which lie apart in the joint
+    space, to the same few vectors. The defaults are AudioCraft's `clapemb2music`."""
 
     codebooks: int = Field(12, ge=1)
     """Levels (`n_q`)."""
@@ -192,32 +193,33 @@ class ClapConfig(Config):
     width: int = Field(512, ge=1)
     """E, width of the embedding."""
     quantizer: JointQuantizerConfig | None = None
-    """Residual quantisation before the projection; None takes the embedding as it is."""
+    """Residual quantisation before the projection; None projects the embedding itself."""
 
 
 class BeatConfig(Config):
-    """Where in its beat and in its bar every frame of codes lies, as angles. Beyond AudioCraft; MusiConGen
-    (arXiv:2407.15060) tells beats and downbeats frame by frame as well, by pulses."""
+    """The position of every frame of codes in its beat and in its bar, as angles. AudioCraft has no such condition;
+    MusiConGen (arXiv:2407.15060) has beats and downbeats frame by frame too, as pulses."""
 
     waves: int = Field(3, ge=1, le=8)
-    """Sines, and as many cosines, of the place in the beat: one wave a beat, then twice as many with each, so that
-    halves and quarters of a beat can be told apart by a projection. Of the place in the bar there is one."""
+    """Number of sines, and of cosines, of the position in the beat: the first has one period a beat, and each next one
+    twice as many, so that a projection can distinguish halves and quarters of a beat. The position in the bar has one
+    sine and one cosine."""
 
     @property
     def width(self) -> int:
-        """E, numbers at a frame: those of the beat, then sine and cosine of the bar."""
+        """E, numbers of a frame: those of the beat, then sine and cosine of the bar."""
         return 2 * self.waves + 2
 
 
 class ChordsConfig(Config):
-    """The chord that sounds at every frame of codes. Beyond AudioCraft's MusicGen; as in MusiConGen (arXiv:2407.15060)
-    it is summed at the codec's frame rate. JASCO (arXiv:2406.10970) has a row of a table for each chord; here chords
-    share what they have in common, so that a rare one is not learned from its own occurrences alone."""
+    """The chord that sounds at every frame of codes. AudioCraft's MusicGen has no such condition. As in MusiConGen
+    (arXiv:2407.15060) it is summed at the codec's frame rate. JASCO (arXiv:2406.10970) has a table with a row for each
+    chord; here chords share their root, quality, bass and notes, so that rare chords are learned from others too."""
 
     @property
     def width(self) -> int:
-        """E, numbers at a frame: the root among 12 pitch classes, the quality, no chord, the bass among 12, and which
-        of the 12 sound."""
+        """E, numbers of a frame: one-hot root, quality or "no chord", and bass; then which of the 12 pitch classes
+        sound."""
         return len(PITCH_NAMES) + len(CHORD_QUALITIES) + 1 + 2 * len(PITCH_NAMES)
 
 
@@ -225,20 +227,20 @@ class MusicModelConfig(Config):
     """A language model and the conditions it reads; the defaults are musicgen-small."""
 
     language_model: LanguageModelConfig = LanguageModelConfig()
-    """The decoder; its `cross`, `prepend`, `sum` and `interpolate` say how each condition joins."""
+    """The decoder; its `cross`, `prepend`, `sum` and `interpolate` determine how each condition joins."""
     description: TextConfig | None = TextConfig()
-    """Text; None does without."""
+    """The text condition; None for a model without."""
     fields: dict[str, FieldConfig] = Field({})
-    """Other metadata, each a condition of its own, by its name in `FIELDS`; in that order, whatever the order here.
-    None takes one of a preset's away."""
+    """Conditions on other metadata, by name in `FIELDS`, always in the order of `FIELDS`. The value None removes a
+    field of a preset."""
     chroma: MelodyConfig | None = None
-    """Melody; None does without."""
+    """The melody condition; None for a model without."""
     clap: ClapConfig | None = None
-    """Joint embedding; None does without."""
+    """The condition on joint embeddings; None for a model without."""
     beat: BeatConfig | None = None
-    """Place in beat and bar, frame by frame; None does without."""
+    """The frame-wise condition on the position in beat and bar; None for a model without."""
     chords: ChordsConfig | None = None
-    """Chord, frame by frame; None does without."""
+    """The frame-wise condition on chords; None for a model without."""
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -263,7 +265,7 @@ class MusicModelConfig(Config):
             if (name in NUMBER_FIELDS) != (config.kind == "number"):
                 wanted = "a number" if name in NUMBER_FIELDS else "a label or words"
                 raise ValueError(f"expected the field {name} to be {wanted}, got the kind {config.kind}")
-        # One order, so that equal recipes, whose identity knows no order, are equal models.
+        # Always in one order: recipes that differ only in the order of fields are equal, so their models must be.
         return {name: fields[name] for name in FIELDS if name in fields}
 
     @model_validator(mode="after")

@@ -1,11 +1,11 @@
-"""Conditions of every frame of codes: where in its beat and bar it lies, and which chord sounds there.
+"""Conditions of every frame of codes: its position in beat and bar, and the chord that sounds there.
 
-A model that reads neither has to guess the tempo from what it has made so far, and loses it. Told frame by frame and
-summed to the steps, both stay where they were asked for (MusiConGen, arXiv:2407.15060, for a MusicGen; JASCO,
-arXiv:2406.10970, for flow matching). Instead of pulses at the beats, as there, every frame has its phase, so that it
-also knows how far the next beat is.
+A model without these conditions has to infer the tempo from what it has generated so far, and drifts. With a vector
+for each frame, added to the steps, beats and chords stay where they were asked for (MusiConGen, arXiv:2407.15060, for a
+MusicGen; JASCO, arXiv:2406.10970, for flow matching). MusiConGen has pulses at the beats. Here every frame has its
+phase in the beat, which also shows how far the next beat is.
 
-A frame's time is its middle. What is not known is zeros, unlike any phase or chord, and unlike "no chord".
+The time of a frame is its middle. Unknown values are zeros, which differ from any phase or chord and from "no chord".
 """
 
 from collections.abc import Sequence
@@ -22,17 +22,17 @@ from model.conditioning.config import CHORD_INTERVALS, CHORD_QUALITIES, PITCH_NA
 from model.lm.fuser import Condition
 
 CHORD_COLUMNS = ("start", "end", "root", "quality", "bass")
-"""The numbers of a chord: when it begins and ends in seconds, its root, the place of its quality in `CHORD_QUALITIES`,
-and its bass; `NO_ROOT` as the root is no chord."""
+"""The numbers of a chord: its start and end in seconds, its root, the index of its quality in `CHORD_QUALITIES`, and
+its bass. A root of `NO_ROOT` means that no chord sounds."""
 
 SOUNDING = np.array([np.isin(np.arange(len(PITCH_NAMES)), steps) for steps in CHORD_INTERVALS.values()], np.float32)
-"""Which semitones above its root sound in a chord of each of `CHORD_QUALITIES`: 1, else 0."""
+"""For each of `CHORD_QUALITIES`, 1 at the semitones above the root that sound, else 0."""
 
 Times = Float[npt.NDArray[np.float64], " T"]
 
 
 def frame_times(start: int, count: int, frame_rate: float) -> Times:
-    """Return the middle of each of `count` frames of codes from the frame `start` on, seconds."""
+    """Return the middle, in seconds, of each of `count` frames of codes from frame `start` on."""
     return (np.arange(start, start + count) + 0.5) / frame_rate
 
 
@@ -42,16 +42,17 @@ def beat_vectors(
     times: Times,
     config: BeatConfig,
 ) -> Float[npt.NDArray[np.float32], "T E"]:
-    """Return where in beat and bar some moments lie: sin and cos of 2π 2^k p for k = 0 … `waves` - 1, p being the share
-    of the beat that is over, then those of the bar.
+    """Return the positions of moments in beat and bar as sines and cosines.
 
-    Between two beats the phase rises evenly. Before the first and after the last it goes on for a beat at most (that
-    of a bar for a bar at most); beyond that, and with fewer than two, it is not known. Of a bar it is known only where
-    that of the beat is.
+    They are sin and cos of 2π 2^k p for k = 0 … `waves` - 1, where p is the elapsed share of the beat, then sin and cos
+    of 2π q, where q is the elapsed share of the bar. Between two beats the phase rises evenly. It is extrapolated for
+    at most one beat before the first and after the last (for bars, at most one bar). Beyond that, and with fewer than
+    two events, it is unknown, and the numbers are 0. The phase in the bar is known only where that in the beat is.
 
     Args:
-        beats: when beats are, seconds, rising.
-        downbeats: when bars begin, seconds, rising; empty where nobody knows.
+        beats: times of the beats, seconds, rising.
+        downbeats: times of the starts of bars, seconds, rising; empty if they are not known.
+        times: the moments, seconds.
 
     Raises:
         ValueError: beats or downbeats do not rise.
@@ -68,8 +69,8 @@ def beat_vectors(
 def _count_events(
     what: str, events: Float[npt.NDArray[np.floating[Any]], " M"], times: Times
 ) -> Float[npt.NDArray[np.float64], " T"]:
-    """Return how many events, and which share of the way to the next one, lie between the first and each moment; NaN
-    where that is not known."""
+    """Return the position of each moment in events since the first: 2.25 is a quarter of the way from the third to the
+    fourth. NaN where it is unknown."""
     if len(events) < 2:
         return np.full(len(times), np.nan)
     if not (np.diff(events) > 0).all():
@@ -85,14 +86,16 @@ def _count_events(
 def chord_vectors(
     chords: Float[npt.NDArray[np.floating[Any]], "C 5"], times: Times
 ) -> Float[npt.NDArray[np.float32], "T E"]:
-    """Return the chord at some moments: root, quality (or none) and bass, each as one among all, then the pitch classes
-    that sound; zeros where no chord is told.
+    """Return the chord at each moment: one-hot root, quality (or "no chord") and bass, then the pitch classes that
+    sound. All are zeros where no chord is given.
 
-    Which pitches sound follows from root and quality together, and so not from a sum of a vector for each, which is all
-    that one projection can make of them. Told, it need not be learned: chords are alike by the notes that they share.
+    The pitch classes that sound depend on root and quality together. One projection cannot compute them: it can only
+    sum a vector for the root and one for the quality. So they are given, and chords are similar by the notes that they
+    share.
 
     Args:
-        chords: `CHORD_COLUMNS` of each, in the order of time.
+        chords: the `CHORD_COLUMNS` of each chord, in the order of time.
+        times: the moments, seconds.
     """
     pitches, qualities = len(PITCH_NAMES), len(CHORD_QUALITIES)
     bass, sound = pitches + qualities + 1, 2 * pitches + qualities + 1
@@ -114,7 +117,7 @@ def chord_vectors(
 
 
 class FrameWiseConditioner(nn.Module):
-    """Vectors at every frame of codes through a projection: [B, most frames, D]."""
+    """Embeds the vectors of every frame of codes with a projection: [B, most frames, D]."""
 
     def __init__(self, config: BeatConfig | ChordsConfig, width: int) -> None:
         super().__init__()
@@ -122,7 +125,7 @@ class FrameWiseConditioner(nn.Module):
         self.projection = nn.Linear(config.width, width)
 
     def prepare(self, items: Sequence[Float[Tensor, "..."] | None]) -> PreparedVectors:
-        """Stack vectors [T, E]; None is a null, and a frame of zeros is one that nothing is known of.
+        """Stack vectors [T, E]. None is a null condition, and a frame of zeros is unknown; both are outside the mask.
 
         Raises:
             ValueError: vectors have another width.

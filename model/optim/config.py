@@ -1,6 +1,6 @@
 """The knobs of learning: how weights move, and low-rank updates of them.
 
-They stand apart from the networks, so that a plan, which needs every knob, need not load torch.
+They are in a file without torch, so that a plan, which needs every knob, need not load torch.
 """
 
 from typing import Literal
@@ -10,7 +10,7 @@ from pydantic import Field
 from schemas import Config
 
 TrainingPrecision = Literal["float32", "bfloat16"]
-"""Of the matrix products and convolutions of a training; weights and their updates are float32."""
+"""Precision of matrix products and convolutions in training; weights and their updates are float32."""
 
 
 class OptimizationConfig(Config):
@@ -31,20 +31,21 @@ class OptimizationConfig(Config):
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled weight decay, of every parameter (arXiv:2306.05284, 3.1)."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """What moves the matrices of the language model's hidden layers: AdamW like all else (arXiv:2306.05284, 3.1), or
-    Muon (K. Jordan et al., 2024); the other parameters are AdamW's. Of the miniature, 460 steps and three seeds each:
-    held-out cross-entropy 3.77, 3.76 and 3.76 with Muon, 4.43, 4.32 and 4.31 with AdamW. With 620 steps, which take
-    AdamW a sixth more time than 460 take Muon, it is 4.19 where that has 3.75."""
+    """Optimizer of the matrices of the language model's hidden layers: AdamW (arXiv:2306.05284, 3.1), or Muon
+    (K. Jordan et al., 2024); all other parameters use AdamW. On the miniature preset, with 460 steps and three seeds,
+    held-out cross-entropy is 3.77, 3.76 and 3.76 with Muon, and 4.43, 4.32 and 4.31 with AdamW. With 620 steps, which
+    take AdamW a sixth longer than 460 take Muon, AdamW reaches 4.19, where Muon has 3.75."""
     matrix_learning_rate: float = Field(default=0.02, gt=0)
     """Muon's learning rate at the peak; its schedule is that of `learning_rate` (K. Jordan et al., 2024)."""
     gradient_norm: float | None = Field(default=1.0, gt=0)
-    """Gradients are scaled down to this 2-norm over all parameters (arXiv:2306.05284, 3.1); None leaves them."""
+    """Maximum 2-norm of the gradients over all parameters; larger gradients are scaled down to it (arXiv:2306.05284,
+    3.1). None does not scale them."""
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
-    """Decay of the averaged weights, which are the ones that are kept (arXiv:2306.05284, 3.1); the initial weights
-    have no share in them (AudioCraft's `optim/ema.py`)."""
+    """Decay of the averaged weights, which are the ones that a checkpoint holds (arXiv:2306.05284, 3.1). The initial
+    weights have no share in the average (AudioCraft's `optim/ema.py`)."""
     ema_interval: int = Field(default=10, ge=1)
-    """Steps between two updates of the averaged weights (AudioCraft's `optim.ema.updates`); the weights of a shorter
-    training are kept as they are."""
+    """Steps between two updates of the averaged weights (AudioCraft's `optim.ema.updates`). A training with fewer steps
+    keeps its last weights, without an average."""
     precision: TrainingPrecision = "bfloat16"
     """Precision of the matrix products; weights and their updates are float32. MusicGen trained its two smaller models
     in float16, whose narrow range needs loss scaling; bfloat16 does not. A CPU without instructions that multiply
@@ -55,18 +56,20 @@ class OptimizationConfig(Config):
 
 class LoraConfig(Config):
     """Fine-tuning through low-rank updates of frozen weights: W + alpha / rank · B A (LoRA, arXiv:2106.09685, 4.1).
-    The weights that are kept are the sums, so nothing that comes after knows of it."""
+    Checkpoints hold the sums, so that they are like those of any other training."""
 
     rank: int = Field(default=8, ge=1)
-    """Rows of A and columns of B (arXiv:2106.09685, 7.2: 4 to 8 do for most)."""
+    """Rows of A and columns of B (arXiv:2106.09685, 7.2: 4 to 8 are enough for most tasks)."""
     alpha: int = Field(default=16, ge=1)
-    """Updates count alpha / rank times: another rank asks for no other learning rate (arXiv:2106.09685, 4.1)."""
+    """Updates are multiplied by alpha / rank, so that another rank needs no other learning rate (arXiv:2106.09685,
+    4.1)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropped share of what the updates see."""
+    """Dropped share of the inputs of the updates."""
     targets: tuple[Literal["attention", "cross_attention", "feedforward"], ...] = Field(
         default=("attention", "cross_attention"), min_length=1
     )
-    """The layers of the decoder that get updates, where it has them (arXiv:2106.09685, 4.2: attention alone)."""
+    """The kinds of decoder layers that get updates; kinds that the decoder does not have are ignored
+    (arXiv:2106.09685, 4.2: attention alone)."""
     conditioners: bool = True
-    """Whether the conditioners learn too, whole: a condition that the checkpoint did not have needs it. A text encoder
-    learns only where `model.description.finetune` says so as well."""
+    """Whether all weights of the conditioners learn too, as a condition that the checkpoint did not have requires. A
+    text encoder learns only if `model.description.finetune` is set as well."""

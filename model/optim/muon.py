@@ -1,13 +1,14 @@
 """Muon: the step of a hidden layer's matrix is its momentum with every singular value brought near 1 (K. Jordan et al.,
 "Muon: An optimizer for hidden layers in neural networks", 2024; at scale: arXiv:2502.16982).
 
-`torch.optim.Muon` is the oracle of the tests. It goes through the matrices one by one; here those of one shape go
-together, which on small models is most of the step's time, and an update whose gradients are not finite is left out on
-the device, without waiting for it.
+The tests compare with `torch.optim.Muon`, which updates the matrices one by one. Here matrices of one shape are updated
+together, which saves most of the step's time on small models. An update with gradients that are not finite is skipped
+on the device, without waiting for it.
 
-Singular values are those of whole matrices. Where each process has some rows of them (`torch.distributed.tensor`), all
-processes gather what is to be orthogonalised, some matrices at a time, do it alike, and keep the update of their rows.
-Where each has all of every matrix, it orthogonalises its share of them, and gets the others' updates from the others.
+Singular values are those of whole matrices. Where each process has some rows of every matrix
+(`torch.distributed.tensor`), all processes gather a few whole matrices at a time, all orthogonalise them, and each
+keeps the update of its rows. Where each process has all matrices, it orthogonalises a share of them and receives the
+other updates from the other processes.
 """
 
 import math
@@ -22,21 +23,23 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from model.optim.precision import fast_dtype
 
 MOMENTUM = 0.95
-"""Decay of the momentum a step, which is looked ahead by (Nesterov's)."""
+"""Decay of the momentum a step; the momentum is Nesterov's."""
 
 COEFFICIENTS, ITERATIONS = (3.4445, -4.775, 2.0315), 5
-"""Of the quintic Newton-Schulz iteration, chosen so that small singular values grow fast."""
+"""Coefficients and number of the quintic Newton-Schulz iterations; small singular values grow fast with them."""
 
 SMALLEST_NORM = 1e-7
 """Floor of the norm that a matrix is divided by."""
 
 GATHERED_VALUES = 2**26
-"""Values of matrices that a process has whole at a time, where it has only a part of them: 256 MiB."""
+"""Values of whole matrices that a process gathers at a time, where each process has only some rows: 256 MiB."""
 
 
 def orthogonalised(matrices: Float[Tensor, "M rows columns"]) -> Float[Tensor, "M rows columns"]:
-    """Return matrices with the singular vectors of these, and singular values between about 0.5 and 1.5, in bfloat16
-    where the device multiplies that fastest, else in float32."""
+    """Return matrices with the singular vectors of `matrices` and singular values between about 0.5 and 1.5.
+
+    They are in bfloat16 if the device multiplies it fastest, else in float32.
+    """
     is_tall = matrices.shape[1] > matrices.shape[2]
     result = matrices.to(fast_dtype(matrices.device))
     if is_tall:
@@ -57,17 +60,18 @@ def step_matrices(
     applied: Bool[Tensor, ""],
     replicas: dist.ProcessGroup | None = None,
 ) -> None:
-    """Move matrices along their gradients, and their momenta with them, in place.
+    """Take a step of Muon: update matrices and their momenta in place.
 
     Args:
-        parameters: with gradients; all of one shape are shared out among processes alike, or none is.
-        momenta: one for each, zeros before the first step.
-        learning_rate: of a square matrix; of one with more rows than columns, times the root of their ratio, so that
-            outputs move as far.
-        weight_decay: the share that is taken off, times the learning rate.
-        applied: on the device; False leaves all as it was.
-        replicas: processes that have the same matrices and gradients and call this together, so that each has a share
-            of the work; None where this process is alone, or has a part of every matrix.
+        parameters: matrices with gradients. All matrices of one shape are sharded over processes in the same way, or
+            none is.
+        momenta: the momentum of each matrix, zeros before the first step.
+        learning_rate: the learning rate of a square matrix. For a matrix with more rows than columns it is multiplied
+            by the square root of their ratio, so that its outputs change as much.
+        weight_decay: decoupled weight decay; weights are reduced by this share times the learning rate.
+        applied: a flag on the device; false leaves parameters and momenta unchanged.
+        replicas: processes that have the same matrices and gradients and call this function together, sharing the
+            work; None if this process is alone or has only some rows of every matrix.
     """
     by_shape: dict[torch.Size, list[int]] = {}
     for number, parameter in enumerate(parameters):
@@ -92,19 +96,19 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 
 def _own(value: Tensor) -> Tensor:
-    """Return what this process has of a tensor."""
+    """Return the part of a tensor that this process has."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
 def _orthogonalised_rows(
     own: Float[Tensor, "M r columns"], like: Tensor, replicas: dist.ProcessGroup | None
 ) -> Float[Tensor, "M r columns"]:
-    """Return what `orthogonalised` makes of matrices, in the rows that this process has of them.
+    """Return this process's rows of the orthogonalised matrices.
 
     Args:
-        own: those rows.
-        like: one of the parameters, which tells how all are shared out.
-        replicas: those that have the same rows, all of them; None for no others.
+        own: the rows of the matrices that this process has.
+        like: one of the parameters; all are sharded over processes in the same way.
+        replicas: processes that have the same whole matrices; None if there are none.
     """
     if not isinstance(like, DTensor):
         return orthogonalised(own) if replicas is None else _orthogonalised_together(own, replicas)
@@ -123,8 +127,10 @@ def _orthogonalised_rows(
 def _orthogonalised_together(
     matrices: Float[Tensor, "M rows columns"], replicas: dist.ProcessGroup
 ) -> Float[Tensor, "M rows columns"]:
-    """Return what `orthogonalised` makes of matrices that all of these processes have, and of which each works on as
-    many as the others, the last ones on fewer."""
+    """Return the orthogonalised matrices, which all processes of `replicas` have.
+
+    Each process computes an equal share of them; the last processes may have fewer.
+    """
     most = math.ceil(len(matrices) / replicas.size())
     share = matrices[most * replicas.rank() :][:most]
     update = torch.zeros((most, *matrices.shape[1:]), dtype=fast_dtype(matrices.device), device=matrices.device)

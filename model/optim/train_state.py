@@ -1,10 +1,11 @@
 """How a network learns: AdamW or Muon, learning rate, clipping, averaged weights, and the exact state of all of it.
 
-MusicGen (arXiv:2306.05284, 3.1): AdamW with betas (0.9, 0.95), decoupled weight decay 0.1, gradients clipped to norm
-1.0, a cosine learning rate after a linear warm-up of 4000 steps, weights averaged with decay 0.99, without a share of
-the initial ones (AudioCraft's `optim/ema.py`). `state` is all that a later process needs to go on as if nothing had
-happened, bit for bit: no random generator is part of it, because every draw of a training is a function of its seed and
-step (`step_seed`).
+The defaults are MusicGen's (arXiv:2306.05284, 3.1): AdamW with betas (0.9, 0.95), decoupled weight decay 0.1, gradients
+clipped to norm 1.0, a cosine learning rate after a linear warm-up of 4000 steps, and weights averaged with decay 0.99,
+in which the initial weights have no share (AudioCraft's `optim/ema.py`).
+
+`TrainState.state` is all that a later process needs to continue, bit for bit, as if there had been no interruption. It
+holds no random generator, because every random draw of a training is a function of its seed and step (`step_seed`).
 """
 
 import hashlib
@@ -24,14 +25,16 @@ from model.optim.config import OptimizationConfig
 from model.optim.muon import step_matrices
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""What AdamW keeps for each parameter."""
+"""The state that AdamW holds for each parameter."""
 
 
 def learning_rate(step: int, config: OptimizationConfig) -> float:
     """Return the learning rate of update `step` (from 0): linear to the peak over the warm-up, then half a cosine wave
-    to the floor. The first update already moves, unlike AudioCraft's, whose warm-up starts at zero.
+    to the floor.
 
-    Schedulers of `torch.optim` give other roundings: they multiply by the peak last, or go from rate to rate.
+    Unlike AudioCraft's, whose warm-up starts at zero, the first update already has a learning rate above zero. The
+    schedulers of `torch.optim` round differently: they multiply by the peak last, or compute each rate from the one
+    before.
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
@@ -41,28 +44,30 @@ def learning_rate(step: int, config: OptimizationConfig) -> float:
 
 
 def newest_share(averaged: int, decay: float) -> float:
-    """Return the share of the newest of `averaged` values in their unbiased average, in which every value counts
-    `decay` times as much as the next one, and what the average was before them counts nothing (AudioCraft's
-    `optim/ema.py`; the bias correction of Adam, arXiv:1412.6980, 3)."""
+    """Return the weight of the newest of `averaged` values in their unbiased moving average.
+
+    Every value has `decay` times the weight of the next, and the initial value of the average has none (AudioCraft's
+    `optim/ema.py`; the bias correction of Adam, arXiv:1412.6980, 3).
+    """
     return (1 - decay) / (1 - decay**averaged)
 
 
 def parameter_checksums(model: nn.Module) -> dict[str, int]:
-    """Return the sum of every parameter's values, taken as whole numbers: a training that moves a parameter leaves it
-    with the same sum by chance only."""
+    """Return for every parameter the sum of its values, whose bits are read as whole numbers. If training changes a
+    parameter, its sum stays the same only by chance."""
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}
     parameters = {name: value.detach() for name, value in model.named_parameters()}
     return {name: int(value.view(bits[value.itemsize]).sum()) for name, value in parameters.items()}
 
 
 def check_moved(before: Mapping[str, int], model: nn.Module, config: OptimizationConfig) -> None:
-    """Check that a training left something.
+    """Check that a training changed the model.
 
     Args:
-        before: `parameter_checksums` of the model that it began with.
+        before: `parameter_checksums` of the model before the training.
 
     Raises:
-        ValueError: every parameter is what it was.
+        ValueError: no parameter has changed.
     """
     if parameter_checksums(model) == before:
         raise ValueError(
@@ -73,32 +78,33 @@ def check_moved(before: Mapping[str, int], model: nn.Module, config: Optimizatio
 
 
 def step_seed(seed: int, *parts: int) -> int:
-    """Return a seed of 63 bits for one purpose: a function of the training's seed, the step and the other parts."""
+    """Return a seed of 63 bits for one purpose, as a function of the training's seed and `parts`, such as the step."""
     text = ",".join(str(int(part)) for part in (seed, *parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 @dataclass(frozen=True, eq=False)
 class StepStats:
-    """What one update was like. The device may still be at work on its tensors: reading them waits for it."""
+    """Figures of one update. Its tensors are on the device, which may still be computing them; reading them waits."""
 
     learning_rate: float
     gradient_norm: Float[Tensor, ""]
-    """2-norm over all parameters before clipping."""
+    """2-norm of the gradients of all parameters before clipping."""
     applied: Bool[Tensor, ""]
-    """False where a gradient was not finite, so that the update was skipped."""
+    """False if a gradient was not finite, so that the update was skipped."""
 
 
 class TrainState:
     """What a training changes: weights, moments, averaged weights, buffers, and the number of updates so far.
 
     Args:
-        model: its parameters that require a gradient are trained; the others never move and are not averaged. Its
-            buffers (codebooks that learn by moving averages of their own) are part of the state, not of the average.
-        config: how they move.
-        matrices: names of the parameters that `config.optimizer` is about, matrices of hidden layers.
-        replicas: processes that have the same model and the same gradients, and take each step together; None where
-            there are no others.
+        model: the model. Parameters that require a gradient are trained; the others do not change and are not
+            averaged. Buffers (such as codebooks that learn by moving averages) are part of the state, but not of the
+            average.
+        config: how the parameters are updated.
+        matrices: names of the matrices of hidden layers, which `config.optimizer` applies to.
+        replicas: processes that have the same model and gradients and take each step together; None if there are
+            none.
 
     Raises:
         ValueError: all parameters are frozen.
@@ -115,7 +121,7 @@ class TrainState:
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         if not self.parameters:
             raise ValueError("expected a model with parameters to train, got one whose parameters are all frozen")
-        # Only what a state dictionary holds: other buffers follow from the configuration.
+        # Only the buffers of the state dictionary: the others follow from the configuration.
         stored = model.state_dict().keys()
         self.buffers = {name: value for name, value in model.named_buffers() if name in stored}
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
@@ -127,19 +133,19 @@ class TrainState:
             betas=config.betas,
             eps=config.epsilon,
             weight_decay=config.weight_decay,
-            fused=True,  # one pass over memory, where the others make a dozen
+            fused=True,  # one pass over memory, where the other implementations need a dozen
         )
         self.updates = 0
-        """Updates so far, those that were skipped among them."""
+        """Number of updates so far, including skipped ones."""
         self.skipped_steps = torch.zeros((), dtype=torch.int64, device=next(iter(self.parameters.values())).device)
-        """Updates skipped in a row; once there are more than `max_skipped_steps`, it only grows."""
+        """Number of updates skipped in a row. Once it exceeds `max_skipped_steps`, it is never reset, so that a later
+        check finds it."""
 
     def step(self) -> StepStats:
-        """Move the weights along the gradients that have been accumulated, and clear these. Does not wait for the
-        device.
+        """Update the weights with the accumulated gradients, and clear the gradients. Does not wait for the device.
 
-        A gradient that is not finite leaves weights and moments as they were; the update still counts, so the schedule
-        and the order of the data stay what they were.
+        If a gradient is not finite, weights and moments do not change. The update still counts, so that the schedule
+        and the order of the data do not change.
         """
         rate = learning_rate(self.updates, self.config)
         for group in self.adam.param_groups:
@@ -147,9 +153,10 @@ class TrainState:
         largest = math.inf if self.config.gradient_norm is None else self.config.gradient_norm
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), largest, foreach=True)
         if isinstance(norm, DTensor):
-            norm = norm.full_tensor()  # of what all processes hold
+            norm = norm.full_tensor()  # the norm over all processes
         applied = norm.isfinite()
-        # Fused AdamW reads these two on the device, as `torch.amp.GradScaler` uses them, and may leave all as it was.
+        # Fused AdamW reads these two on the device, as `torch.amp.GradScaler` sets them; if `found_inf` is 1, it does
+        # not change anything.
         self.adam.grad_scale, self.adam.found_inf = None, (~applied).float()  # type: ignore[attr-defined]
         self.adam.step()
         if self.momenta:
@@ -174,7 +181,7 @@ class TrainState:
         return StepStats(rate, norm, applied)
 
     def check_finite(self) -> None:
-        """Wait for the device, and look at the gradients of the last updates.
+        """Wait for the device, and check that the latest gradients were finite.
 
         Raises:
             ValueError: more than `max_skipped_steps` updates in a row had gradients that were not finite.
@@ -187,7 +194,7 @@ class TrainState:
             )
 
     def step_and_check(self) -> StepStats:
-        """Do both: `step` and `check_finite`.
+        """Call `step`, then `check_finite`; return the statistics of the step.
 
         Raises:
             ValueError: as `check_finite` does.
@@ -198,9 +205,9 @@ class TrainState:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Give the model its averaged weights inside; after it, the moving ones again, bit for bit.
+        """Give the model its averaged weights within the context; restore the current weights, bit for bit, after it.
 
-        Before the first `ema_interval` updates nothing has been averaged, and it keeps its weights as they are.
+        Before `ema_interval` updates there is no average, and the model keeps its current weights.
         """
         if self.updates < self.config.ema_interval:
             yield
@@ -210,7 +217,7 @@ class TrainState:
 
     @contextmanager
     def replaced(self, weights: Mapping[str, Shaped[Tensor, "..."]]) -> Iterator[None]:
-        """Give the parameters that learn other values inside; after it, the moving ones again, bit for bit."""
+        """Give the trained parameters other values within the context; restore the current values, bit for bit."""
         moving = {name: value.detach().clone() for name, value in self.parameters.items()}
         _copy(self.parameters, weights)
         try:
@@ -219,18 +226,18 @@ class TrainState:
             _copy(self.parameters, moving)
 
     def keep_averaged(self) -> None:
-        """Leave the model with its averaged weights for good: the training is over."""
+        """Replace the model's weights by the averaged weights for good, at the end of a training."""
         if self.updates >= self.config.ema_interval:
             _copy(self.parameters, self.average)
 
     def state(self) -> dict[str, Tensor]:
-        """Return all that the next update depends on, as named tensors on the CPU: weights, averaged weights, moments,
-        buffers, and counters."""
+        """Return everything that later updates depend on, as named tensors on the CPU: weights, averaged weights,
+        moments, buffers and counters."""
         return {name: value.cpu().contiguous() for name, value in self.tensors().items()}
 
     def begin_moments(self) -> None:
-        """Give each parameter of AdamW the moments that it has before the first update, if it has none: a place for
-        those of a saved state."""
+        """Allocate zero moments for each parameter of AdamW that has none yet, so that a saved state can be loaded into
+        them."""
         for group in self.adam.param_groups:
             for parameter in group["params"]:
                 if parameter not in self.adam.state:
@@ -239,7 +246,7 @@ class TrainState:
                     self.adam.state[parameter] = dict(zip(MOMENTS, moments, strict=True))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what `state` does as it is, on the device; of a sharded model, what this process has of it."""
+        """Return the tensors of `state` themselves, on the device; for a sharded model, this process's part of them."""
         state = {"updates": torch.tensor(self.updates), "skipped_steps": self.skipped_steps}
         for name, parameter in self.parameters.items():
             state[f"weights.{name}"] = parameter.detach()
@@ -252,10 +259,10 @@ class TrainState:
         return state
 
     def load(self, state: Mapping[str, Shaped[Tensor, "..."]]) -> None:
-        """Copy a state that `state` gave into place.
+        """Load a state that `state` returned, by copying it.
 
         Raises:
-            ValueError: it is the state of another model.
+            ValueError: the state is that of another model.
         """
         for kind, noun, own in (("weights", "parameters", self.parameters), ("buffers", "buffers", self.buffers)):
             got = {name.removeprefix(f"{kind}.") for name in state if name.startswith(f"{kind}.")}
