@@ -1,2 +1,4 @@
-"""Codecs: an EnCodec (arXiv:2210.13438) trained from nothing, from network, quantiser and losses to training; and
-EnCodec, DAC and Mimi in use, from coder to codec and stereo."""
+"""Codecs: training an EnCodec (arXiv:2210.13438) from scratch, and using EnCodec, DAC and Mimi.
+
+Training is in `network`, `quantizer`, `losses`, `adversarial` and `training`; use is in `coders`, `codec` and `stereo`.
+"""

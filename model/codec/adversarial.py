@@ -1,14 +1,14 @@
-"""Adversarial training of a codec: discriminators, which learn to tell reconstructions from originals, and the losses
-by which the codec learns to fool them.
+"""Adversarial training of a codec: discriminators, which learn to distinguish reconstructions from originals, and the
+losses by which the codec learns to fool them.
 
-There are three kinds, each of several discriminators that see the sound in different ways: complex spectrograms of
-several windows (EnCodec, arXiv:2210.13438, 3.4), the waveform folded at prime periods (HiFi-GAN, arXiv:2010.05646,
-2.3), and the waveform at several rates (MelGAN, arXiv:1910.06711, 2.2). Every one gives logits, and the feature maps on
-the way to them, which feature matching compares.
+There are three kinds of discriminators: on complex spectrograms with several windows (EnCodec, arXiv:2210.13438, 3.4),
+on the waveform folded at prime periods (HiFi-GAN, arXiv:2010.05646, 2.3), and on the waveform at several rates (MelGAN,
+arXiv:1910.06711, 2.2). Each discriminator returns logits and its intermediate feature maps, which feature matching
+compares.
 
 Losses are hinge (Lim and Ye, arXiv:1705.02894) or least squares (Mao et al., arXiv:1611.04076), and feature matching
-(Larsen et al., arXiv:1512.09300; MelGAN, 2.3). All are means over a kind's discriminators. Feature matching is not
-divided by the size of the original's features, as AudioCraft does not (EnCodec, 3.4, does).
+(Larsen et al., arXiv:1512.09300; MelGAN, 2.3). Each is a mean over the discriminators of a kind. Feature matching is
+not divided by the size of the original's features: AudioCraft does not divide either, but EnCodec (3.4) does.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,17 +32,17 @@ from model.optim.precision import in_precision
 from model.optim.train_state import TrainState
 
 AdversarialLoss = Literal["hinge", "mse", "hinge2"]
-"""Kinds of adversarial loss; they are AudioCraft's."""
+"""Kinds of adversarial loss, with AudioCraft's names."""
 
 
 @dataclass(frozen=True)
 class DiscriminatorOutput:
-    """What one discriminator makes of a batch."""
+    """The output of one discriminator for a batch."""
 
     logits: Float[Tensor, "B 1 *position"]
-    """How original every position of the sound seems."""
+    """For every position of the sound, how likely it is to be original: high for originals."""
     features: list[Float[Tensor, "B _ ..."]]
-    """Outputs of the layers before, first to last."""
+    """Outputs of all layers before the logits, first to last."""
 
 
 class SpectrogramDiscriminator(nn.Module):
@@ -50,8 +50,8 @@ class SpectrogramDiscriminator(nn.Module):
     frequency.
 
     Args:
-        channels: C of the sound; real parts of all channels and then their imaginary parts are the image's channels.
-        fft, hop, window: of the spectrogram, samples.
+        channels: C of the sound. The image's channels are the real parts of all channels, then the imaginary parts.
+        fft, hop, window: sizes of the spectrogram, samples.
     """
 
     window: Tensor
@@ -72,7 +72,7 @@ class SpectrogramDiscriminator(nn.Module):
         self.last = weight_norm(nn.Conv2d(width, 1, 3, padding=1))
 
     def forward(self, wav: Float[Tensor, "B C N"]) -> DiscriminatorOutput:
-        with torch.autocast(wav.device.type, enabled=False):  # no transform of narrow numbers
+        with torch.autocast(wav.device.type, enabled=False):  # the transform is always in float32
             flat = wav.float().flatten(0, 1)
             spectrum = torch.stft(
                 flat, self.fft, self.hop, len(self.window), self.window, center=False, return_complex=True
@@ -102,7 +102,10 @@ class PeriodDiscriminator(nn.Module):
 
 class ScaleDiscriminator(nn.Module):
     """MelGAN's discriminator: strided convolutions in groups of four channels over the waveform at 1 / 2**halvings of
-    its rate. AudioCraft computes the lower rates and drops them, so that all of its discriminators see the same."""
+    its rate.
+
+    AudioCraft computes the lower rates but does not use them, so that all of its discriminators see the same waveform.
+    """
 
     def __init__(self, channels: int, halvings: int, config: ScaleDiscriminatorConfig):
         super().__init__()
@@ -129,7 +132,7 @@ class Discriminators(nn.Module):
 
     Args:
         channels: C of the sound.
-        seed: of their first weights; the process's random state is left as it was.
+        seed: seed of the initial weights; the global random state is not changed.
     """
 
     def __init__(self, channels: int, config: AdversarialConfig, seed: int):
@@ -143,7 +146,7 @@ class Discriminators(nn.Module):
         """Return the outputs of all discriminators, by kind.
 
         Raises:
-            ValueError: the sound is shorter than a window.
+            ValueError: the sound is shorter than the longest window of a spectrogram.
         """
         if wav.shape[-1] < self.shortest:
             raise ValueError(f"expected sound of the longest window, {self.shortest} samples, got {wav.shape[-1]}")
@@ -175,21 +178,21 @@ def _convolved(signal: Tensor, layers: nn.ModuleList, last: nn.Module, slope: fl
 
 
 def generator_loss(logits: Tensor, loss: AdversarialLoss) -> Float[Tensor, ""]:
-    """Return the codec's loss of a discriminator's logits of reconstructions, which are to be high."""
+    """Return the codec's loss from a discriminator's logits of reconstructions: low where the logits are high."""
     if loss == "hinge":
         return -logits.mean()
     return F.relu(1 - logits).mean() if loss == "hinge2" else (logits - 1).square().mean()
 
 
 def discriminator_loss(fake: Tensor, real: Tensor, loss: AdversarialLoss) -> Float[Tensor, ""]:
-    """Return a discriminator's loss of its logits of reconstructions, to be low, and of originals, to be high."""
+    """Return a discriminator's loss: low where the logits of reconstructions are low and those of originals high."""
     if loss == "mse":
         return fake.square().mean() + (real - 1).square().mean()
     return F.relu(1 + fake).mean() + F.relu(1 - real).mean()
 
 
 def feature_distance(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """Return the mean over layers of the L1 distance of their feature maps."""
+    """Return the mean over layers of the L1 distance between two lists of feature maps."""
     return _mean_loss([F.l1_loss(a.float(), b.float()) for a, b in zip(fake, real, strict=True)])
 
 
@@ -198,9 +201,9 @@ class AdversarialTraining:
 
     Args:
         channels: C of the sound.
-        optimization: how the codec's weights move; those of the discriminators move alike, at a learning rate of their
-            own.
-        seed: of the discriminators' first weights.
+        optimization: how the codec's weights are updated; the discriminators use it too, with the learning rate of
+            `config`.
+        seed: seed of the discriminators' initial weights.
     """
 
     def __init__(
@@ -213,19 +216,19 @@ class AdversarialTraining:
     ) -> None:
         self.config, self.precision = config, optimization.precision
         self.discriminators = Discriminators(channels, config, seed).to(device).train()
-        # Nobody keeps the discriminators, so their weights are not averaged.
+        # The discriminators are not needed after training, so their weights are not averaged.
         changes = {"learning_rate": config.learning_rate, "ema_interval": optimization.steps + 1}
         self.train_state = TrainState(self.discriminators, optimization.model_copy(update=changes))
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weight of each of `losses`; a loss of weight 0 is not among them."""
+        """The weight of each loss of `losses`, by name; losses of weight 0 are left out."""
         weights = {"adversarial": self.config.weight, "features": self.config.feature_weight}
         kinds = list(self.discriminators.kinds)
         return {f"{name}_{kind}": weight for name, weight in weights.items() for kind in kinds if weight > 0}
 
     def step(self, reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"]) -> Float[Tensor, ""]:
-        """Train the discriminators by one step. Returns their loss before it, the mean over kinds."""
+        """Train the discriminators by one step. Returns their loss before the step, the mean over kinds."""
         with in_precision(original.device, self.precision):
             fake, real = self.discriminators(reconstruction.detach()), self.discriminators(original)
         losses = []
@@ -240,7 +243,7 @@ class AdversarialTraining:
     def losses(
         self, reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"]
     ) -> dict[str, Float[Tensor, ""]]:
-        """Return the codec's losses (`adversarial_spectrogram`, `features_spectrogram` …); the discriminators get no
+        """Return the codec's losses (`adversarial_spectrogram`, `features_spectrogram` …). The discriminators get no
         gradient from them."""
         self.discriminators.requires_grad_(False)
         try:
@@ -259,14 +262,14 @@ class AdversarialTraining:
         return {name: losses[name] for name in self.weights}
 
     def state(self) -> dict[str, Tensor]:
-        """Return all that the next step depends on, as named tensors on the CPU."""
+        """Return everything that the next step depends on, as named tensors on the CPU."""
         return self.train_state.state()
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take up a state that `state` gave.
+        """Load a state that `state` returned.
 
         Raises:
-            ValueError: it is the state of other discriminators.
+            ValueError: the state is that of other discriminators.
         """
         self.train_state.load(state)
 

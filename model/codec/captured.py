@@ -1,8 +1,8 @@
-"""Decoding as a captured graph, for CUDA: a clip of a length that comes often is one launch, not some two hundred.
+"""Decoding as a captured graph, for CUDA: a clip of a frequent length is one launch instead of about two hundred.
 
-What a network decodes of so many frames is the same kernels each time. They are captured once a shape, after a few
-times in which libraries choose their algorithms and take their workspaces (torch.cuda.graph, CUDA C++ Programming
-Guide, "CUDA Graphs"), and replayed from then on. A network that cannot be captured decodes kernel by kernel, as before.
+For codes of one shape, a network launches the same kernels each time. After a few calls, in which libraries choose
+algorithms and allocate workspaces, they are captured as a graph (torch.cuda.graph, CUDA C++ Programming Guide, "CUDA
+Graphs"), which is replayed from then on. A network that cannot be captured decodes kernel by kernel.
 """
 
 import logging
@@ -16,9 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 WARM_UP = 3
-"""Times that a shape is decoded as it is before it is captured."""
+"""Number of times that a shape is decoded without a graph before it is captured."""
 KEPT = 4
-"""Shapes whose graphs are kept, those used last: a graph keeps its activations, a gigabyte of half a minute."""
+"""Number of graphs that are kept, those used last. A graph holds its activations: a gigabyte for half a minute."""
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ Decode = Callable[[Int[Tensor, "B K T"]], Float[Tensor, "B C N"]]
 
 @dataclass(frozen=True, eq=False)
 class _Captured:
-    """A graph, and where it reads and writes."""
+    """A graph, with the tensors that it reads and writes."""
 
     replay: Callable[[], None]
     codes: Int[Tensor, "B K T"]
@@ -35,10 +35,10 @@ class _Captured:
 
 
 class CapturedDecoding:
-    """Does what `decode` does, by graphs for shapes that come often.
+    """Decodes like `decode`, by graphs for frequent shapes.
 
     Args:
-        decode: looks at no value on the way, so that nothing waits for the device.
+        decode: decodes codes without reading a value on the host, so that nothing waits for the device.
     """
 
     def __init__(self, decode: Decode) -> None:
@@ -47,7 +47,7 @@ class CapturedDecoding:
         self.graphs: OrderedDict[torch.Size, _Captured] = OrderedDict()
         self.can_capture = True
         self.stream = torch.cuda.Stream()
-        self.lock = Lock()  # shards that are at work at once share the codec, and a graph has one place for its codes
+        self.lock = Lock()  # threads for different shards share the codec, and a graph has one tensor for its codes
 
     def __call__(self, codes: Int[Tensor, "B K T"]) -> Float[Tensor, "B C N"]:
         with self.lock:
@@ -60,12 +60,12 @@ class CapturedDecoding:
             return self._beside(codes)
 
     def _beside(self, codes: Int[Tensor, "B K T"]) -> Float[Tensor, "B C N"]:
-        """Decode on the stream that captures are made on."""
+        """Decode without a graph, on the stream that captures use."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             sound = self.decode(codes)
         torch.cuda.current_stream().wait_stream(self.stream)
-        # Its memory belongs to that stream, which must not have it back while this one still reads.
+        # The memory of the sound belongs to that stream, which must not reuse it while the current stream reads it.
         sound.record_stream(torch.cuda.current_stream())
         return sound
 
@@ -74,7 +74,7 @@ class CapturedDecoding:
             self.graphs.popitem(last=False)
         graph, held = torch.cuda.CUDAGraph(), codes.clone()
         try:
-            # Threads that work on other shards must not be taken for part of it.
+            # Only this thread is captured: other threads may use the device for other shards.
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 sound = self.decode(held)
         except RuntimeError as error:

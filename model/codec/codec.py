@@ -1,7 +1,8 @@
 """The codec as the stages see it: sound to integers and back.
 
 A `Codec` wraps a network of transformers (EnCodec, DAC, Mimi) behind its `Coder`. A recording's codes and sound depend
-on the recording alone, never on what is encoded or decoded beside it: see `encode_track` and `decode_track`.
+only on the recording, never on other recordings that are encoded or decoded at the same time: see `encode_track` and
+`decode_track`.
 """
 
 import hashlib
@@ -19,17 +20,18 @@ from model.codec.coders import CodecNetwork, Coder, Margins, dac_coder, encodec_
 from model.kernels.codec.inference import prepare_codec_for_inference
 
 WINDOW_SECONDS = 30.0
-"""Length of a window, where the margins of the codec are not so wide that most of it would be thrown away."""
+"""Default length of a window; a codec with wide margins has longer windows, because at most half may be margins."""
 FRAMES_AT_ONCE = 24_000
-"""Of recordings that are decoded together, at most, or of one window: what is between recurrent layers then takes some
-hundred megabytes."""
+"""Maximum number of frames that are decoded together, unless one window is longer: the activations between recurrent
+layers then take some hundred megabytes."""
 
 
 def coder_of(network: CodecNetwork) -> Coder:
-    """Make the coder of a network, by its kind.
+    """Return the coder for a network, by its class.
 
     Raises:
-        ValueError: a Mimi without one half, or at its transformer's own rate.
+        ValueError: the network is a Mimi that lacks its encoder or decoder, or whose codes have the frame rate of its
+            transformer.
     """
     if isinstance(network, EncodecModel):
         return encodec_coder(network)
@@ -37,15 +39,17 @@ def coder_of(network: CodecNetwork) -> Coder:
 
 
 def codebook_identity(network: CodecNetwork, levels: int, rounded: torch.dtype = torch.float16) -> str:
-    """Return what a codec's codes mean, as 64 hexadecimal digits: SHA-256 of its first `levels` codebooks, rounded to
-    half precision. Codes of networks that agree in it can be read by each other, in whatever form the networks came: a
-    copy in float16 has the very values that its original is rounded to.
+    """Return the identity of a codec's codes as 64 hexadecimal digits: the SHA-256 of its first `levels` codebooks,
+    rounded to half precision.
+
+    Networks of equal identity can decode each other's codes. A copy of a network in float16 has the identity of its
+    original, because its values are those that the original is rounded to.
 
     Args:
-        rounded: what the values are rounded to; before half precision was allowed for, it was float32.
+        rounded: the type that the values are rounded to; older identities were made with float32.
 
     Raises:
-        ValueError: the network has fewer codebooks.
+        ValueError: the network has fewer than `levels` codebooks.
     """
     coder = coder_of(network)
     if not 1 <= levels <= coder.codebooks:
@@ -60,14 +64,15 @@ class Codec:
     """A codec for inference.
 
     Args:
-        network: trained, as `from_pretrained` of its class gives it; it is changed in place (plain weights, no
-            gradients) and moved to `device`, where decoding is captured if that is CUDA (`model.codec.captured`). On a
-            CPU a copy that shares its weights is prepared for inference (`model.kernels.codec.inference`), and changes
-            of the network's weights after that may not reach it.
-        codebooks: how many levels to use; None takes all that the network has.
+        network: a trained network, as `from_pretrained` of its class returns it. It is changed in place (plain
+            weights, no gradients) and moved to `device`. On CUDA, decoding is captured as graphs
+            (`model.codec.captured`). On a CPU, a copy that shares its weights is prepared for inference
+            (`model.kernels.codec.inference`); later changes of the network's weights may not reach this copy.
+        codebooks: how many levels to use; None uses all levels of the network.
 
     Raises:
-        ValueError: a network whose codes alone are not the sound (EnCodec at 48 kHz), or that has fewer codebooks.
+        ValueError: the network's sound does not depend on its codes alone (EnCodec at 48 kHz), or the network has fewer
+            codebooks.
     """
 
     def __init__(self, network: CodecNetwork, device: str = "cpu", codebooks: int | None = None) -> None:
@@ -94,7 +99,7 @@ class Codec:
 
     @property
     def margins(self) -> Margins:
-        """What a window needs on either side of what is kept of it, in frames."""
+        """Context that a window needs on either side of the frames that are kept of it, in frames."""
         return self.coder.margins
 
     @property
@@ -107,7 +112,7 @@ class Codec:
         """Encode waveforms in one pass, T = ceil(N / hop).
 
         Raises:
-            ValueError: another number of channels, or no samples.
+            ValueError: the number of channels is wrong, or there are no samples.
         """
         if wav.shape[1] != self.channels or wav.shape[2] == 0:
             raise ValueError(f"expected a waveform [B, {self.channels}, N > 0], got {tuple(wav.shape)}")
@@ -118,12 +123,12 @@ class Codec:
         """Decode codes in one pass, N = T * hop.
 
         Raises:
-            ValueError: another number of codebooks, no frames, or a code that is not in the codebooks.
+            ValueError: the network has fewer codebooks, there are no frames, or a code is not in the codebooks.
         """
         return self.decoding(self._checked(codes))
 
     def _checked(self, codes: Int[Tensor, "B K T"]) -> Int[Tensor, "B K T"]:
-        """Return codes on the device."""
+        """Check codes as `decode` does, and return them on the device."""
         if not 1 <= codes.shape[1] <= self.coder.codebooks or codes.shape[2] == 0:
             raise ValueError(f"expected codes [B, {self.codebooks}, T > 0], got {tuple(codes.shape)}")
         if int(codes.min()) < 0 or int(codes.max()) >= self.cardinality:
@@ -139,20 +144,20 @@ class Codec:
         context: int | None = None,
         windows_at_once: int = 4,
     ) -> Int[Tensor, "K T"]:
-        """Encode a whole recording, in memory that its length does not change.
+        """Encode a whole recording, in an amount of memory that does not depend on its length.
 
-        Windows overlap, and the outer frames at a seam are thrown away, `margins` of them: the network sees what is
-        around a seam, so that a seam leaves codes as one long pass would give them, but for what recurrent layers
-        and attention bring from further back. A recording of at most one window is encoded in one pass. The
-        last window is encoded alone, ending where the recording ends; the others, all equal, go `windows_at_once` at a
-        time. Only this recording's own windows ever share a batch, so its codes depend on nothing else.
+        Windows overlap, and the outer frames at each seam, as many as `margins`, are discarded. So the network sees the
+        sound around a seam, and the codes there are those of one long pass, except for what recurrent layers and
+        attention carry from further back. A recording of at most one window is encoded in one pass. The last window
+        ends where the recording ends and is encoded alone; the others are equally long and are encoded
+        `windows_at_once` at a time. Only windows of this recording share a batch, so its codes depend on nothing else.
 
         Args:
-            window: frames; None takes 30 s, or twice the margins where that is more.
-            context: frames thrown away on either side; None takes the codec's margins.
+            window: length of a window, frames; None is 30 s, or twice the sum of the margins where that is more.
+            context: frames that are discarded on either side; None is the codec's margins.
 
         Raises:
-            ValueError: windows that are all context, or a bad waveform.
+            ValueError: the window is no longer than its context, or the waveform is wrong.
         """
         if windows_at_once < 1:
             raise ValueError(f"expected 1 or more windows at once, got {windows_at_once}")
@@ -171,22 +176,23 @@ class Codec:
     ) -> Float[Tensor, "C N"]:
         """Decode a whole recording's codes, N = T * hop, in windows that overlap as in `encode_track`.
 
-        Each window is decoded alone, so the samples depend on these codes and nothing else.
+        Each window is decoded alone, so the samples depend only on these codes.
 
         Raises:
-            ValueError: windows that are all context, or bad codes.
+            ValueError: the window is no longer than its context, or the codes are wrong.
         """
         return next(self.decode_tracks([codes], window, context))
 
     def decode_tracks(
         self, tracks: Sequence[Int[Tensor, "_K _T"]], window: int | None = None, context: int | None = None
     ) -> Iterator[Float[Tensor, "C _N"]]:
-        """Decode several recordings' codes, and yield the sound of each in their order, as `decode_track` gives it,
-        to the bit. Where the codec can do so (EnCodec on a CPU), recurrent layers run over all of them at once, which
-        takes hardly longer than one.
+        """Decode the codes of several recordings; yield the sound of each in order, with the bits of `decode_track`.
+
+        If the codec can do so (EnCodec on a CPU), recurrent layers run over all recordings at once, which takes hardly
+        longer than for one.
 
         Raises:
-            ValueError: windows that are all context, or bad codes.
+            ValueError: the window is no longer than its context, or the codes are wrong.
         """
         windows = [self._windows(codes.shape[-1], window, context) for codes in tracks]
         pieces = self._decode_each(
@@ -210,7 +216,7 @@ class Codec:
         yield from self.coder.decode_each(group)
 
     def _windows(self, frames: int, window: int | None, context: int | None) -> "_Windows":
-        """Cut `frames` into windows: one every `step` frames, the last as late as its full length allows."""
+        """Cut `frames` into windows: one every `step` frames, and a last one that ends with the recording."""
         margins = self.margins if context is None else Margins(context, context)
         discarded = margins.before + margins.after
         length = max(round(WINDOW_SECONDS * self.frame_rate), 2 * discarded, 1) if window is None else window
@@ -226,16 +232,16 @@ class Codec:
 
 @dataclass(frozen=True)
 class _Windows:
-    """Where the windows of a recording lie, in frames."""
+    """The positions of a recording's windows, in frames."""
 
     starts: list[int]
     length: int
     after: int
-    """Frames at the end of a window that the next one has better."""
+    """Frames at the end of a window that are taken from the next window instead."""
 
     def joined(self, pieces: list[Tensor], scale: int) -> Tensor:
-        """Join the windows' results, of `scale` entries a frame: from each what lies up to `after` before its end, from
-        where the one before it stopped."""
+        """Join the results of the windows, which have `scale` entries a frame. Each result is used from where the
+        previous one stopped to `after` frames before its end; the last result to its end."""
         kept, done = [], 0
         for i, (piece, start) in enumerate(zip(pieces, self.starts, strict=True)):
             end = start * scale + piece.shape[-1] - (self.after * scale if i < len(pieces) - 1 else 0)

@@ -1,11 +1,12 @@
 """Coders: the protocol between this project and a neural codec, and its three kinds from transformers.
 
 EnCodec (arXiv:2210.13438) is a SEANet with recurrent layers and residual codebooks. DAC, the Descript audio codec
-(arXiv:2306.06546), has convolutions alone, and codebooks of few dimensions, looked up by direction, each between
-projections of its own. Mimi (Moshi, arXiv:2410.00037, 3.3) is a causal SEANet with transformers, of few frames a
-second, whose first codebook learned from a speech model; the others are residual. They differ in their networks, in how
-they quantise and in how far they look; windows over long recordings, stereo by a mono codec, identities and files are
-written once, over a `Coder`.
+(arXiv:2306.06546), has only convolutions; its codebooks have few dimensions, are looked up by direction, and each has
+its own projections in and out. Mimi (Moshi, arXiv:2410.00037, 3.3) is a causal SEANet with transformers and few frames
+a second; its first codebook learned from a speech model, and the others are residual.
+
+The three differ in their networks, quantisation and receptive fields. Everything else (windows over long recordings,
+stereo with a mono codec, identities, files) is written once, for a `Coder`.
 """
 
 import math
@@ -22,36 +23,36 @@ from transformers import DacConfig, DacModel, EncodecModel, MimiModel
 from model.codec.network import fold_weight_norm, keep_geometry_on_host
 
 CodecNetwork = EncodecModel | DacModel | MimiModel
-"""The networks of transformers that can be a codec here."""
+"""The networks of transformers that this project can use as a codec."""
 
 
 DAC_DILATIONS = (1, 3, 9)
-"""Of the residual units at each rate, whose kernels are 7 wide (descript-audio-codec, `EncoderBlock`)."""
+"""Dilations of the residual units at each rate, whose kernels are 7 wide (descript-audio-codec, `EncoderBlock`)."""
 
 MIMI_CONVOLUTIONS = 8
-"""Frames that bound what Mimi's convolutions see, of the published network and of smaller ones."""
+"""Upper bound of the receptive field of Mimi's convolutions, frames, for the published network and smaller ones."""
 
 MIMI_ATTENTION_WINDOWS = 3
-"""Lengths of the sliding window of Mimi's attention (10 s of the published network) that codes are given before what is
-kept.
+"""Context before the codes that are kept, in lengths of the sliding window of Mimi's attention (10 s in the published
+network).
 
-Each of the transformer's layers looks one window further back, 80 s in all, but with every layer less of it is left.
-Measured with random weights that attend sharply, sharper and sharpest in 8 layers, 99.9, 97 and 82 % of the codes are
-those of one long pass with 20 s before them, 100, 99.97 and 97 % with 30 s, and all with 80 s.
+Each of the transformer's 8 layers sees one window further back, 80 s in all, but the influence falls with every layer.
+Measured with random weights whose attention is sharp, sharper and sharpest, 99.9, 97 and 82 % of the codes equal those
+of one long pass with 20 s of context; 100, 99.97 and 97 % with 30 s; and all with 80 s.
 """
 
 
 @runtime_checkable
 class RunsEach(Protocol):
-    """A network that runs several inputs of any lengths sooner than one by one, to the same bits."""
+    """A network that runs several inputs of any lengths together, faster than one by one and with the same bits."""
 
     def each(self, items: Sequence[Float[Tensor, "C _N"]]) -> Iterator[Float[Tensor, "D _M"]]:
-        """Yield the output for each."""
+        """Yield the output for each input."""
 
 
 @dataclass(frozen=True)
 class Margins:
-    """Frames that a codec has to see around a frame for its codes and its sound to be those of one long pass."""
+    """Frames that a codec has to see around a frame so that its codes and its sound are those of one long pass."""
 
     before: int
     after: int
@@ -62,31 +63,31 @@ class Coder:
     """A codec of any kind, for sound of N samples and codes of T = ceil(N / hop) frames."""
 
     kind: str
-    """Its name, for messages."""
+    """Name of the kind, for messages."""
     sample_rate: int
-    """Hz."""
+    """Samples a second, Hz."""
     channels: int
-    """C."""
+    """C, channels of the sound."""
     hop: int
     """Samples a frame."""
     codebooks: int
-    """Levels that the network has; the first ones alone are a coarser code."""
+    """Levels that the network has; the first levels alone are a coarser code."""
     cardinality: int
-    """V, codes of a codebook."""
+    """V, entries of a codebook."""
     margins: Margins
-    """What a window needs on either side of what is kept of it."""
+    """Context that a window needs on either side of the frames that are kept of it."""
     codebook: Callable[[int], Float[Tensor, "V E"]]
-    """Returns the table of a level, which says what its codes mean."""
+    """Returns the table of a level: the vector of each code."""
     encode: Callable[[Float[Tensor, "B C N"], int], Int[Tensor, "B K T"]]
-    """Encodes waveforms in so many levels."""
+    """Encodes waveforms with the given number of levels."""
     decode: Callable[[Int[Tensor, "B K T"]], Float[Tensor, "B C N"]]
     """Decodes codes of any number of levels, N = T * hop."""
     decode_each: Callable[[Sequence[Int[Tensor, "K _T"]]], Iterator[Float[Tensor, "C _N"]]] | None
-    """Decodes codes of several lengths to the bits that `decode` gives each; None where one by one takes no longer."""
+    """Decodes codes of several lengths together, with the bits of `decode`; None if that would not be faster."""
     prepare: Callable[[], None]
     """Prepares the network for inference, in place, on its device."""
     obstacle: str | None = None
-    """Why its codes alone are not the sound; None where they are."""
+    """Why the codes alone do not determine the sound; None if they do."""
 
     @property
     def frame_rate(self) -> float:
@@ -95,10 +96,10 @@ class Coder:
 
 
 def encodec_coder(network: EncodecModel) -> Coder:
-    """Make the coder of an EnCodec, with the codes of transformers' own `encode` and `decode`.
+    """Return the coder of an EnCodec, with the same codes and sound as transformers' own `encode` and `decode`.
 
-    The convolutions look a few frames around. The memory of the recurrent layers has no end, but a second before and
-    after leaves next to nothing of it (see the tests).
+    The convolutions see a few frames around a frame. The recurrent layers have no limit, but beyond a second before and
+    after they have almost no effect (see the tests).
     """
     config: Any = network.config
     quantizer: Any = network.quantizer
@@ -113,7 +114,7 @@ def encodec_coder(network: EncodecModel) -> Coder:
         return torch.stack(codes, dim=1)
 
     def latents(codes: Int[Tensor, "B K T"]) -> Float[Tensor, "B D T"]:
-        # Not by `quantizer.decode`, which begins with a zero from the host: that would wait for the device.
+        # `quantizer.decode` is not used, because it starts from a zero on the host, which would wait for the device.
         vectors = [layer.decode(indices) for layer, indices in zip(quantizer.layers, codes.unbind(1), strict=False)]
         added: Tensor = sum(vectors[1:], start=vectors[0])
         return added
@@ -145,14 +146,14 @@ def encodec_coder(network: EncodecModel) -> Coder:
         decode=decode,
         decode_each=decode_each if isinstance(decoder, RunsEach) else None,
         prepare=prepare,
-        # A chunk's loudness is a number beside its codes, which a language model of codes knows nothing of.
+        # The loudness of a chunk is stored beside its codes, and a language model of codes does not generate it.
         obstacle="normalisation or chunks, as at 48 kHz" if config.normalize or config.chunk_length_s else None,
     )
 
 
 def dac_coder(network: DacModel) -> Coder:
-    """Make the coder of a DAC, with the codes of transformers' own `encode` and `decode` on whole frames, as its
-    feature extractor fills them up with silence. It is mono."""
+    """Return the coder of a DAC, which is mono. Codes and sound are those of transformers' own `encode` and `decode`
+    on whole frames: like its feature extractor, this pads the last frame with silence."""
     config: Any = network.config
     quantizer: Any = network.quantizer
     hop: int = config.hop_length
@@ -164,7 +165,7 @@ def dac_coder(network: DacModel) -> Coder:
 
     def decode(codes: Int[Tensor, "B K T"]) -> Float[Tensor, "B C N"]:
         samples = network.decode(audio_codes=codes).audio_values[:, None]
-        # An odd stride costs the end some samples: 8 of the published ones at 16 and 24 kHz.
+        # With an odd stride, some samples at the end are missing: 8 in the published networks at 16 and 24 kHz.
         return pad(samples, (0, codes.shape[-1] * hop - samples.shape[-1]))
 
     frames = dac_receptive_field(config)
@@ -185,10 +186,10 @@ def dac_coder(network: DacModel) -> Coder:
 
 
 def dac_receptive_field(config: DacConfig) -> int:
-    """Return the frames on either side of its own that a frame's codes, or its samples, can depend on: 12 of the
-    published network at 44.1 kHz."""
+    """Return how many frames on either side a frame's codes or samples can depend on: 12 in the published network at
+    44.1 kHz."""
     units = 3 * sum(DAC_DILATIONS)
-    rate, encoder, decoder = 1, 3, 3  # samples a row, and how far the outermost kernels of 7 see
+    rate, encoder, decoder = 1, 3, 3  # samples a step at this layer, and the reach of the outermost kernels of 7
     for stride in config.downsampling_ratios:
         encoder += units * rate + 2 * stride * rate
         decoder += units * rate + 2 * stride * rate
@@ -197,14 +198,16 @@ def dac_receptive_field(config: DacConfig) -> int:
 
 
 def mimi_coder(network: MimiModel) -> Coder:
-    """Make the coder of a Mimi, with the codes of transformers' own `encode` and `decode`, without their caches.
+    """Return the coder of a Mimi, with the same codes and sound as transformers' own `encode` and `decode` without
+    caches.
 
     Raises:
-        ValueError: a network that lacks one half, or does not halve the rate between its transformer and its codes.
+        ValueError: the network lacks its encoder or decoder, or does not lower the frame rate between its transformer
+            and its codes.
     """
     config: Any = network.config
     quantizer: Any = network.quantizer
-    # Typed loosely, as a half can be left out of a Mimi.
+    # Typed as Any, because the encoder or the decoder of a Mimi can be None.
     encoder: Any = network.encoder
     decoder: Any = network.decoder
     if encoder is None or decoder is None:
@@ -225,7 +228,7 @@ def mimi_coder(network: MimiModel) -> Coder:
 
     def prepare() -> None:
         for layer in _mimi_levels(quantizer):
-            layer.codebook._embed = None  # a table that was made where the network lay before
+            layer.codebook._embed = None  # a cached table, which may be on another device
 
     return Coder(
         kind="Mimi",
@@ -252,7 +255,8 @@ def _mimi_levels(quantizer: Any) -> list[Any]:
 
 
 def _mimi_codebook(codebook: Any) -> Float[Tensor, "V E"]:
-    """Divide moving sums by moving counts, on the CPU, so that a codec's identity does not depend on a device."""
+    """Return a codebook's table: moving sums divided by moving counts, on the CPU, so that a codec's identity does not
+    depend on the device."""
     sums, counts = codebook.embed_sum.cpu(), codebook.cluster_usage.cpu()
     table: Tensor = sums / counts.clamp(min=codebook.epsilon)[:, None]
     return table

@@ -1,6 +1,6 @@
 """The knobs of a codec and of its training (EnCodec, arXiv:2210.13438).
 
-They stand apart from the networks, so that a plan, which needs every knob, need not load torch.
+They are in a file without torch, so that a plan, which needs every knob, need not load torch.
 """
 
 import math
@@ -12,7 +12,7 @@ from model.optim.config import OptimizationConfig
 from schemas import Config
 
 Resolutions = TypeVar("Resolutions", "StftLossConfig", "SpectrogramDiscriminatorConfig")
-"""Whatever has FFTs, hops and windows."""
+"""A configuration with FFTs, hops and windows."""
 
 
 def _one_for_each_fft(config: Resolutions) -> Resolutions:
@@ -34,17 +34,17 @@ class QuantizerConfig(Config):
     epsilon: float = 1e-5
     """Laplace smoothing of the counts, in vectors (AudioCraft)."""
     dead_code_share: float = 0.1
-    """A code whose moving count is under this share of the mean count is replaced by a vector of the batch; 0 replaces
-    none. (Published: an absolute count of 2 a batch, which says nothing without the batch's size.)"""
+    """A code whose moving count is below this share of the mean count is replaced by a vector of the batch; 0 replaces
+    none. (The published threshold is a count of 2 a batch, which depends on the batch size.)"""
     kmeans_iterations: int = 50
-    """Lloyd's iterations of the start (EnCodec, 3.2)."""
+    """Lloyd's iterations when the codebooks are set first (EnCodec, 3.2)."""
     dropout: float = Field(default=0.0, ge=0, le=1)
     """Share of the items that train with a random number of codebooks (SoundStream, III-C): 1 to K, or one of the
-    network's `bandwidths` where it has some (EnCodec, 3.2)."""
+    network's `bandwidths` if it has any (EnCodec, 3.2)."""
 
 
 class SpectralLossConfig(Config):
-    """The scales and the weighting of the multi-scale mel loss; the defaults are AudioCraft's for EnCodec (`msspec` in
+    """Scales and weights of the multi-scale mel loss; the defaults are AudioCraft's for EnCodec (`msspec` in
     config/solver/compression/default.yaml)."""
 
     range_start: int = 6
@@ -60,18 +60,18 @@ class SpectralLossConfig(Config):
     floor: float = 1e-5
     """Added to the power before the logarithm."""
     linear_weight: float = 1.0
-    """Weight of the part on mel power, whose few loudest bands outweigh all others."""
+    """Weight of the distance of mel power, in which the few loudest bands outweigh all others."""
     logarithm: Literal["square", "absolute"] = "square"
     """Distance of logarithms: mean square as published, or mean absolute difference."""
     normalized: bool = True
-    """Divide spectra by the norm of their window, and the sum over scales by the sum of its weights."""
+    """Whether spectra are divided by the norm of their window, and the sum over scales by the sum of its weights."""
     weighted_logarithm: bool = False
-    """Weight a scale's logarithmic part by sqrt(FFT size - 1) (AudioCraft's `alphas`, after Gritsenko et al.,
-    arXiv:2008.01160); else by 1, as EnCodec does."""
+    """Whether the logarithmic part of a scale has the weight sqrt(FFT size - 1) (AudioCraft's `alphas`, after Gritsenko
+    et al., arXiv:2008.01160); otherwise it is 1, as in EnCodec."""
 
 
 class StftLossConfig(Config):
-    """The multi-resolution STFT loss (Parallel WaveGAN, arXiv:1910.11480, 3.2), and AudioCraft's weights of it."""
+    """The multi-resolution STFT loss (Parallel WaveGAN, arXiv:1910.11480, 3.2), with AudioCraft's weights."""
 
     ffts: tuple[int, ...] = Field(default=(1024, 2048, 512), min_length=1)
     """FFT sizes, samples."""
@@ -93,7 +93,7 @@ class SiSnrLossConfig(Config):
     """Negative scale-invariant signal-to-noise ratio of overlapping segments (AudioCraft's `sisnr`)."""
 
     segment: float = Field(default=5.0, gt=0)
-    """Length of a segment, seconds; a shorter sound is one segment, filled up with silence."""
+    """Length of a segment, seconds; a shorter sound is one segment, padded with silence."""
     overlap: float = Field(default=0.5, ge=0, lt=1)
     """Share of a segment that the next one repeats."""
 
@@ -112,7 +112,7 @@ class SpectrogramDiscriminatorConfig(Config):
     dilations: tuple[int, ...] = (1, 2, 4)
     """Dilations of the inner convolutions, in time."""
     negative_slope: float = 0.3
-    """Negative slope of the leaky rectifiers (AudioCraft; the paper says 0.2)."""
+    """Negative slope of the leaky rectifiers (AudioCraft's; the paper has 0.2)."""
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "SpectrogramDiscriminatorConfig":
@@ -138,37 +138,39 @@ class ScaleDiscriminatorConfig(Config):
     """The multi-scale waveform discriminator (MelGAN, arXiv:1910.06711, 2.2 and appendix A)."""
 
     scales: int = Field(default=3, ge=1)
-    """Discriminators: the first sees the waveform, every further one at half the rate of the one before."""
+    """Number of discriminators: the first sees the waveform, each further one the waveform at half the rate of the one
+    before."""
     filters: int = Field(default=16, ge=4, multiple_of=4)
     """Channels of the first convolution; they grow with the strides."""
     strides: tuple[int, ...] = (4, 4, 4, 4)
     """Strides of the grouped convolutions, whose kernels are ten strides and one sample."""
     largest: int = Field(default=1024, ge=4)
-    """Most channels."""
+    """Maximum number of channels."""
     negative_slope: float = 0.2
     """Negative slope of the leaky rectifiers."""
 
 
 class AdversarialConfig(Config):
     """The discriminators, and the weights of their losses; defaults from AudioCraft's
-    config/solver/compression/default.yaml, which its 32 kHz EnCodec for MusicGen takes unchanged."""
+    config/solver/compression/default.yaml, which its 32 kHz EnCodec for MusicGen uses unchanged."""
 
     spectrogram: SpectrogramDiscriminatorConfig | None = SpectrogramDiscriminatorConfig()
-    """Discriminators of complex spectrograms; None: none."""
+    """Discriminators of complex spectrograms; None for no such discriminators."""
     period: PeriodDiscriminatorConfig | None = None
-    """Discriminators of waveforms folded at prime periods; None: none."""
+    """Discriminators of waveforms folded at prime periods; None for no such discriminators."""
     scale: ScaleDiscriminatorConfig | None = None
-    """Discriminators of waveforms at several rates; None: none."""
+    """Discriminators of waveforms at several rates; None for no such discriminators."""
     loss: Literal["hinge", "mse", "hinge2"] = "hinge"
-    """Hinge (Lim and Ye, arXiv:1705.02894), least squares (Mao et al., arXiv:1611.04076), or hinge for both sides."""
+    """Adversarial loss: `hinge` (Lim and Ye, arXiv:1705.02894), `mse`, least squares (Mao et al., arXiv:1611.04076), or
+    `hinge2`, with the hinge also in the loss of the codec."""
     weight: float = Field(default=4.0, ge=0)
     """Weight of the adversarial loss of each kind of discriminator."""
     feature_weight: float = Field(default=4.0, ge=0)
     """Weight of the feature matching of each kind of discriminator."""
     update_probability: float = Field(default=1.0, gt=0, le=1)
-    """How likely a step is to train the discriminators too (AudioCraft's 1 / `adversarial.every`)."""
+    """Probability that a step also trains the discriminators (AudioCraft's 1 / `adversarial.every`)."""
     learning_rate: float = Field(default=3e-4, gt=0)
-    """Learning rate of the discriminators; the rest of their optimisation is as for the codec."""
+    """Learning rate of the discriminators; the rest of their optimisation is that of the codec."""
 
     @model_validator(mode="after")
     def _at_least_one_discriminator(self) -> "AdversarialConfig":
@@ -178,14 +180,14 @@ class AdversarialConfig(Config):
 
 
 class BalancerConfig(Config):
-    """Gradients of the losses, brought to their shares (EnCodec, arXiv:2210.13438, 3.4)."""
+    """The balancer, which scales the gradients of the losses to their shares (EnCodec, arXiv:2210.13438, 3.4)."""
 
     total_norm: float = Field(default=1.0, gt=0)
-    """2-norm of the gradient that reaches the reconstruction, if all losses pulled the same way."""
+    """2-norm of the gradient at the reconstruction if the gradients of all losses had the same direction."""
     decay: float = Field(default=0.999, ge=0, lt=1)
-    """Decay of the moving averages of the losses' norms, a step."""
+    """Decay of the moving averages of the norms of the losses' gradients, a step."""
     per_item: bool = True
-    """Average the norms of the items of a batch, instead of taking the norm over all of it."""
+    """Whether the norms of the items of a batch are averaged; otherwise the norm is over the whole batch."""
     epsilon: float = Field(default=1e-12, gt=0)
     """Added to the averaged norms."""
 
@@ -194,13 +196,13 @@ class CodecConfig(Config):
     """The network; the defaults are those of EnCodec for music at 32 kHz (MusicGen, arXiv:2306.05284, 3.1)."""
 
     sample_rate: int = Field(default=32_000, ge=1_000)
-    """Hz."""
+    """Samples a second, Hz."""
     channels: int = Field(default=1, ge=1, le=2)
     """Channels of the audio."""
     filters: int = Field(default=64, ge=1)
     """Channels of the first convolution; they double with every ratio."""
     ratios: tuple[int, ...] = Field(default=(8, 5, 4, 4), min_length=1)
-    """Strides in the decoder's order; their product is the hop, in samples."""
+    """Strides, in the order of the decoder; their product is the hop, in samples."""
     width: int = Field(default=128, ge=1)
     """Dimensions of the latents and of the codebooks' entries."""
     residual_layers: int = Field(default=1, ge=1)
@@ -214,7 +216,7 @@ class CodecConfig(Config):
     cardinality: int = Field(default=2048, ge=2)
     """V, the entries of a codebook; a power of two, as transformers counts bits."""
     bandwidths: tuple[int, ...] = ()
-    """Numbers of codebooks below K that it is to be used with too, ascending; they are its bandwidths in
+    """Other numbers of codebooks, below K, that the codec is to be used with, ascending; they become its bandwidths in
     transformers."""
     convolutional_shortcut: bool = False
     """Whether a residual block's shortcut is a convolution, as in the 24 kHz EnCodec, or the identity, as here."""
@@ -248,19 +250,19 @@ class CodecTrainingConfig(Config):
         ema_interval=1,
         precision="float32",
     )
-    """How the weights move: 200 epochs of 2,000 updates, at a constant rate. The codebooks are averaged like the
-    weights. `precision` is that of the convolutions; quantiser, spectra and losses are float32 always."""
+    """How the weights are updated: 200 epochs of 2,000 updates, at a constant learning rate. The codebooks are averaged
+    like the weights. `precision` is that of the convolutions; quantiser, spectra and losses are always float32."""
     batch_size: int = Field(default=64, ge=1)
     """Segments a step."""
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Segments that a thread of the CPU works on by itself; a step's are worked on at the same time, which of a small
-    network takes less time than all segments by all threads. None is the whole batch, and so is any number with
-    discriminators or a balancer, which see all of it."""
+    """Segments of a micro-batch, each of which one thread of the CPU computes alone; for a small network this is faster
+    than all segments on all threads. None is the whole batch. With discriminators or a balancer, which need the whole
+    batch, this has no effect."""
     segment: float = Field(default=1.0, gt=0)
     """Length of a segment, seconds."""
     waveform_weight: float = Field(default=0.1, ge=0)
-    """Weight of the L1 of the waveform. In a plain sum it needs 20 and more: with 1, a small network did not find the
-    phase in thousands of steps."""
+    """Weight of the L1 distance of waveforms. In a plain sum of losses it has to be 20 or more: with 1, a small network
+    did not learn the phase in thousands of steps."""
     spectral_weight: float = Field(default=2.0, ge=0)
     """Weight of the multi-scale mel loss."""
     stft_weight: float = Field(default=0.0, ge=0)
@@ -268,30 +270,31 @@ class CodecTrainingConfig(Config):
     si_snr_weight: float = Field(default=0.0, ge=0)
     """Weight of the scale-invariant signal-to-noise ratio."""
     commitment_weight: float = Field(default=1.0, ge=0)
-    """Weight of the commitment loss, which reaches the encoder alone and so stands outside the balance."""
+    """Weight of the commitment loss, which has a gradient only in the encoder and is therefore not balanced."""
     spectral: SpectralLossConfig = SpectralLossConfig()
-    """The multi-scale mel loss. As published it needs the balancer: in a plain sum it drowns the waveform's part and
-    the network answers with silence; logarithms alone, equally weighted, do not."""
+    """The multi-scale mel loss. As published it needs the balancer: in a plain sum of losses it outweighs the waveform
+    loss, and the network learns to output silence. Logarithms alone, with equal weights, work without a balancer."""
     stft: StftLossConfig = StftLossConfig()
     """The multi-resolution STFT loss."""
     si_snr: SiSnrLossConfig = SiSnrLossConfig()
     """The scale-invariant signal-to-noise ratio."""
     adversarial: AdversarialConfig | None = AdversarialConfig()
-    """The discriminators; None trains without."""
+    """The discriminators; None trains without them."""
     balancer: BalancerConfig | None = BalancerConfig()
     """How the losses' gradients are balanced, by the weights above; None minimises the plain weighted sum."""
     quantizer: QuantizerConfig = QuantizerConfig()
     """How codebooks learn."""
     quantizer_start: int = Field(default=0, ge=0)
-    """Steps as a plain autoencoder, before the codebooks start."""
+    """Number of steps as a plain autoencoder, before the codebooks are set."""
     start_batches: int = Field(default=16, ge=1)
-    """Batches whose latents the codebooks start from, and whose frames a `transform` is of."""
+    """Number of batches that the codebooks are set from, and that a `transform` is computed from."""
     start: Literal["variance", "transform"] = "variance"
-    """The network before its first step: drawn at random and scaled so that every convolution gives unit variance, or a
-    linear transform codec on the principal components of the sound, which minutes of training can only add to."""
+    """The network before its first step. `variance`: random weights, scaled so that every convolution's output has unit
+    variance. `transform`: a linear transform codec on the principal components of the sound, on which minutes of
+    training can build."""
     weight_norm: bool = True
-    """Learn the convolutions' weights as direction and length (Salimans and Kingma, arXiv:1602.07868), as published;
-    else as they are, which costs a small network less time. What is kept has the published form in both cases."""
+    """Whether the convolutions' weights are learned as direction and length (Salimans and Kingma, arXiv:1602.07868), as
+    published. Plain weights are faster for a small network. The saved network has the published form in both cases."""
 
     @model_validator(mode="after")
     def _something_is_minimised(self) -> "CodecTrainingConfig":
@@ -301,5 +304,5 @@ class CodecTrainingConfig(Config):
 
     @property
     def part_size(self) -> int | None:
-        """Segments of a part of a step's batch; None where the batch is worked on whole."""
+        """Segments of a micro-batch; None if the batch is not split."""
         return None if self.adversarial or self.balancer else self.micro_batch_size

@@ -1,9 +1,9 @@
-"""How good a codec is on sound that it did not learn from, and what a plain one of the same bit rate makes of it.
+"""The quality of a codec on sound that it was not trained on, and of a plain codec at the same bit rate.
 
-The plain codec quantises scalars. Sound is resampled to as many samples as the bits pay for, each is rounded to one of
-2^b levels - evenly spaced, or by the mu-law of telephony (ITU-T G.711, Bell System Technical Journal 36(3), 1957) - and
-the result is resampled back. Nothing is learnt and no entropy is coded. For every recording it takes the number of
-bits, the law and the scale that serve SI-SNR best: the plain codec at its best.
+The plain codec quantises scalars. Sound is resampled to as many samples as the bit rate allows, each sample is rounded
+to one of 2^b levels - evenly spaced, or by the mu-law of telephony (ITU-T G.711, Bell System Technical Journal 36(3),
+1957) - and the result is resampled back. Nothing is learned, and there is no entropy coding. For every recording it
+uses the number of bits, the law and the scale with the highest SI-SNR, so it is the plain codec at its best.
 """
 
 import math
@@ -19,57 +19,57 @@ from model.codec.codec import Codec
 from model.codec.losses import log_mel_distance, multi_scale_mel_distance, si_snr
 
 DEPTHS = range(1, 13)
-"""Bits a sample that are tried: fewer bits pay for more samples, and so for higher frequencies."""
+"""Bits a sample that are tried: fewer bits leave room for more samples, and so for higher frequencies."""
 
 MU = 255.0
-"""Of the mu-law, as in G.711."""
+"""Parameter of the mu-law, as in G.711."""
 
 LOADS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
-"""Scales that are tried, in root mean squares of the samples, beside their peak."""
+"""Scales that are tried besides the peak of the samples, in multiples of their root mean square."""
 
 HEADER_BITS = 24
-"""What a recording says first: its scale as a half-precision number (16), bits a sample and law (8)."""
+"""Bits of a recording's header: its scale as a half-precision number (16), bits a sample and law (8)."""
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How near decoded sound is to the original; of several recordings, the mean."""
+    """How close decoded sound is to the original; for several recordings, the mean."""
 
     si_snr: float
-    """dB; higher is better."""
+    """Scale-invariant signal-to-noise ratio, dB; higher is better."""
     log_mel_distance: float
-    """dB; lower is better."""
+    """Distance of log mel spectra, dB; lower is better."""
     multi_scale_mel_distance: float
-    """dB, over windows of 64 to 1024 samples; lower is better."""
+    """Mean distance of log mel spectra over windows of 64 to 1024 samples, dB; lower is better."""
 
 
 @dataclass(frozen=True)
 class CodecQuality:
-    """A codec on recordings: the means over them; the codebooks' figures are over all of their frames together."""
+    """The quality of a codec on recordings: means over recordings; `used` and `perplexity` are over all frames."""
 
     fidelity: Fidelity
     si_snr_error: float
-    """Standard error of the mean SI-SNR over the recordings, dB; NaN of a single one."""
+    """Standard error of the mean SI-SNR over the recordings, dB; NaN for one recording."""
     bit_rate: float
-    """Kilobits a second that the codes take as they are, with no entropy coding."""
+    """Bit rate of the codes without entropy coding, kilobits a second."""
     used: tuple[float, ...]
     """Share of each codebook's entries that occur at all."""
     perplexity: tuple[float, ...]
-    """Exponential of the entropy of each codebook's codes: how many entries are in even use."""
+    """Exponential of the entropy of each codebook's codes: the number of entries if all were equally frequent."""
 
 
 @dataclass(frozen=True)
 class ScalarQuality:
-    """The plain scalar-quantised codec on the same recordings."""
+    """The quality of the plain scalar-quantised codec on the same recordings."""
 
     fidelity: Fidelity
     bit_rate: float
-    """Kilobits a second that it took in fact."""
+    """Bit rate that was used in fact, kilobits a second."""
 
 
 def fidelity(decoded: Float[Tensor, "1 C N"], original: Float[Tensor, "1 C N"], sample_rate: int) -> Fidelity:
-    """Measure how near a recording's decoded sound is to it. A silent channel has no SI-SNR: the mean is over the
-    others, and NaN where there is none."""
+    """Measure how close a recording's decoded sound is to the original. A silent channel has no SI-SNR: the mean is
+    over the other channels, and NaN if there are none."""
     return Fidelity(
         si_snr=float(si_snr(decoded, original).nanmean()),
         log_mel_distance=float(log_mel_distance(decoded, original, sample_rate)),
@@ -83,18 +83,19 @@ class ScalarCoded:
 
     sound: Float[Tensor, "C N"]
     bits: int
-    """All that it took, header included."""
+    """Bits in all, including the header."""
     depth: int
     """Bits a sample."""
     samples: int
-    """Samples of each channel."""
+    """Coded samples of each channel."""
 
 
 def scalar_coded(wav: Float[Tensor, "C N"], budget: int) -> ScalarCoded:
-    """Return the best that the plain codec makes of a recording with at most `budget` bits, by SI-SNR.
+    """Encode and decode a recording by the plain codec with at most `budget` bits; return the result of the highest
+    SI-SNR.
 
     Raises:
-        ValueError: the budget does not pay for the header and one bit of each channel.
+        ValueError: the budget is too small for the header and one bit for each channel.
     """
     channels, length = wav.shape
     spectrum = torch.fft.rfft(wav)
@@ -117,8 +118,10 @@ def scalar_coded(wav: Float[Tensor, "C N"], budget: int) -> ScalarCoded:
 
 
 def quantise(values: Float[Tensor, "..."], depth: int, mu: float = 0.0) -> Float[Tensor, "..."]:
-    """Round values to the middles of 2^depth intervals of [-1, 1], those beyond to the outermost; equal intervals for
-    a `mu` of 0, else narrower ones near 0."""
+    """Round values to the middles of 2^depth intervals of [-1, 1]. Values outside are rounded to the outermost ones.
+
+    The intervals are equal for a `mu` of 0, else narrower near 0 (mu-law).
+    """
     levels = 2**depth
     pressed = values if mu == 0 else values.sign() * torch.log1p(mu * values.abs()) / math.log1p(mu)
     index = ((pressed + 1) / 2 * levels).floor().clamp(0, levels - 1)
@@ -127,7 +130,7 @@ def quantise(values: Float[Tensor, "..."], depth: int, mu: float = 0.0) -> Float
 
 
 def _roundings(few: Float[Tensor, "C n"], depth: int) -> Iterator[Float[Tensor, "C n"]]:
-    """Round the samples by every scale and law that is tried."""
+    """Yield the samples rounded with each scale and law that is tried."""
     level = float(few.square().mean().sqrt())
     for scale in (float(few.abs().max()), *(load * level for load in LOADS)):
         sent = float(torch.tensor(scale).half()) or torch.finfo(torch.half).tiny
@@ -136,7 +139,8 @@ def _roundings(few: Float[Tensor, "C n"], depth: int) -> Iterator[Float[Tensor, 
 
 
 def _resampled(spectrum: Complex[Tensor, "C _"], length: int, wanted: int) -> Float[Tensor, "C wanted"]:
-    """Resample the sound whose spectrum is that of `length` samples: what both rates can hold of it stays."""
+    """Resample sound of `length` samples, given as its spectrum, to `wanted` samples. Frequencies that both rates can
+    represent are kept."""
     bins = (min(length, wanted) + 1) // 2
     kept = torch.zeros(spectrum.shape[0], wanted // 2 + 1, dtype=spectrum.dtype)
     kept[:, :bins] = spectrum[:, :bins]
@@ -145,13 +149,13 @@ def _resampled(spectrum: Complex[Tensor, "C _"], length: int, wanted: int) -> Fl
 
 
 def _mean_si_snr(decoded: Tensor, original: Tensor) -> float:
-    """Return the mean over the channels that have sound; minus infinity where none has."""
+    """Return the mean SI-SNR over the channels that are not silent; minus infinity if all are silent."""
     ratio = float(si_snr(decoded, original).nanmean())
     return -math.inf if math.isnan(ratio) else ratio
 
 
 def evaluate_codec(codec: Codec, recordings: Sequence[Float[Tensor, "1 C _"]]) -> CodecQuality:
-    """Encode and decode recordings, each alone. Leaves the codec's weights as they are.
+    """Encode and decode recordings, each alone, and return the codec's quality on them.
 
     Raises:
         ValueError: there are no recordings.
@@ -179,11 +183,11 @@ def evaluate_codec(codec: Codec, recordings: Sequence[Float[Tensor, "1 C _"]]) -
 def evaluate_scalar_codec(
     recordings: Sequence[Float[Tensor, "1 C _"]], sample_rate: int, bit_rate: float
 ) -> ScalarQuality:
-    """Encode and decode recordings by the plain scalar-quantised codec, none of them above `bit_rate`.
+    """Encode and decode recordings by the plain scalar-quantised codec, each with at most `bit_rate`.
 
     Args:
-        sample_rate: of the recordings, Hz.
-        bit_rate: kilobits a second.
+        sample_rate: sample rate of the recordings, Hz.
+        bit_rate: maximum bit rate, kilobits a second.
 
     Raises:
         ValueError: there are no recordings, or one is too short for the bit rate.

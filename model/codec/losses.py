@@ -1,8 +1,9 @@
 """How far a reconstruction is from its original: losses to train on, their balance, and the figures to report.
 
-The multi-scale spectral loss of EnCodec (arXiv:2210.13438, 3.4; after Gritsenko et al., arXiv:2008.01160): at every
-scale an L1 distance of mel power spectra and a mean square of their logarithms. The multi-resolution STFT loss of
-Parallel WaveGAN (arXiv:1910.11480, 3.2). Scale-invariant signal-to-noise ratio: Le Roux et al., arXiv:1811.02508.
+The multi-scale spectral loss is EnCodec's (arXiv:2210.13438, 3.4; after Gritsenko et al., arXiv:2008.01160): at every
+scale, an L1 distance of mel power spectra and a mean square of their logarithms. The multi-resolution STFT loss is that
+of Parallel WaveGAN (arXiv:1910.11480, 3.2). The scale-invariant signal-to-noise ratio (SI-SNR) is from Le Roux et al.,
+arXiv:1811.02508.
 """
 
 import math
@@ -20,7 +21,7 @@ from model.codec.config import BalancerConfig, CodecTrainingConfig, SiSnrLossCon
 
 
 class MelSpectrogram(nn.Module):
-    """Mel power spectrogram in base and in logarithm, padded so that n samples give ceil(n / hop) frames."""
+    """Mel power spectrogram and its logarithm, padded so that n samples give ceil(n / hop) frames."""
 
     window: Tensor
     filters: Tensor
@@ -40,7 +41,7 @@ class MelSpectrogram(nn.Module):
         self.fft, self.hop, self.floor = fft, hop, floor
         upper = sample_rate / 2 if highest_frequency is None else highest_frequency
         with warnings.catch_warnings():
-            # The smallest transforms have fewer bins than there are bands: some bands are empty, as published.
+            # The smallest transforms have fewer bins than bands, so that some bands are empty, as published.
             warnings.simplefilter("ignore", UserWarning)
             filters = torchaudio.functional.melscale_fbanks(
                 fft // 2 + 1, lowest_frequency, upper, mel_bands, sample_rate, norm=None, mel_scale="htk"
@@ -51,7 +52,7 @@ class MelSpectrogram(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, wav: Float[Tensor, "B C N"]) -> tuple[Float[Tensor, "_ M F"], Float[Tensor, "_ M F"]]:
-        """Return the power a mel band and frame, and its log10; channels are stacked along the batch."""
+        """Return the power of each mel band and frame, and its log10, both [B * C, M, F]."""
         side = (self.fft - self.hop) // 2
         padded = F.pad(wav, (side, side), mode="reflect").flatten(0, 1)
         padded = F.pad(padded, (0, (self.hop - wav.shape[-1] % self.hop) % self.hop))
@@ -62,7 +63,7 @@ class MelSpectrogram(nn.Module):
 
 
 class MultiScaleSpectralLoss(nn.Module):
-    """Sum over scales of the L1 distance of mel spectra and the weighted distance of their log10."""
+    """The sum over scales of the L1 distance of mel power spectra and the distance of their log10, with weights."""
 
     def __init__(self, sample_rate: int, config: SpectralLossConfig):
         super().__init__()
@@ -99,7 +100,8 @@ class MultiScaleSpectralLoss(nn.Module):
 
 
 class MultiResolutionStftLoss(nn.Module):
-    """Means over resolutions of the spectral convergence and of the L1 distance of log magnitudes, weighted."""
+    """The weighted sum of the spectral convergence and the L1 distance of log magnitudes, each a mean over
+    resolutions."""
 
     def __init__(self, config: StftLossConfig):
         super().__init__()
@@ -120,13 +122,15 @@ class MultiResolutionStftLoss(nn.Module):
         fft, hop = self.config.ffts[resolution], self.config.hops[resolution]
         window = self.get_buffer(f"window_{resolution}")
         spectrum = torch.stft(wav.flatten(0, 1), fft, hop, len(window), window, return_complex=True)
-        # A root has no gradient at zero.
+        # The gradient of the square root is infinite at zero.
         return (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-7).sqrt()
 
 
 class SiSnrLoss(nn.Module):
-    """Minus the mean SI-SNR, dB, of overlapping segments, the last filled up with zeros. Finite for silence too: to
-    every energy a little is added, in proportion to the segment."""
+    """The negative mean SI-SNR, dB, of overlapping segments, the last of which is padded with zeros.
+
+    It is finite for silence too: a small number, proportional to the length of a segment, is added to every energy.
+    """
 
     def __init__(self, sample_rate: int, config: SiSnrLossConfig):
         super().__init__()
@@ -143,7 +147,7 @@ class SiSnrLoss(nn.Module):
         return -10 * ((signal + tiny).log10() - (noise + tiny).log10()).mean()
 
     def _segments(self, wav: Tensor) -> Tensor:
-        """Cut into segments [B, C, segments, samples] and remove their means."""
+        """Return the segments [B, C, segments, samples] of a waveform, each without its mean."""
         segments = math.ceil(wav.shape[-1] / self.step)
         missing = (segments - 1) * self.step + self.segment - wav.shape[-1]
         cut = F.pad(wav, (0, missing)).unfold(-1, self.segment, self.step)
@@ -151,7 +155,7 @@ class SiSnrLoss(nn.Module):
 
 
 class ReconstructionLosses(nn.Module):
-    """The losses of a reconstruction's distance to its original; one of weight 0 is not computed."""
+    """The losses for the distance of a reconstruction to its original. Losses of weight 0 are not computed."""
 
     def __init__(self, sample_rate: int, config: CodecTrainingConfig):
         super().__init__()
@@ -162,7 +166,7 @@ class ReconstructionLosses(nn.Module):
             "si_snr": config.si_snr_weight,
         }
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
-        """Of every loss, by its name."""
+        """Weight of every loss, by its name."""
         modules: dict[str, Callable[[], nn.Module]] = {
             "waveform": nn.L1Loss,
             "spectral": lambda: MultiScaleSpectralLoss(sample_rate, config.spectral),
@@ -170,47 +174,47 @@ class ReconstructionLosses(nn.Module):
             "si_snr": lambda: SiSnrLoss(sample_rate, config.si_snr),
         }
         self.losses = nn.ModuleDict({name: modules[name]() for name in self.weights})
-        # Reflections at the ends are as long as half a window, or the share of it that a step leaves.
+        # The sound must be longer than the reflected padding: half a window, or 3/8 of it with a hop of a quarter.
         largest = [2 ** (config.spectral.range_end - 1) * 3 // 8 + 1] if "spectral" in self.weights else []
         largest += [max(config.stft.ffts) // 2 + 1] if "stft" in self.weights else []
         self.shortest = max([1, *largest])
-        """Samples that a sound must have."""
+        """Minimum number of samples of a sound."""
 
     def forward(self, reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"]) -> dict[str, Tensor]:
-        """Return every loss, before its weight."""
+        """Return every loss by its name, without its weight."""
         return {name: loss(reconstruction, original) for name, loss in self.losses.items()}
 
 
 @dataclass(frozen=True)
 class BalancedLosses:
-    """The losses of a step, balanced."""
+    """The balanced losses of a step."""
 
     gradient: Float[Tensor, "B C N"]
-    """With respect to the reconstruction."""
+    """Balanced gradient with respect to the reconstruction."""
     loss: Float[Tensor, ""]
-    """The sum of the losses as they were scaled; detached."""
+    """Sum of the scaled losses; detached."""
     shares: dict[str, Float[Tensor, ""]]
-    """Each loss's averaged norm over the sum of all: its share if nothing were balanced."""
+    """Averaged gradient norm of each loss divided by the sum of all: its share of the gradient without balancing."""
 
 
 def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Float[Tensor, ""]:
-    """Return the plain sum of losses, each with its weight."""
+    """Return the sum of losses, each multiplied by its weight."""
     return torch.as_tensor(sum(weights[name] * loss for name, loss in losses.items()))
 
 
 class Balancer:
-    """Brings losses to their shares: the gradient balancer of EnCodec (arXiv:2210.13438, 3.4).
+    """Scales the gradients of losses to their shares: the gradient balancer of EnCodec (arXiv:2210.13438, 3.4).
 
-    A weight in a sum of losses says little while their gradients differ by orders of magnitude and drift. Here the
+    In a plain sum of losses, weights mean little if the gradients differ by orders of magnitude and drift. Here the
     gradient of each loss with respect to the reconstruction is divided by a moving average of its own norm, so that a
-    weight is the share of the gradient that a loss has on average; the sum then goes on through the network in one
-    pass.
+    loss has on average the share of the gradient that its weight states. The sum is then propagated through the network
+    in one backward pass.
 
     Args:
-        weights: of the losses, above 0; only their ratios count.
+        weights: weights of the losses, above 0; only their ratios matter.
 
     Raises:
-        ValueError: there are no losses, or one has no weight.
+        ValueError: there are no losses, or a weight is not above 0.
     """
 
     def __init__(
@@ -223,12 +227,12 @@ class Balancer:
         self.counts = torch.zeros_like(self.sums)
 
     def __call__(self, losses: Mapping[str, Tensor], reconstruction: Float[Tensor, "B C N"]) -> BalancedLosses:
-        """Balance the losses of a step. Their graphs are kept, as the network's lies below them.
+        """Balance the losses of a step. Their autograd graphs are retained for the backward pass through the network.
 
-        A norm that is not finite leaves its average alone, though not the gradient.
+        A norm that is not finite does not change its moving average, but the gradient is not finite then.
 
         Raises:
-            ValueError: other losses than there are weights.
+            ValueError: the names of the losses are not those of the weights.
         """
         if losses.keys() != self.weights.keys():
             raise ValueError(f"expected the losses {sorted(self.weights)}, got {sorted(losses)}")
@@ -250,20 +254,20 @@ class Balancer:
         ]
         newest = torch.stack(norms)
         good = newest.isfinite()
-        # Sum and count decay alike, so that their ratio is an average from the first step on.
+        # Sum and count have the same decay, so that their ratio is an unbiased average from the first step on.
         self.sums = torch.where(good, self.config.decay * self.sums + newest, self.sums)
         self.counts = torch.where(good, self.config.decay * self.counts + 1, self.counts)
         return (self.sums / self.counts).to(gradients[0].dtype)
 
     def state(self) -> dict[str, Tensor]:
-        """Return all that the next step depends on, as named tensors on the CPU."""
+        """Return everything that the next step depends on, as named tensors on the CPU."""
         return {"sums": self.sums.cpu().clone(), "counts": self.counts.cpu().clone()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take up a state that `state` gave.
+        """Load a state that `state` returned.
 
         Raises:
-            ValueError: it is the state of a balancer of other losses.
+            ValueError: the state is that of a balancer for another number of losses.
         """
         got = len(state["sums"]) if "sums" in state else 0
         if got != len(self.sums):
@@ -272,9 +276,9 @@ class Balancer:
 
 
 def si_snr(reconstruction: Float[Tensor, "... N"], original: Float[Tensor, "... N"]) -> Float[Tensor, "..."]:
-    """Return the scale-invariant signal-to-noise ratio in dB, means removed; higher is better.
+    """Return the scale-invariant signal-to-noise ratio in dB, after removing means; higher is better.
 
-    A silent original has no ratio: the result there is NaN.
+    It is NaN where the original is silent.
     """
     fake = reconstruction - reconstruction.mean(-1, keepdim=True)
     real = original - original.mean(-1, keepdim=True)
@@ -288,11 +292,11 @@ def si_snr(reconstruction: Float[Tensor, "... N"], original: Float[Tensor, "... 
 def log_mel_distance(
     reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"], sample_rate: int, window: int = 1024
 ) -> Float[Tensor, ""]:
-    """Return the mean absolute difference in dB of mel power spectra (64 bands from 64 Hz, floor -50 dB of full scale's
-    unit power); lower is better, and unlike SI-SNR it forgives a wrong phase.
+    """Return the mean absolute difference in dB of mel power spectra (64 bands from 64 Hz, floor at -50 dB of a power
+    of 1); lower is better. Unlike SI-SNR it is not sensitive to the phase.
 
     Args:
-        window: of the spectra, samples; they step by a quarter of it.
+        window: window of the spectra, samples; the hop is a quarter of it.
     """
     mel = MelSpectrogram(sample_rate, window, window // 4, 64, 64.0, None, 1e-5).to(original.device)
     return 10 * F.l1_loss(mel(reconstruction)[1], mel(original)[1])
@@ -301,8 +305,8 @@ def log_mel_distance(
 def multi_scale_mel_distance(
     reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"], sample_rate: int
 ) -> Float[Tensor, ""]:
-    """Return the mean of `log_mel_distance` over the scales of EnCodec's loss, windows of 64 to 1024 samples; dB, lower
-    is better. Short windows show smeared attacks, long ones wrong pitches."""
+    """Return the mean of `log_mel_distance` over the scales of EnCodec's loss, windows of 64 to 1024 samples, in dB;
+    lower is better. Short windows reveal smeared attacks, long ones wrong pitches."""
     distances = [
         log_mel_distance(reconstruction, original, sample_rate, 2**exponent)
         for exponent in range(SpectralLossConfig().range_start, SpectralLossConfig().range_end)

@@ -1,9 +1,9 @@
-"""A step's batch in parts, each worked on by a thread of its own.
+"""A step's batch in micro-batches, each computed by one thread.
 
-Of a small network's convolutions a second thread makes none faster: half a batch each takes both cores of two. Encoder,
-decoder and losses see one part at a time; the quantiser, whose codebooks learn from all frames together, sees the whole
-batch between them. Every part is computed by one thread and the parts' gradients are added in their order, so that the
-result is the same on any number of cores.
+The convolutions of a small network are not faster with a second thread. With half of the batch for each, two threads
+use both of two cores. Encoder, decoder and losses see one micro-batch (part) at a time. Between encoder and decoder the
+quantiser sees the whole batch, because its codebooks learn from all frames together. Every part is computed by one
+thread, and the gradients of the parts are added in order, so that the result is the same on any number of cores.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,8 @@ Result = TypeVar("Result")
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Have torch compute in the calling thread alone inside: what several threads add up differs in the last bits."""
+    """Let torch use only the calling thread within the context, because sums of several threads differ in the last
+    bits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -30,16 +31,16 @@ def one_thread() -> Iterator[None]:
 
 
 class PartThreads:
-    """Threads for the parts; outside of `begun` the calling thread works on one after another."""
+    """Threads for the parts of a batch. Outside of `begun`, the calling thread computes one part after another."""
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
 
     @contextmanager
     def begun(self) -> Iterator[None]:
-        """Have as many threads as torch computes with inside, each of which computes alone."""
+        """Run parts on as many threads as torch uses, within the context; in each of them torch uses one thread."""
         threads = torch.get_num_threads()
-        # The calling thread too: a team of OpenMP's threads spins between its pieces, on the parts' cores.
+        # The calling thread too uses one thread: a team of OpenMP threads would spin on the cores of the parts.
         with ThreadPoolExecutor(threads, "part", torch.set_num_threads, (1,)) as pool, one_thread():
             self._pool = pool
             try:
@@ -48,16 +49,16 @@ class PartThreads:
                 self._pool = None
 
     def map(self, work: Callable[..., Result], *parts: Sequence[Tensor]) -> list[Result]:
-        """Return what `work` makes of each part, in their order."""
+        """Return the results of `work` for the parts, in order."""
         return list(map(work, *parts) if self._pool is None else self._pool.map(work, *parts))
 
 
 def add_gradients(parameters: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> None:
-    """Give parameters the sum of the parts' gradients.
+    """Set the gradients of parameters to the sums of the parts' gradients.
 
     Args:
-        parameters: which have none yet.
-        gradients: of each part, one for each parameter.
+        parameters: the parameters; earlier gradients are replaced.
+        gradients: for each part, one gradient for each parameter.
     """
     for parameter, of_parts in zip(parameters, zip(*gradients, strict=True), strict=True):
         total = of_parts[0]
@@ -67,5 +68,5 @@ def add_gradients(parameters: Sequence[Tensor], gradients: Sequence[Sequence[Ten
 
 
 def as_leaf(values: Float[Tensor, "B D T"]) -> Float[Tensor, "B D T"]:
-    """Cut values off from what they were computed of, so that their own gradient is told."""
+    """Return values detached from the graph that computed them, as a leaf that gets a gradient of its own."""
     return values.detach().requires_grad_()

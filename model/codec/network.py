@@ -1,5 +1,7 @@
-"""The network of a new codec: transformers' `EncodecModel`, with plain or normalised weights, scaled to its sound or
-started as a linear transform of it."""
+"""The network of a new codec: transformers' `EncodecModel`, with plain or normalised weights.
+
+Its initial weights are scaled to the sound that it will learn, or make it a linear transform of that sound.
+"""
 
 import math
 from collections.abc import Mapping
@@ -21,10 +23,10 @@ from model.codec.config import CodecConfig
 
 
 def new_network(config: CodecConfig, seed: int) -> EncodecModel:
-    """Make an untrained EnCodec, with codebooks of zeros. The process's random state is left as it was.
+    """Return an untrained EnCodec, with codebooks of zeros. The global random state is not changed.
 
     Raises:
-        ValueError: a cardinality that is no power of two.
+        ValueError: the cardinality is not a power of two.
     """
     bits = config.cardinality.bit_length() - 1
     if 2**bits != config.cardinality:
@@ -50,10 +52,12 @@ def new_network(config: CodecConfig, seed: int) -> EncodecModel:
 
 
 def bandwidth_for(codebooks: int, bits: int, frame_rate: int) -> float:
-    """Return the kilobits a second by which transformers, which divides and rounds down, counts so many codebooks.
+    """Return the bandwidth, in kilobits a second, for which transformers uses `codebooks` codebooks.
+
+    transformers divides the bandwidth by that of a codebook and rounds down, so the result is rounded up where needed.
 
     Args:
-        bits: of a code.
+        bits: bits of a code.
         frame_rate: frames a second, rounded up to a whole number as transformers does.
     """
     kilobits = codebooks * bits * frame_rate / 1000
@@ -63,7 +67,7 @@ def bandwidth_for(codebooks: int, bits: int, frame_rate: int) -> float:
 
 
 def fold_weight_norm(network: EncodecModel) -> EncodecModel:
-    """Replace normalised weights by plain ones, in place: the same function, faster."""
+    """Replace normalised weights by plain weights, in place: the network computes the same, faster."""
     for module in list(network.modules()):
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight")
@@ -71,8 +75,10 @@ def fold_weight_norm(network: EncodecModel) -> EncodecModel:
 
 
 def keep_geometry_on_host(network: EncodecModel) -> EncodecModel:
-    """Bring back to the host, in place, the sizes of convolutions that transformers keeps beside the weights: padding
-    is worked out of them in every call, which would wait for the device as often, and could not be captured."""
+    """Move the sizes of convolutions, which transformers stores as buffers, back to the host, in place.
+
+    Padding is computed from them in every call. On the device, each call would wait for it and could not be captured.
+    """
     for module in network.modules():
         if isinstance(module, EncodecConv1d):
             convolution = module.conv
@@ -85,8 +91,11 @@ def keep_geometry_on_host(network: EncodecModel) -> EncodecModel:
 
 @torch.no_grad()
 def scale_activations(network: EncodecModel, wav: Float[Tensor, "B C N"]) -> None:
-    """Scale every convolution, in order, so that it gives unit variance on `wav`, with no bias; and the last one so
-    that the network's first outputs are as loud as `wav`. Expects plain weights (`fold_weight_norm`)."""
+    """Set all biases to zero and scale the weights of every convolution, in order, so that its output on `wav` has unit
+    variance; the last one so that the network's output is as loud as `wav`.
+
+    The network must have plain weights (`fold_weight_norm`).
+    """
 
     def rescaled(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         assert isinstance(module, nn.Conv1d | nn.ConvTranspose1d)
@@ -112,26 +121,26 @@ def scale_activations(network: EncodecModel, wav: Float[Tensor, "B C N"]) -> Non
 
 
 QUIET = 0.05
-"""Root mean square of the outermost channels at the start."""
+"""Root mean square of the first convolution's output in a network that starts as a transform."""
 
 RESIDUAL_SHARE = 0.01
-"""Of their first weights, that residual branches start with: next to nothing, and yet of a direction."""
+"""Factor of the initial weights at the end of a residual branch: nearly nothing, but the gradient has a direction."""
 
 
 @torch.no_grad()
 def start_as_transform(network: EncodecModel, wav: Float[Tensor, "B C N"], seed: int) -> None:
-    """Set the weights so that the network begins as a linear transform codec: the encoder takes non-overlapping frames
-    to their principal components (the Karhunen-Loève transform of this sound), the decoder is its transpose.
+    """Set the weights so that the network begins as a linear transform codec: the encoder maps non-overlapping frames
+    to their principal components (the Karhunen-Loève transform of this sound), and the decoder is its transpose.
 
-    Each convolution's central taps become the principal components of what they see (Krähenbühl et al.,
-    arXiv:1511.06856, 3.1), turned at random so that all channels carry alike; recurrent layers and residual branches
-    start near zero. Sound is so quiet inside that ELU is almost the identity. So the first latents already hold most
-    of the sound, their distances are distances of waveforms, and training has only the rest to learn. Expects plain
-    weights (`fold_weight_norm`).
+    The central taps of each convolution become the principal components of its inputs (Krähenbühl et al.,
+    arXiv:1511.06856, 3.1), rotated at random so that all channels carry a similar share. Recurrent layers and residual
+    branches start near zero. The signal inside is so quiet that ELU is almost the identity. So the first latents
+    already hold most of the sound, and distances between them are distances between waveforms; training has only the
+    rest to learn. The network must have plain weights (`fold_weight_norm`).
 
     Args:
-        wav: what the components are of; its frames should outnumber the channels of the bottleneck by far.
-        seed: of the turns.
+        wav: the sound whose components are computed; it should have many more frames than the bottleneck has channels.
+        seed: seed of the rotations.
     """
     generator = torch.Generator().manual_seed(seed)
     encoder = [layer for layer in network.encoder.layers if isinstance(layer, EncodecConv1d)]
@@ -147,7 +156,7 @@ def start_as_transform(network: EncodecModel, wav: Float[Tensor, "B C N"], seed:
             index = encoder.index(layer)
             last = index == len(encoder) - 1
             taps = _components(layer, hidden, None if last else generator)
-            # Quiet inside; latents of unit variance on average, which is what the commitment's weight is meant for.
+            # Quiet inside, but latents of unit variance on average, for which the weight of the commitment is meant.
             loudness = 1.0
             if index == 0 or last:
                 outputs = _set_taps(layer, taps, hidden)
@@ -161,14 +170,14 @@ def start_as_transform(network: EncodecModel, wav: Float[Tensor, "B C N"], seed:
 def _components(
     layer: EncodecConv1d, inputs: Float[Tensor, "B I N"], generator: torch.Generator | None
 ) -> Float[Tensor, "O I r"]:
-    """Return the principal components of a layer's inputs over as many steps as its stride, turned at random where
-    there is a generator."""
+    """Return the principal components of a layer's inputs over as many steps as its stride, rotated at random if there
+    is a generator."""
     stride, channels = layer.conv.stride[0], layer.conv.out_channels
     steps = inputs.shape[-1] // stride
     windows = inputs[..., : steps * stride].unfold(-1, stride, stride).permute(0, 2, 1, 3).flatten(0, 1).flatten(1)
     windows = windows.double()
     components = torch.linalg.eigh(windows.t() @ windows / len(windows)).eigenvectors.flip(1)[:, :channels].t()
-    if len(components) < channels:  # more channels than there is to see: an embedding, still of orthonormal columns
+    if len(components) < channels:  # more channels than inputs: zero rows; the columns stay orthonormal
         components = torch.cat([components, components.new_zeros(channels - len(components), components.shape[1])])
     if generator is not None:
         turn = torch.linalg.qr(torch.randn(channels, channels, generator=generator, dtype=torch.float64)).Q
@@ -178,7 +187,8 @@ def _components(
 
 
 def _set_taps(layer: EncodecConv1d, taps: Float[Tensor, "O I r"], inputs: Float[Tensor, "B I N"]) -> Tensor:
-    """Give a layer these taps on the steps of its own frame, zeros around them, and no bias; return its outputs."""
+    """Set a layer's weights to these taps on the steps of a frame and to zeros around them, and its bias to zero;
+    return its outputs."""
     total = int(layer.padding_total)
     first = total if layer.causal else total - total // 2
     layer.conv.weight.zero_()
@@ -190,7 +200,7 @@ def _set_taps(layer: EncodecConv1d, taps: Float[Tensor, "O I r"], inputs: Float[
 
 
 def _set_transpose(layer: EncodecConv1d | EncodecConvTranspose1d, taps: Float[Tensor, "O I r"]) -> None:
-    """Give a layer of the decoder the transpose of a layer of the encoder with these taps."""
+    """Set a layer of the decoder to the transpose of the encoder's layer with these taps."""
     if isinstance(layer, EncodecConv1d):
         total = int(layer.padding_total)
         first, weight = total if layer.causal else total - total // 2, taps.transpose(0, 1)
@@ -204,14 +214,14 @@ def _set_transpose(layer: EncodecConv1d | EncodecConvTranspose1d, taps: Float[Te
 
 
 def _silence(lstm: nn.LSTM) -> None:
-    """Let the cells of every recurrent layer take in nothing, so that all its outputs are zero."""
+    """Set the weights and biases of every layer's cell inputs to zero, so that all outputs are zero."""
     cells = slice(2 * lstm.hidden_size, 3 * lstm.hidden_size)  # gates in order: input, forget, cell, output
     for value in lstm.parameters():
         value[cells] = 0.0
 
 
 def _silence_branch(block: EncodecResnetBlock) -> None:
-    """Let a residual block begin as almost the identity."""
+    """Make a residual block almost the identity."""
     last = cast(EncodecConv1d, block.block[-1]).conv
     assert last.bias is not None
     last.weight.mul_(RESIDUAL_SHARE)
@@ -223,8 +233,10 @@ def _silence_branch(block: EncodecResnetBlock) -> None:
 
 
 def with_weight_norm(network: EncodecModel, state: Mapping[str, Tensor]) -> EncodecModel:
-    """Make a new network, on the CPU, of the configuration of `network` and with the state; its weights are normalised,
-    whether the state has them plain or not: direction as it is, and length."""
+    """Return a new network, on the CPU, with the configuration of `network`, the given state, and normalised weights.
+
+    Plain weights in the state are split into length and direction.
+    """
     values = {name: value.detach().cpu().clone() for name, value in state.items()}
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv1d | nn.ConvTranspose1d) and f"{name}.weight" in values:

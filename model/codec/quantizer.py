@@ -1,6 +1,6 @@
 """Training of residual vector quantisation, which turns an autoencoder's latents into K integers a frame.
 
-transformers keeps EnCodec's codebooks as buffers and runs them forwards only. This module trains those same buffers in
+transformers holds EnCodec's codebooks as buffers and has no training for them. This module trains these buffers in
 place: nearest-neighbour codes, a straight-through gradient and commitment loss for the encoder, moving averages for
 the codebooks (van den Oord et al., arXiv:1711.00937, appendix A.1), a k-means start and the replacement of dead codes
 (SoundStream, arXiv:2107.03312, III-C; EnCodec, arXiv:2210.13438, 3.2).
@@ -21,7 +21,7 @@ from model.codec.config import QuantizerConfig
 
 @dataclass(frozen=True)
 class Quantized:
-    """Latents after the quantiser, with the codes and the loss that pulls the encoder to the codebooks."""
+    """Quantised latents, their codes, and the commitment loss, which pulls the encoder's outputs to the codebooks."""
 
     latents: Float[Tensor, "B D T"]
     codes: Int[Tensor, "B K T"]
@@ -45,10 +45,10 @@ def train_quantizer(
     generator: torch.Generator,
     bandwidths: Sequence[int] = (),
 ) -> Quantized:
-    """Quantise by the codebooks as they are, then move them: one training pass.
+    """Quantise with the current codebooks, then update them: one training pass.
 
-    The gradient of the output reaches `latents` unchanged; each level's commitment is the mean square between its
-    residual and the entry chosen for it, and later levels see residuals of detached entries.
+    The gradient of the output reaches `latents` unchanged. The commitment of a level is the mean square of the
+    difference between its residual and the chosen entry. Entries have no gradient.
 
     Args:
         bandwidths: numbers of codebooks that dropout chooses from; with fewer than two it chooses from 1 to K.
@@ -82,7 +82,7 @@ def train_quantizer(
 def _active_levels(
     batch: int, levels: int, dropout: float, generator: torch.Generator, bandwidths: Sequence[int] = ()
 ) -> Int[Tensor, " B"]:
-    """Draw how many codebooks each item of the batch trains with."""
+    """Draw at random how many codebooks each item of the batch trains with."""
     if dropout == 0:
         return torch.full((batch,), levels)
     choices = torch.tensor(bandwidths if len(bandwidths) > 1 else range(1, levels + 1))
@@ -97,13 +97,14 @@ def update_codebook(
     config: QuantizerConfig,
     generator: torch.Generator,
 ) -> None:
-    """Move a codebook towards the vectors that chose its entries, then give dead entries a vector of the batch.
+    """Move a codebook towards the vectors that chose its entries, then replace dead entries by vectors of the batch.
 
-    Replacing comes last and writes the averages too: otherwise the next step's average would restore the dead entry.
+    Replacing comes last and sets the moving averages too; otherwise the next step would restore the dead entry from its
+    average.
     """
     if len(vectors) == 0:
         return
-    # A product with one-hot rows, not a scattered sum: its order of addition does not depend on the threads.
+    # A product with one-hot rows is used, not a scattered sum, because its order of addition is always the same.
     chosen = F.one_hot(indices, codebook.codebook_size).to(vectors.dtype)
     codebook.cluster_size.mul_(config.decay).add_(chosen.sum(0), alpha=1 - config.decay)
     codebook.embed_avg.mul_(config.decay).add_(chosen.t() @ vectors, alpha=1 - config.decay)
@@ -129,10 +130,10 @@ def start_codebooks(
 ) -> None:
     """Set every codebook by k-means on the residuals that reach it.
 
-    The moving averages start from the clusters as they are; the first steps forget them as fast as `decay` says.
+    The moving averages start from the sizes and sums of the clusters, which then decay by `config.decay` a step.
 
     Raises:
-        ValueError: there are fewer vectors than entries.
+        ValueError: there are fewer vectors than entries of a codebook.
     """
     residual = latents.permute(0, 2, 1).reshape(-1, latents.shape[1])
     for codebook in codebooks_of(quantizer):
@@ -151,8 +152,10 @@ def start_codebooks(
 def kmeans(
     vectors: Float[Tensor, "M D"], clusters: int, iterations: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, "V D"], Float[Tensor, " V"]]:
-    """Cluster by Lloyd's algorithm from distinct random vectors; an empty cluster keeps its mean. Returns means and
-    counts."""
+    """Cluster by Lloyd's algorithm, starting from distinct random vectors; return means and counts of the clusters.
+
+    An empty cluster keeps its mean.
+    """
     means = vectors[torch.randperm(len(vectors), generator=generator)[:clusters].to(vectors.device)].clone()
     counts = torch.zeros(clusters, dtype=vectors.dtype, device=vectors.device)
     for _ in range(iterations):

@@ -1,9 +1,9 @@
-"""Stereo out of a mono codec: left and right are encoded alone, and their codes are interleaved (MusicGen, 2306.05284,
-3.1).
+"""Stereo with a mono codec: left and right are encoded separately, and their codes are interleaved (MusicGen,
+arXiv:2306.05284, 3.1).
 
-The published stereo models interleave codebooks, L0, R0, L1, R1, …, so that a frame has twice the codes; the two codes
-of a level share a delay (`delays=(0, 0, 1, 1, 2, 2, 3, 3)`). AudioCraft can also interleave frames, left at the even
-and right at the odd ones, which doubles the frame rate instead.
+The published stereo models interleave codebooks, L0, R0, L1, R1, …, so that a frame has twice as many codes; the two
+codes of a level share a delay (`delays=(0, 0, 1, 1, 2, 2, 3, 3)`). AudioCraft can also interleave frames, left at even
+frames and right at odd ones, which doubles the frame rate instead.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,10 +30,10 @@ class StereoCodes:
 
 
 def interleave(sides: StereoCodes, by: Literal["codebooks", "frames"] = "codebooks") -> Int[Tensor, "B _ _"]:
-    """Interleave the codes of both channels: [B, 2K, T] by codebooks, [B, K, 2T] by frames; left begins.
+    """Interleave the codes of both channels, left first: [B, 2K, T] by codebooks, [B, K, 2T] by frames.
 
     Raises:
-        ValueError: sides of different shapes.
+        ValueError: the channels have different shapes.
     """
     if sides.left.shape != sides.right.shape:
         raise ValueError(f"expected sides of one shape, got {list(sides.left.shape)} and {list(sides.right.shape)}")
@@ -45,7 +45,7 @@ def deinterleave(codes: Int[Tensor, "B _ _"], by: Literal["codebooks", "frames"]
     """Undo `interleave`.
 
     Raises:
-        ValueError: an odd number of codebooks or frames.
+        ValueError: the number of codebooks (or of frames) is odd.
     """
     along = CODEBOOKS if by == "codebooks" else FRAMES
     if codes.shape[along] % 2:
@@ -58,10 +58,11 @@ class StereoCodec:
     """A mono codec that encodes and decodes two channels, with the interface of `Codec`.
 
     Args:
-        codec: it encodes each side as the recording that it would be alone, so equal sides have equal codes.
+        codec: the mono codec. It encodes each channel as a recording of its own, so that equal channels have equal
+            codes.
 
     Raises:
-        ValueError: a codec of more than one channel.
+        ValueError: the codec has more than one channel.
     """
 
     channels = 2
@@ -81,19 +82,19 @@ class StereoCodec:
 
     @property
     def margins(self) -> Margins:
-        """Those of the mono codec."""
+        """Margins of the mono codec."""
         return self.codec.margins
 
     @property
     def identity(self) -> str:
-        """That of the mono codec: its codebooks mean the same on either side."""
+        """Identity of the mono codec: its codebooks mean the same for both channels."""
         return self.codec.identity
 
     def encode(self, wav: Float[Tensor, "B C N"]) -> Int[Tensor, "B K T"]:
         """Encode waveforms in one pass, T = ceil(N / hop).
 
         Raises:
-            ValueError: another number of channels, or no samples.
+            ValueError: there are not two channels, or no samples.
         """
         self._check(wav.shape[1], tuple(wav.shape))
         return interleave(StereoCodes(self.codec.encode(wav[:, :1]), self.codec.encode(wav[:, 1:])))
@@ -102,7 +103,7 @@ class StereoCodec:
         """Decode codes in one pass, N = T * hop.
 
         Raises:
-            ValueError: an odd number of codebooks, no frames, or a code that is not in the codebooks.
+            ValueError: the number of codebooks is odd, there are no frames, or a code is not in the codebooks.
         """
         sides = deinterleave(codes)
         return torch.cat([self.codec.decode(sides.left), self.codec.decode(sides.right)], dim=1)
@@ -114,10 +115,10 @@ class StereoCodec:
         context: int | None = None,
         windows_at_once: int = 4,
     ) -> Int[Tensor, "K T"]:
-        """Encode a whole recording, each side as `Codec.encode_track` gives them.
+        """Encode a whole recording, each channel by `Codec.encode_track`.
 
         Raises:
-            ValueError: windows that are all context, or a bad waveform.
+            ValueError: the window is no longer than its context, or the waveform is wrong.
         """
         self._check(wav.shape[0], tuple(wav.shape))
         left, right = (self.codec.encode_track(side, window, context, windows_at_once) for side in wav.split(1))
@@ -126,20 +127,20 @@ class StereoCodec:
     def decode_track(
         self, codes: Int[Tensor, "K T"], window: int | None = None, context: int | None = None
     ) -> Float[Tensor, "2 N"]:
-        """Decode a whole recording's codes, each side as `Codec.decode_track` gives it.
+        """Decode a whole recording's codes, each channel as by `Codec.decode_track`.
 
         Raises:
-            ValueError: windows that are all context, or bad codes.
+            ValueError: the window is no longer than its context, or the codes are wrong.
         """
         return next(self.decode_tracks([codes], window, context))
 
     def decode_tracks(
         self, tracks: Sequence[Int[Tensor, "_K _T"]], window: int | None = None, context: int | None = None
     ) -> Iterator[Float[Tensor, "2 _N"]]:
-        """Decode several recordings' codes, each side as a recording of `Codec.decode_tracks`.
+        """Decode the codes of several recordings, each channel as a recording of `Codec.decode_tracks`.
 
         Raises:
-            ValueError: windows that are all context, or bad codes.
+            ValueError: the window is no longer than its context, or the codes are wrong.
         """
         both = [deinterleave(codes[None]) for codes in tracks]
         sides = self.codec.decode_tracks(

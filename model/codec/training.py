@@ -1,16 +1,21 @@
-"""One training step of an EnCodec, and the state of a training that can stop and go on bit for bit.
+"""One training step of an EnCodec, and the state of a training that can stop and continue bit for bit.
 
-The network is transformers' `EncodecModel`, whose own forward pass gives the encoder no gradient: here encoder and
-decoder are run around `train_quantizer`. The losses are EnCodec's (arXiv:2210.13438, 3.4): distances of waveform and
-spectra, discriminators that learn against it, feature matching, commitment, and a balancer of their gradients; each can
-be left out.
+The network is transformers' `EncodecModel`. Its own forward pass gives the encoder no gradient, so here encoder and
+decoder run around `train_quantizer`. The losses are EnCodec's (arXiv:2210.13438, 3.4): distances of waveform and
+spectra, discriminators that learn against the codec, feature matching, commitment, and a balancer of the gradients.
+Each can be left out.
 
-Four departures make minutes on a CPU enough, each by a knob but the second. Weight normalisation may be folded into
-plain weights while training (it costs a small network much of its time) and comes back on export. Convolutions start
-scaled so that each gives unit variance on real sound (Mishkin and Matas, arXiv:1511.06422): by default the biases of
-the initial network drown the signal, and hundreds of steps go by before a latent depends on the input. The network can
-learn as a plain autoencoder first, so that codebooks start by k-means on latents that already mean something. Or they
-mean something before any step, where it starts as a linear transform of its sound (`start_as_transform`).
+Four departures from EnCodec make minutes of training on a CPU enough. All but the second are optional:
+
+1. Weight normalisation can be folded into plain weights during training, because it takes much of a small network's
+   time. The exported network has normalised weights again.
+2. Convolutions are scaled first so that the output of each has unit variance on real sound (Mishkin and Matas,
+   arXiv:1511.06422). Otherwise the biases of the initial network drown the signal, and latents depend on the input only
+   after hundreds of steps.
+3. The network can learn as a plain autoencoder first, so that k-means sets the codebooks on latents that already carry
+   information.
+4. The network can start as a linear transform of its sound (`start_as_transform`), so that latents carry information
+   before the first step.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -37,30 +42,33 @@ from model.optim.train_state import (
 )
 
 DISCRIMINATORS, DISCRIMINATOR_TURN, TURNS = 1, 2, 3
-"""What a draw is for, beside those of the codebooks; part of its seed. Turns are those of `start_as_transform`."""
+"""Purposes of random draws besides those of the codebooks, as parts of their seeds. `TURNS` is for the rotations of
+`start_as_transform`."""
 
 
 @dataclass(frozen=True)
 class CodecStepStats:
-    """What one step was like."""
+    """Figures of one step."""
 
     loss: float
-    """The sum that was minimised; with a balancer, of the losses as it scaled them."""
+    """The sum that was minimised; with a balancer, the sum of the losses as it scaled them."""
     losses: Mapping[str, float]
-    """Each loss before its weight: `waveform` (L1, full scale), `spectral`, `commitment` and so on; `discriminator` is
-    that of the discriminators, where they learned too."""
+    """Each loss without its weight: `waveform` (L1, full scale), `spectral`, `commitment` and so on; `discriminator`,
+    the loss of the discriminators, only if they were trained in this step."""
     learning_rate: float
     gradient_norm: float
+    """2-norm of all gradients before clipping."""
 
 
 class CodecTraining:
     """The training of a codec.
 
     Args:
-        network: from `new_network`; its weights are trained in place.
-        config: what is minimised.
-        seed: of the draws that codebooks and discriminators make; every draw is a function of it and the step.
-        batches: gives the segments [B, C, N] of a step, a function of the step alone.
+        network: a network from `new_network`. Its weights are trained in place, unless `config.weight_norm` is set:
+            then a copy is trained.
+        config: what is minimised, and how.
+        seed: seed of the random draws for codebooks and discriminators; every draw is a function of seed and step.
+        batches: returns the segments [B, C, N] of a step; a function of the step alone.
 
     Raises:
         ValueError: the segments are shorter than a window of the losses or the discriminators.
@@ -73,7 +81,7 @@ class CodecTraining:
         device, settings = network.device, network.config
         first = batches(0)
         fold_weight_norm(network)
-        with one_thread():  # on any number of cores the same start
+        with one_thread():  # the same start on any number of cores
             if config.start == "transform":
                 sound = torch.cat([batches(i) for i in range(config.start_batches)])
                 start_as_transform(network, sound, step_seed(seed, 0, TURNS))
@@ -101,24 +109,24 @@ class CodecTraining:
 
     @property
     def updates(self) -> int:
-        """Steps done."""
+        """Number of steps so far."""
         return self.train_state.updates
 
     @property
     def loss_names(self) -> tuple[str, ...]:
-        """Every name that a step's `losses` may have."""
+        """All names that `CodecStepStats.losses` may have."""
         return (*self.weights, "commitment", *(("discriminator",) if self.adversarial else ()))
 
     def threads(self) -> AbstractContextManager[None]:
-        """Have the threads of micro-batches inside, which steps go faster with and come to the same."""
+        """Return a context with threads for micro-batches: steps within it are faster and give the same result."""
         return nullcontext() if self.config.part_size is None else self.part_threads.begun()
 
     def step(self) -> CodecStepStats:
-        """Do one step: the discriminators learn, if it is their turn, from the reconstruction that the codec then
-        learns from.
+        """Take one step and return its figures. If the discriminators learn in this step, they do so first, from the
+        same reconstruction as the codec.
 
         Raises:
-            ValueError: too many steps in a row without finite gradients.
+            ValueError: too many steps in a row had gradients that were not finite.
         """
         step, config = self.updates, self.config
         generator = torch.Generator().manual_seed(step_seed(self.seed, step))
@@ -141,7 +149,7 @@ class CodecTraining:
         )
 
     def _learn(self, original: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Bring the gradients of a batch to the weights. Returns the sum that was minimised, and each loss."""
+        """Compute the gradients of the weights for a batch. Returns the sum that is minimised, and each loss."""
         precision = self.config.optimization.precision
         with in_precision(original.device, precision):
             latents = self.network.encoder(original)
@@ -159,8 +167,8 @@ class CodecTraining:
         return loss, values | losses | {"commitment": quantized.commitment}
 
     def _learn_in_parts(self, original: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Do the same by micro-batches: what is minimised is the mean of the parts' losses, each counted by its
-        segments."""
+        """Do what `_learn` does in micro-batches (parts). The sum that is minimised is the mean of the parts' losses,
+        weighted by their numbers of segments."""
         network, precision = self.network, self.config.optimization.precision
         encoder, decoder = list(network.encoder.parameters()), list(network.decoder.parameters())
         size, run = self.config.part_size, self.part_threads.map
@@ -202,7 +210,7 @@ class CodecTraining:
         return loss, losses | {"commitment": quantized.commitment}
 
     def _quantized(self, latents: Tensor, generator: torch.Generator) -> Quantized:
-        """Quantise the latents, or leave them as they are before the quantiser starts."""
+        """Quantise the latents; before step `quantizer_start`, return them unchanged, without codes."""
         if self.updates < self.config.quantizer_start:
             codes = torch.zeros(latents.shape[0], 0, latents.shape[2], dtype=torch.long)
             return Quantized(latents, codes, latents.new_zeros(()))
@@ -214,7 +222,7 @@ class CodecTraining:
         return float(torch.rand((), generator=generator)) < self.config.adversarial.update_probability
 
     def _backward(self, losses: Mapping[str, Tensor], reconstruction: Tensor, commitment: Tensor) -> Tensor:
-        """Bring every loss's gradient to the weights. Returns the sum that was minimised."""
+        """Compute the gradients of the weights from all losses. Returns the sum that is minimised."""
         weighted = self.config.commitment_weight * commitment
         if self.balancer is None:
             loss = weighted_sum(losses, self.weights) + weighted
@@ -228,13 +236,13 @@ class CodecTraining:
 
     @torch.no_grad()
     def _start(self, generator: torch.Generator) -> None:
-        """Start the codebooks from the batches just before this step (before step 0: numbered below it)."""
+        """Set the codebooks from the batches just before this step, which have negative numbers at step 0."""
         latents = [self.network.encoder(self.batches(self.updates - 1 - i)) for i in range(self.config.start_batches)]
         start_codebooks(self.network.quantizer, torch.cat(latents), self.config.quantizer, generator)
 
     @torch.no_grad()
     def untrained(self) -> EncodecModel:
-        """Copy the network as it is now, with codebooks started from the first batches: what training is to beat.
+        """Return a copy of the untrained network, with codebooks set from the first batches, as a baseline.
 
         Raises:
             ValueError: training has begun, or the first batches have fewer frames than a codebook has entries.
@@ -248,10 +256,10 @@ class CodecTraining:
         return copy
 
     def trained(self) -> EncodecModel:
-        """Copy the network as it would be kept now: averaged, weights normalised, in evaluation mode.
+        """Return a copy of the network as it would be saved now: averaged, with normalised weights, in evaluation mode.
 
-        It is what `save_pretrained` writes and `from_pretrained` reads back: evaluate this one, not the one in
-        training.
+        `save_pretrained` writes this network and `from_pretrained` reads it back, so evaluate this one, not the network
+        in training.
         """
         with self.train_state.averaged():
             codebooks = self.average if self._averaged_codebooks else {}
@@ -260,26 +268,26 @@ class CodecTraining:
         return network
 
     def check_moved(self) -> None:
-        """Check that the training left something.
+        """Check that the training changed the network.
 
         Raises:
-            ValueError: every averaged weight is what it was before the first step.
+            ValueError: all averaged weights are the same as before the first step.
         """
         with self.train_state.averaged():
             check_moved(self._initial_checksums, self.network, self.config.optimization)
 
     def state(self) -> dict[str, Tensor]:
-        """Return all that the next step depends on, as named tensors on the CPU."""
+        """Return everything that the next step depends on, as named tensors on the CPU."""
         state = {f"codebooks.{name}": value.detach().cpu().clone() for name, value in self.average.items()}
         for kind, part in self._parts():
             state |= {f"{kind}.{name}": value for name, value in part.state().items()}
         return self.train_state.state() | state
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take up a state that `state` gave.
+        """Load a state that `state` returned.
 
         Raises:
-            ValueError: it is the state of another network, or of other losses.
+            ValueError: the state is that of another network or of other losses.
         """
         self.train_state.load(state)
         for name, value in self.average.items():
@@ -289,7 +297,7 @@ class CodecTraining:
             part.load({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)})
 
     def _parts(self) -> Iterator[tuple[str, Balancer | AdversarialTraining]]:
-        """Yield what else has a state, with its name."""
+        """Yield the other parts of the training that have a state, with their names."""
         if self.balancer:
             yield "balancer", self.balancer
         if self.adversarial:
@@ -297,7 +305,7 @@ class CodecTraining:
 
     @property
     def _averaged_codebooks(self) -> int:
-        """How often the codebooks have been averaged: until they have started, they hold nothing to average."""
+        """How often the codebooks have been averaged; this begins when they have been set."""
         interval = self.config.optimization.ema_interval
         return max(0, self.updates // interval - self.config.quantizer_start // interval)
 
