@@ -1,9 +1,9 @@
-"""Code that exists only for speed, except attention to a cache on a CPU. Each part computes what its plain form does,
-and is tested against it.
+"""Code that exists only for speed, apart from batch-invariant attention. Each part computes the same as its plain form,
+and is tested against it. Attention to a cache on a CPU is the exception: decoding needs its equal bits.
 
-One switch turns all of it off. Inside `with kernels.disabled():` a network that is prepared for inference, and every
-call that would choose a kernel as it runs, computes by torch's own operators. Outside, kernels are taken wherever they
-are faster. A network that was prepared before keeps the kernels that it was given.
+One switch turns all kernels off. Within `with kernels.disabled():`, a network that is prepared for inference there, and
+every call that would choose a kernel as it runs, uses torch's own operators. Outside, kernels are used wherever they
+are faster. A network that was prepared earlier keeps its kernels.
 """
 
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ _enabled = True
 
 
 def enabled() -> bool:
-    """Return whether kernels may be taken; the only reader of the switch."""
+    """Return whether kernels may be used. No other code reads the switch."""
     return _enabled
 
 
 @contextmanager
 def disabled() -> Iterator[None]:
-    """Compute by the plain forms inside, in every thread: for tests, and to find out whether a kernel is at fault."""
+    """Use the plain forms within the context, in every thread: for tests, and to find out whether a kernel is wrong."""
     global _enabled
     before, _enabled = _enabled, False
     try:

@@ -1,6 +1,6 @@
 """Attention written out as matrix products, in two forms: batch-invariant for decoding, fast in bfloat16 for training.
 
-`model.lm.attention.attend` chooses between these and torch's fused kernel, which is the plain form of both.
+`model.lm.attention.attend` chooses between these two and torch's fused kernel, which is the plain form of both.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from model import kernels
 
 BLOCK = 128
-"""Queries of a block: few, so that little is computed of what no query sees; not so few that products become slow."""
+"""Queries of a block: few enough that few masked scores are computed, but enough that products are fast."""
 
 
 def batch_invariant_attention(
@@ -19,16 +19,16 @@ def batch_invariant_attention(
     values: Float[Tensor, "B G L E"],
     mask: Bool[Tensor, "#B 1 #S L"] | None = None,
 ) -> Float[Tensor, "B H S E"]:
-    """Attend by products that give a row the same bits wherever it stands in a batch (arXiv:1706.03762, 3.2.1).
+    """Compute attention by products that give a row the same bits at any position of a batch (arXiv:1706.03762, 3.2.1).
 
-    The fused kernel does not on the CPU: with two threads or more, its last bits change with the row's place. The
-    queries of a group stand under each other, so that its keys are read as they are cached, once.
+    On a CPU the fused kernel does not: with two threads or more, its last bits depend on the position of the row. The
+    queries of a group become steps of one head, so that the group's keys are read once, in the form of the cache.
     """
     group, steps = queries.shape[1] // keys.shape[1], queries.shape[2]
     if group > 1:
         queries = queries.unflatten(1, (-1, group)).flatten(2, 3)
     queries = queries * queries.shape[-1] ** -0.5
-    if queries.shape[2] == 1:  # in this order the kernel reads the keys a fifth faster
+    if queries.shape[2] == 1:  # in this order of factors, the keys are read a fifth faster
         scores = (keys @ queries.transpose(-1, -2)).transpose(-1, -2)
     else:
         scores = queries @ keys.transpose(-1, -2)
@@ -40,7 +40,7 @@ def batch_invariant_attention(
 
 
 def prefers_products(queries: Float[Tensor, "B H S E"], keys: Float[Tensor, "B G L E"], mask: Tensor | None) -> bool:
-    """Return whether `attention_by_products` can take the fused kernel's place, and is faster."""
+    """Return whether `attention_by_products` can replace the fused kernel and is faster."""
     possible = queries.shape[1] == keys.shape[1] and (mask is None or mask.shape[2] == 1)
     faster = queries.device.type == "cpu" and queries.dtype == torch.bfloat16
     return kernels.enabled() and possible and faster and torch.is_grad_enabled() and queries.requires_grad
@@ -53,16 +53,16 @@ def attention_by_products(
     mask: Bool[Tensor, "#B 1 1 L"] | None = None,
     causal: bool = False,
 ) -> Float[Tensor, "B H S E"]:
-    """Attend by products, for training in bfloat16 (arXiv:1706.03762, 3.2.1).
+    """Compute attention by products, for training in bfloat16 (arXiv:1706.03762, 3.2.1).
 
-    The fused kernel is no faster in bfloat16 than in float32 on a CPU, and its gradient least of all, above all where
-    keys are few. Products are what processors with bfloat16 instructions do twice as fast. Causal attention goes by
-    blocks of queries, each over the keys that it may see. Attention weights are kept for the gradient, as the fused
-    kernel does not.
+    On a CPU the fused kernel and especially its gradient are not faster in bfloat16 than in float32, least of all with
+    few keys. Products are twice as fast on processors with bfloat16 instructions. Causal attention is computed in
+    blocks of queries, each over the keys that it may see. Unlike the fused kernel, this keeps the attention weights for
+    the gradient.
 
     Args:
-        mask: which keys there are; all without one.
-        causal: whether a query sees the keys of its own step and those before it alone.
+        mask: which keys are present; all if None.
+        causal: whether a query sees only the keys of its own step and earlier ones.
     """
     steps = queries.shape[2]
     queries = queries * queries.shape[-1] ** -0.5

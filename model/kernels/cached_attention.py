@@ -1,12 +1,12 @@
-"""Attention of a step's queries to a cache where it lies: every row reads the steps that are its own, and no others.
+"""Attention of a step's queries to a cache in place: every row reads only its own steps.
 
-torch's fused kernels take keys of one length for all rows, in the precision of the queries: of a batch of many lengths
-most of what they read is masked, and keys that are kept in less would be brought to single ones first, as a copy. The
-kernel here reads each row's own steps, as the device's memory has them, and makes single ones of them in registers; the
-queries of a group share what is read. Its plain form is a mask and torch's kernel (`model.lm.attention.attend`).
+torch's fused kernels take keys of one length for all rows, in the precision of the queries. In a batch of many lengths
+most of what they read is masked, and keys in reduced precision must first be copied to full precision. The kernel here
+reads each row's own steps in the precision of the cache and converts them to float32 in registers. The queries of a
+group share what is read. Its plain form is a mask and torch's kernel (`model.lm.attention.attend`).
 
-A row's sums go through its steps in one order, block after block, whatever is beside it: it is batch-invariant. Lengths
-are tensors, so a captured graph is right for all of them.
+A row is summed over its steps in one order, block after block, whatever the other rows are, so the kernel is
+batch-invariant. Lengths are tensors, so that one captured graph serves all lengths.
 """
 
 import logging
@@ -23,11 +23,11 @@ from model import kernels
 from model.lm.cached_vectors import CachedVectors
 
 BLOCK = 64
-"""Steps that are read at a time, by one query head; by a group fewer, so that all fits the registers."""
+"""Steps that are read at a time for one query head; fewer for a group of heads, so that all fit into registers."""
 WIDEST = 256
-"""Width of a head from which on it does not."""
+"""Largest width of a head for which all fit into registers."""
 NARROWEST = 16
-"""Entries that a block has of a narrower head, the rest masked."""
+"""Smallest width of a block; narrower heads are padded to it, and the padding is masked."""
 
 
 log = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class SpanMask:
-    """Which positions of its cache each row sees: those from `first` up to `stop`, which it does not see itself, that
-    are not masked."""
+    """The positions of its cache that each row sees: those from `first` to before `stop`, where `mask` is true if there
+    is one."""
 
     first: Int[Tensor, "B"]
     stop: Int[Tensor, "B"]
@@ -52,8 +52,8 @@ def attends_in_cache(device: torch.device, head_width: int) -> bool:
 def _triton_launches() -> bool:
     """Return whether Triton is installed, as with torch's packages for Linux, and can launch kernels on this machine.
 
-    It compiles its launcher in C the first time, so it needs a C compiler and Python's headers. Where there is no
-    device, so that nothing is launched, it is taken to be able to.
+    Triton compiles its launcher from C the first time, so it needs a C compiler and Python's headers. Without a CUDA
+    device, where nothing can be launched, it is assumed to be able to.
     """
     if find_spec("triton") is None:
         return False
@@ -77,16 +77,16 @@ def _triton_launches() -> bool:
 def attend_in_cache(
     queries: Float[Tensor, "B H 1 E"], keys: CachedVectors, values: CachedVectors, seen: SpanMask
 ) -> Float[Tensor, "B H 1 E"]:
-    """Mix the cached values by how well their keys fit the queries (arXiv:1706.03762, 3.2.1), in float32, the weights
-    of a row summed up as its steps come by (arXiv:1805.02867)."""
-    from model.kernels import cached_attention_triton  # which only a device that has it can load
+    """Return attention to the cached keys and values (arXiv:1706.03762, 3.2.1), computed in float32 with an online
+    softmax (arXiv:1805.02867)."""
+    from model.kernels import cached_attention_triton  # it can only be imported where Triton is installed
 
     rows, heads, _, width = queries.shape
     queries = queries if queries.stride(3) == 1 else queries.contiguous()
     attended = queries.new_empty(rows, heads, 1, width)
     groups = keys.numbers.shape[1]
     assert keys.numbers.stride() == values.numbers.stride(), "keys and values lie alike"
-    # What is not there is never read: any pointer stands for it.
+    # Missing scales and masks are never read, so any pointer can be passed for them.
     key_scales, value_scales = keys.scales, values.scales
     scaled = key_scales is not None and value_scales is not None
     scales_row, scales_head = key_scales.stride()[:2] if key_scales is not None else (0, 0)
@@ -122,5 +122,5 @@ def attend_in_cache(
 
 
 def _power_of_two(number: int) -> int:
-    """Return the least one that is no less."""
+    """Return the smallest power of two that is at least `number`."""
     return 1 << (number - 1).bit_length()

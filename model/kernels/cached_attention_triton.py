@@ -1,8 +1,8 @@
 """The kernel of `model.kernels.cached_attention`, in Triton's language; nothing else loads this module.
 
-A program has one row and one head of keys, and all query heads that share it: few for a single clip, thousands for a
-hundred. Softmax is online (arXiv:1805.02867): the largest score so far, the sum of weights and the mixed values are
-brought up to date block by block, so nothing is written but the result.
+A program computes one row and one head of keys, with all query heads that share it; there are few programs for a single
+clip and thousands for a hundred clips. Softmax is online (arXiv:1805.02867): the largest score so far, the sum of
+weights and the weighted sum of values are updated block by block, so that only the result is written.
 """
 
 import triton
@@ -37,17 +37,20 @@ def attend_kernel(  # type: ignore[no-untyped-def]
     SCALED: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """Attend with the queries of one row and group.
+    """Compute attention for the queries of one row and group.
 
     Args:
-        queries: [B, H, 1, E]; keys and values [B, G, L, E]; their scales [B, G, L] where `SCALED`.
-        first: [B], and `stop`: the steps that a row reads; `mask`: [B, L], which of them it sees where `MASKED`.
-        attended: [B, H, 1, E], contiguous, what is written.
-        query_row: and what follows, how many entries apart neighbours are; neighbouring entries of a vector touch.
-        scale: of the scores.
+        queries: [B, H, 1, E].
+        keys, values: [B, G, L, E].
+        key_scales, value_scales: [B, G, L], read if `SCALED`.
+        first, stop: [B], the range of steps that a row reads.
+        mask: [B, L], the steps of the range that a row sees, read if `MASKED`.
+        attended: [B, H, 1, E], contiguous, the result.
+        query_row ... mask_row: strides in entries; the entries of a vector are contiguous.
+        scale: factor of the scores.
     """
     group = tl.program_id(0)
-    row = tl.program_id(1).to(tl.int64)  # of many rows the last begins further on than 32 bits count
+    row = tl.program_id(1).to(tl.int64)  # with many rows, offsets do not fit into 32 bits
     member, entry = tl.arange(0, PADDED_GROUP), tl.arange(0, PADDED_WIDTH)
     head = group * GROUP + member
     inside = (member < GROUP)[:, None] & (entry < WIDTH)[None, :]
@@ -56,7 +59,7 @@ def attend_kernel(  # type: ignore[no-untyped-def]
     begin, end = tl.load(first + row).to(tl.int32), tl.load(stop + row).to(tl.int32)
     here = row * cache_row + group.to(tl.int64) * cache_head
     scales_here = row * scales_row + group * scales_head
-    largest = tl.full((PADDED_GROUP,), -1e30, tl.float32)  # no score is less, and unlike infinity it can be subtracted
+    largest = tl.full((PADDED_GROUP,), -1e30, tl.float32)  # below all scores; unlike infinity, it can be subtracted
     total = tl.full((PADDED_GROUP,), 0.0, tl.float32)
     mixed = tl.full((PADDED_GROUP, PADDED_WIDTH), 0.0, tl.float32)
     for block in range(begin // BLOCK * BLOCK, end, BLOCK):

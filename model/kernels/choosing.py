@@ -1,15 +1,15 @@
-"""Which kernel multiplies a matrix: the one that was fastest where it runs, and numbers of rows that leave bits alone.
+"""The choice of kernels for matrices: the kernel that is fastest on this machine, and batch-invariant numbers of rows.
 
-Processors differ in kind: at two rows MKL is three times as slow as oneDNN on one and faster on another. So each
-kernel of a precision is timed, for every shape of matrix, when a model is prepared. What is fastest today may not be
-tomorrow, with others on the machine, and kernels differ in the last bits of their sums. So a choice is made once and
-then remembered (`KernelMemory`), and what cannot be remembered is not chosen: the usual kernel is taken then. One
-machine thus gives one result.
+Processors differ: with two rows, MKL is three times as slow as oneDNN on one processor and faster on another. So the
+kernels of a precision are timed, for every shape of matrix, when a model is prepared. Timings vary with the load of the
+machine, and kernels differ in the last bits of their sums. So a choice is made once and then remembered
+(`KernelMemory`). Where a choice cannot be remembered, none is made, and the default kernel is used. Thus one machine
+always gives the same result.
 
-Products must be batch-invariant (a row gets the same bits whatever is beside it), though sums in floating point follow
-the shape that they are computed in. So one kernel is chosen for all numbers of rows, and the rows of a step are padded
-to a number for which the kernel was seen, on this machine and for this shape of matrix, to give each row the bits that
-it gives it among `MAX_ROWS` rows; if there is no other such number, to `MAX_ROWS`.
+Products must be batch-invariant (the bits of a row do not depend on the other rows), but the rounding of sums depends
+on the shape of the product. So one kernel is chosen for all numbers of rows, and the rows of a step are padded to a
+tested number: one with which, on this machine and for this shape of matrix, the kernel gives each row the same bits as
+among `MAX_ROWS` rows. If no smaller number passes, rows are padded to `MAX_ROWS`.
 """
 
 import time
@@ -27,36 +27,39 @@ from model.kernels.operators import Activation
 from model.lm.config import Precision
 
 SMALLER_SIZES = (2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 56, 64, 80)
-"""Numbers of rows that are tried there for the same bits."""
+"""Numbers of rows below `MAX_ROWS` that are tested for equal bits on a CPU."""
 SMALLEST_SIZE: dict[Precision, int] = {"float32": 4, "bfloat16": 4, "float16": 2, "int8": 2}
-"""The least of these that the usual kernel gets where nothing is timed: oneDNN takes longer for two rows than for
+"""Smallest number of rows for the default kernel where nothing is timed: oneDNN is slower with two rows than with
 four."""
 MOST_LANES = 4
-"""Among which a CPU's threads are divided at most (`model.decoding.lanes`): Python itself is a sixth of a step, and one
-lane at a time can run it."""
+"""Maximum number of lanes that a CPU's threads are divided among (`model.decoding.lanes`): Python takes a sixth of a
+step, and only one lane at a time can run it."""
 MAX_ROWS_ELSEWHERE, SMALLER_SIZES_ELSEWHERE = 384, (8, 16, 32, 64, 128, 192, 256)
-"""The same for other devices, where up to 128 requests go together."""
+"""`MAX_ROWS` and `SMALLER_SIZES` of other devices, where up to 128 requests are decoded together."""
 
 WEIGHED_ROWS = (2, 8, 16, 64)
-"""Numbers of rows whose times, in times of the fastest kernel's, are added up: one, four, eight and 32 clips with
-guidance."""
+"""Numbers of rows whose times are summed to compare kernels, each relative to the fastest kernel: those of 1, 4, 8 and
+32 clips with guidance."""
 TIMED_SIZES = (2, 4, 8, 16, 32, 64, MAX_ROWS)
+"""Numbers of rows that kernels are timed with."""
 REPETITIONS, LEAST_REPETITIONS = 8, 4
-"""Rounds in which all kernels take turns; the fastest of each counts, of even rounds and of odd ones."""
+"""Maximum and minimum number of rounds. Every round times all kernels; the fastest of the even rounds and the fastest
+of the odd rounds count."""
 SECONDS = 0.15
-"""After which no further round begins: a model has half a dozen shapes."""
+"""Time after which no further round begins, seconds; a model has half a dozen shapes to time."""
 MARGIN = 0.9
-"""Share of the usual kernel's time that another must stay below, in even rounds and in odd ones: what is as good as
-equal, or won by what others did on the machine just then, stays as it is."""
+"""A kernel replaces the default only if it takes less than this share of the default's time, both in even and in odd
+rounds. A difference that is small, or caused by other load on the machine, changes nothing."""
 SMALLEST_TIMED = 2**18
-"""Bytes in float32 of the smallest matrix that is timed; below, it is calling the kernel that takes the time."""
+"""Size of the smallest matrix that is timed, bytes in float32; below it, the overhead of the call dominates."""
 CACHED_BYTES = 2**26
-"""Where a step reads more than this, each matrix comes from memory, and so it must when it is timed."""
+"""If a step reads more bytes of weights than this, matrices are read from memory, not from the processor's cache, and
+must be when they are timed."""
 
 
 @dataclass(frozen=True)
 class MatrixKind:
-    """What matrices have in common that are multiplied alike."""
+    """A kind of matrix: all matrices of a kind use the same kernel."""
 
     precision: Precision
     outputs: int
@@ -64,7 +67,7 @@ class MatrixKind:
     activation: Activation
     bias: bool
     of_float16: bool = False
-    """Whether the weights, in float32, are numbers of float16, for which there is a kernel more."""
+    """Whether the weights, in float32, are exactly representable in float16; then there is one more kernel."""
 
     def __str__(self) -> str:
         bias = ", bias" if self.bias else ""
@@ -74,7 +77,7 @@ class MatrixKind:
 
 @dataclass(frozen=True)
 class KernelChoice:
-    """A kernel by its name, and the numbers of rows that it is given, ascending; none where it takes any number."""
+    """The name of a kernel, and the numbers of rows that it is called with, ascending; empty if it takes any number."""
 
     kernel: str
     sizes: tuple[int, ...]
@@ -82,38 +85,38 @@ class KernelChoice:
 
 @runtime_checkable
 class KernelMemory(Protocol):
-    """What was chosen before, on this very machine and with this torch."""
+    """Earlier choices on this machine with this version of torch."""
 
     def recall(self, kind: str) -> KernelChoice | None:
-        """Return what is remembered for a kind of matrix."""
+        """Return the remembered choice for a kind of matrix; None if there is none."""
 
     def keep(self, kind: str, choice: KernelChoice) -> KernelChoice | None:
-        """Remember a choice, unless another was made meanwhile; return what is remembered from now on, None where
-        nothing can be."""
+        """Remember a choice unless another was made meanwhile; return the choice that is remembered from now on, None
+        if it cannot be remembered."""
 
 
 class ProcessMemory:
-    """A memory that lasts as long as the process does."""
+    """A memory of choices that lasts as long as the process."""
 
     def __init__(self) -> None:
         self.choices: dict[str, KernelChoice] = {}
 
     def recall(self, kind: str) -> KernelChoice | None:
-        """Return what is remembered for a kind of matrix."""
+        """Return the remembered choice for a kind of matrix; None if there is none."""
         return self.choices.get(kind)
 
     def keep(self, kind: str, choice: KernelChoice) -> KernelChoice | None:
-        """Remember a choice unless there is one, and return what is remembered."""
+        """Remember a choice unless there is one already, and return the remembered choice."""
         return self.choices.setdefault(kind, choice)
 
 
 class KernelChooser:
-    """Chooses for all matrices of a model.
+    """Chooses kernels for all matrices of a model.
 
     Args:
-        memory: of earlier choices; without one every matrix has the usual kernel of its precision.
-        step_bytes: what a step reads of weights.
-        clock: seconds, for timing; `timing_clock()` unless it is given.
+        memory: memory of earlier choices; without it every matrix gets the default kernel of its precision.
+        step_bytes: bytes of weights that a step reads.
+        clock: returns the time in seconds; `timing_clock()` if None.
     """
 
     def __init__(
@@ -125,15 +128,16 @@ class KernelChooser:
         self.memory, self.clock = memory, timing_clock() if clock is None else clock
         self.chosen: dict[MatrixKind, KernelChoice] = {}
         self.evicting = torch.zeros(CACHED_BYTES // 4) if memory is not None and step_bytes > CACHED_BYTES else None
-        """What is read so that nothing else is left in the processor's cache."""
+        """Read before each timing, to evict the matrix from the processor's cache; None if that is not needed."""
 
     def choose(
         self, kind: MatrixKind, makers: Mapping[str, Callable[[], LinearKernel]], weight: Float[Tensor, "Y X"]
     ) -> KernelChoice:
-        """Return the choice for a kind of matrix, of which `weight` is one.
+        """Return the choice for a kind of matrix.
 
         Args:
-            makers: of each kernel, the usual one first.
+            makers: functions that make each kernel, by name, the default first.
+            weight: a matrix of this kind.
         """
         if kind not in self.chosen:
             self.chosen[kind] = self._remembered(kind, makers, weight) or self._usual(kind, makers, weight)
@@ -150,7 +154,7 @@ class KernelChooser:
     def _remembered(
         self, kind: MatrixKind, makers: Mapping[str, Callable[[], LinearKernel]], weight: Tensor
     ) -> KernelChoice | None:
-        """Return what is remembered, or what is chosen now to be; None where nothing is to be chosen."""
+        """Return the remembered choice, or make one now and remember it; None where the default kernel is used."""
         if self.memory is None or weight.device.type != "cpu" or 4 * weight.numel() < SMALLEST_TIMED:
             return None
         known = self.memory.recall(str(kind))
@@ -176,8 +180,8 @@ class KernelChooser:
     def _time(
         self, linear_kernels: Mapping[str, LinearKernel], choices: Mapping[str, KernelChoice], weight: Tensor
     ) -> list[dict[str, dict[int, float]]]:
-        """Return the least seconds of each kernel for each of its sizes, in even rounds and in odd ones; all take
-        turns."""
+        """Return the shortest time in seconds of each kernel for each of its sizes, in even rounds and in odd rounds.
+        Every round times all kernels in turn."""
         rows = random_rows(MAX_ROWS, weight.shape[1], weight.dtype)
         turns = [(name, size) for size in TIMED_SIZES for name in choices if size in choices[name].sizes]
         halves: list[dict[str, dict[int, float]]] = [{name: {} for name in choices} for _ in range(2)]
@@ -197,7 +201,7 @@ class KernelChooser:
 
 
 def _sizes_to_try(kernel: LinearKernel) -> tuple[int, ...]:
-    """Return the numbers of rows that a kernel may be given by all of the calling thread's threads and by a lane's."""
+    """Return the numbers of rows that suit a kernel both with all threads and with a lane's number of threads."""
     if not isinstance(kernel, ConvolutionKernel):
         return (*SMALLER_SIZES, MAX_ROWS)
     suited = set(SMALLER_SIZES) | {MAX_ROWS}
@@ -208,14 +212,17 @@ def _sizes_to_try(kernel: LinearKernel) -> tuple[int, ...]:
 
 
 def timing_clock() -> Callable[[], float]:
-    """Return the clock that kernels are timed by, in seconds: the processor time of the calling thread where it
-    computes alone, which others on the machine do not lengthen; else the wall's, for it counts how threads wait for one
-    another."""
+    """Return the clock that times kernels, in seconds.
+
+    If torch uses one thread, it is the processor time of the calling thread, which other load on the machine does not
+    lengthen. Otherwise it is the wall clock, which includes the time that threads wait for each other.
+    """
     return time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
 def weighed_seconds(seconds: Mapping[str, Mapping[int, float]], name: str) -> float:
-    """Add up a kernel's times for `WEIGHED_ROWS`, each in times of the fastest kernel's, at least 1 nanosecond."""
+    """Return the sum of a kernel's times for `WEIGHED_ROWS`, each divided by the time of the fastest kernel. Times
+    count as at least 1 nanosecond."""
 
     def padded(kernel: str, rows: int) -> float:
         return max(1e-9, min(taken for size, taken in seconds[kernel].items() if size >= rows))
@@ -224,7 +231,7 @@ def weighed_seconds(seconds: Mapping[str, Mapping[int, float]], name: str) -> fl
 
 
 def _without_slower_sizes(sizes: Sequence[int], seconds: Mapping[int, float]) -> tuple[int, ...]:
-    """Leave out the numbers of rows for which a larger one takes less time."""
+    """Return the numbers of rows without those that take longer than a larger number."""
     return tuple(
         size
         for size in sizes
@@ -233,18 +240,18 @@ def _without_slower_sizes(sizes: Sequence[int], seconds: Mapping[int, float]) ->
 
 
 def candidate_sizes(device: torch.device, precision: Precision) -> tuple[int, ...]:
-    """Return numbers of rows that may leave a row's bits as they are; the last of them does by definition."""
+    """Return the numbers of rows to test for equal bits; the last is the one that others are compared with."""
     if device.type == "cpu":
         return (*(size for size in SMALLER_SIZES if size >= SMALLEST_SIZE[precision]), MAX_ROWS)
-    # A device that holds nothing has no bits to compare.
+    # The device "meta" holds no data, so there are no bits to compare.
     return (MAX_ROWS_ELSEWHERE,) if device.type == "meta" else (*SMALLER_SIZES_ELSEWHERE, MAX_ROWS_ELSEWHERE)
 
 
 def find_invariant_sizes(
     kernel: LinearKernel, weight: Float[Tensor, "Y X"], candidates: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """Return the numbers of rows in which rows have the bits that they have among as many as the last of them, by all
-    of the calling thread's threads or by a lane's."""
+    """Return the numbers of rows with which a kernel gives each row the same bits as with the last (largest) candidate,
+    both with all threads and with a lane's number of threads."""
     *smaller, most = candidates
     rows = random_rows(most, weight.shape[1], weight.dtype).to(weight.device)
     expected = kernel(rows)
@@ -260,14 +267,14 @@ def find_invariant_sizes(
 
 
 def lane_threads() -> list[int]:
-    """Return all numbers of threads that a lane of the calling thread may have, all of its own first."""
+    """Return all numbers of threads that a lane may have, beginning with all threads of the calling thread."""
     threads = torch.get_num_threads()
     return list(dict.fromkeys(threads // lanes for lanes in range(1, min(MOST_LANES, threads) + 1)))
 
 
 @contextmanager
 def computing_with(threads: int) -> Iterator[None]:
-    """Have the calling thread compute with so many threads as long as the context lasts."""
+    """Let torch use `threads` threads in the calling thread within the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -277,5 +284,5 @@ def computing_with(threads: int) -> Iterator[None]:
 
 
 def random_rows(count: int, inputs: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "count X"]:
-    """Return rows of so many numbers to multiply a matrix by, always the same."""
+    """Return random rows to multiply a matrix by; they are the same in every call."""
     return torch.randn((count, inputs), generator=torch.Generator().manual_seed(0), dtype=dtype)

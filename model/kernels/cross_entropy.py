@@ -1,8 +1,8 @@
-"""Cross-entropy of logits in half precision, without a copy of them in single precision.
+"""Cross-entropy of logits in bfloat16, without a copy of them in float32.
 
-torch's would take such a copy and keep as many logarithms for the gradient: of 4 codebooks of 2,048 codes, four times
-the size of the logits. Here a few rows at a time become single ones, in the processor's cache, once for the loss and
-once for the gradient; what is kept is the logits themselves and a number a row.
+torch's function needs such a copy and keeps as many logarithms for the gradient: together four times the size of the
+logits. Here a few rows at a time are converted to float32 in the processor's cache, once for the loss and once for the
+gradient. Only the logits and one number a row are kept.
 """
 
 from typing import Any
@@ -15,13 +15,14 @@ from torch.nn import functional as F
 from model import kernels
 
 IGNORED = -100
-"""A target that is none, as in `torch.nn.functional.cross_entropy`."""
+"""Target of a row that is not counted, as in `torch.nn.functional.cross_entropy`."""
 CHUNK = 2**17
-"""Logits that are single ones at a time: half a megabyte."""
+"""Number of logits that are converted to float32 at a time: half a megabyte."""
 
 
 def summed_cross_entropy(logits: Float[Tensor, "N V"], targets: Int[Tensor, "N"]) -> Float[Tensor, ""]:
-    """Return the cross-entropy of all rows together in float32, nats; targets of `IGNORED` count nothing."""
+    """Return the sum of the cross-entropies of all rows, in float32, nats; rows whose target is `IGNORED` are not
+    counted."""
     if kernels.enabled() and logits.device.type == "cpu" and logits.dtype == torch.bfloat16:
         summed: Tensor = _SummedCrossEntropy.apply(logits, targets)  # type: ignore[no-untyped-call]
         return summed
@@ -29,7 +30,7 @@ def summed_cross_entropy(logits: Float[Tensor, "N V"], targets: Int[Tensor, "N"]
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
-    """The same by chunks of rows."""
+    """Summed cross-entropy, computed in chunks of rows."""
 
     @staticmethod
     def forward(ctx: Any, logits: Float[Tensor, "N V"], targets: Int[Tensor, "N"]) -> Float[Tensor, ""]:

@@ -1,9 +1,9 @@
-"""Linear layers that learn in float32, by oneDNN where that is faster than the library torch takes.
+"""Linear layers that learn in float32, by oneDNN where it is faster than torch's default library.
 
-torch multiplies single ones by MKL, which knows the processors of one maker best: a core of a Zen 5 does 104 GFLOP/s by
-it and 180 to 245 by oneDNN, forwards and backwards. In bfloat16 torch takes oneDNN by itself. Sums differ in the last
-bits, so which of the two a machine takes is timed once and then remembered (`model.kernels.choosing`): a training that
-goes on has the bits that it would have had.
+torch multiplies float32 by MKL, which is best on Intel processors: a core of an AMD Zen 5 reaches 104 GFLOP/s with MKL
+and 180 to 245 with oneDNN, forward and backward. In bfloat16 torch uses oneDNN itself. Sums differ in the last bits, so
+a machine times the two libraries once and remembers the choice (`model.kernels.choosing`): a training that is continued
+has the same bits as one without interruption.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,13 +20,13 @@ from model.kernels import operators
 from model.kernels.choosing import MARGIN, SMALLEST_TIMED, KernelChoice, KernelMemory, random_rows, timing_clock
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""Of rows [R, X], a matrix [Y, X] and a bias [Y]: rows [R, Y]."""
+"""Takes rows [R, X], a matrix [Y, X] and a bias [Y] or None; returns rows [R, Y]."""
 TIMED_ROWS, ROUNDS = 256, 6
-"""Rows that are multiplied to see which is faster, and how often; the fastest of even rounds and of odd ones count."""
+"""Number of rows in a timed product, and number of rounds; the fastest even round and the fastest odd round count."""
 
 
 class OneDnnLinear(nn.Linear):
-    """`torch.nn.Linear` whose products, its gradients' too, are oneDNN's."""
+    """A `torch.nn.Linear` that computes its products and those of its gradients with oneDNN."""
 
     def forward(self, inputs: Float[Tensor, "*rows X"]) -> Float[Tensor, "*rows Y"]:
         return multiply(inputs, self.weight, self.bias)
@@ -35,7 +35,7 @@ class OneDnnLinear(nn.Linear):
 def multiply(
     inputs: Float[Tensor, "*rows X"], weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None
 ) -> Float[Tensor, "*rows Y"]:
-    """Multiply as `torch.nn.functional.linear` does, by oneDNN where the numbers are single ones."""
+    """Do what `torch.nn.functional.linear` does, with oneDNN if inputs and weights are float32."""
     single = inputs.dtype == weight.dtype == torch.float32
     if not kernels.enabled() or not single or torch.is_autocast_enabled(inputs.device.type):
         return F.linear(inputs, weight, bias)
@@ -67,17 +67,17 @@ class _Product(torch.autograd.Function):
 
 
 PRODUCTS: Mapping[str, Product] = {"torch": F.linear, "onednn": multiply}
-"""The usual one first."""
+"""Products by the name of their library, the default first."""
 
 
 def choose_products(model: nn.Module, memory: KernelMemory | None, clock: Callable[[], float] | None = None) -> str:
-    """Let the linear layers of a model on a CPU multiply by the library that is faster here, and return its name.
+    """Set the linear layers of a model on a CPU to use the library that is faster here, and return its name.
 
-    One is taken for all layers, by what the largest matrix takes forwards and backwards together.
+    All layers use the same library: the faster one for the largest matrix, forward and backward together.
 
     Args:
-        memory: of earlier choices; without one, and for small matrices, it is torch's own.
-        clock: seconds, for timing; `timing_clock()` unless it is given.
+        memory: memory of earlier choices; without it, and for small matrices, torch's default is used.
+        clock: returns the time in seconds; `timing_clock()` if None.
     """
     layers = [module for module in model.modules() if type(module) is nn.Linear]
     layers = [layer for layer in layers if layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32]
@@ -98,7 +98,8 @@ def choose_products(model: nn.Module, memory: KernelMemory | None, clock: Callab
 
 
 def _faster(weight: Float[Tensor, "Y X"], clock: Callable[[], float]) -> str:
-    """Return the product that takes less time forwards and backwards; the usual one unless the other wins clearly."""
+    """Return the name of the product that is faster, forward and backward; the default unless the other is clearly
+    faster."""
     rows = random_rows(TIMED_ROWS, weight.shape[1], weight.dtype).requires_grad_()
     matrix = weight.clone().requires_grad_()
     halves: list[dict[str, float]] = [dict.fromkeys(PRODUCTS, float("inf")) for _ in range(2)]

@@ -1,7 +1,7 @@
-"""Ways to multiply a few rows by a matrix and to apply an activation: all that there are for a precision, by name.
+"""Kernels that multiply a few rows by a matrix and apply an activation: all that exist for a precision, by name.
 
-Those of one precision round their weights alike, and add up in float32; what sets them apart is the order of their
-sums, so their results differ in the last bits. `model.kernels.choosing` says which one is taken.
+All kernels of one precision round their weights in the same way and sum in float32. They differ in the order of their
+sums, so that results differ in the last bits. `model.kernels.choosing` chooses between them.
 """
 
 import time
@@ -19,27 +19,29 @@ from model.kernels.processor import adds_up_int8, has_avx2_alone, multiplies_bfl
 from model.lm.config import Precision
 
 INT8_LARGEST = 127
-"""The largest whole number of 8 bits, with its negative."""
+"""The largest whole number of 8 bits that is used; the smallest is its negative."""
 INT7_LARGEST = 63
-"""The same of 7 bits. Two products with whole numbers up to 255 add up to no more than 16 bits hold."""
+"""The largest whole number of 7 bits. The sum of two products of such numbers with activations up to 255 fits into 16
+bits."""
 INT8_ZERO = 128
-"""What stands for zero where activations are without a sign."""
+"""The unsigned number that represents zero in activations."""
 
 MAX_ROWS = 96
-"""Rows that a CPU multiplies together: 32 requests of up to 3 branches each."""
+"""Maximum number of rows that a CPU multiplies together: 32 requests of up to 3 branches each."""
 CONVOLVED_INPUTS = 2048
-"""Inputs that a convolution adds up at once."""
+"""Maximum number of inputs of one convolution; more are split into sections."""
 CONVOLVED_ROWS = (4, 8, 16, 24, 32, 48, 64, MAX_ROWS)
-"""Numbers of rows that one layout of a convolution's weights may do for: others were seen to want another."""
+"""Numbers of rows for which one layout of a convolution's weights may suffice; others were found to need another."""
 LAID_OUT_ANEW, CALLS = 4.0, 3
-"""Fewer rows that take so many times as long as the most, in each of so many calls, have the weights laid out anew."""
+"""A number of rows needs another layout if each of `CALLS` calls takes more than `LAID_OUT_ANEW` times as long as
+`MAX_ROWS` rows: the weights are then laid out in every call."""
 MOST_UNSUITED = 2
-"""Of how many numbers of rows this may be."""
+"""Maximum count of `CONVOLVED_ROWS` that may need another layout; with more, only `MAX_ROWS` is used."""
 ONE_TAP = ([0, 0], [1, 1], [1, 1])
-"""Padding, stride and dilation of a convolution that is a product."""
+"""Padding, stride and dilation of a convolution that is a matrix product."""
 
 LinearKernel = Callable[[Tensor], Tensor]
-"""From rows [R, X] to rows [R, Y]."""
+"""Maps rows [R, X] to rows [R, Y]."""
 ACTIVATIONS: dict[Activation, LinearKernel] = {"none": lambda rows: rows, "gelu": F.gelu, "relu": F.relu}
 
 
@@ -49,13 +51,13 @@ def linear_kernels(
     precision: Precision,
     activation: Activation = "none",
 ) -> dict[str, Callable[[], LinearKernel]]:
-    """Return what makes each kernel that a linear layer and its activation may have, the usual one first.
+    """Return a function for each kernel of a linear layer and its activation, by name, the default first.
 
-    Making one lays the weights out anew, which takes time and memory. "torch" alone multiplies by the layer's own. Of
-    float32 one holds the weights as float16, where nothing is lost by that.
+    The function makes the kernel by copying the weights into the kernel's layout, which takes time and memory; only
+    "torch" uses the layer's own weights. For float32, one kernel holds the weights in float16 if that is exact.
 
     Raises:
-        ValueError: a precision that the device has no kernel for.
+        ValueError: the device has no kernel for the precision.
     """
     if weight.device.type != "cpu":
         elsewhere = _elsewhere(weight, bias, precision)
@@ -88,17 +90,20 @@ def linear_kernels(
 
 
 def are_float16(weight: Float[Tensor, "Y X"]) -> bool:
-    """Return whether weights in float32 on a CPU are numbers of float16, as those of a checkpoint are that was written
-    in it: half of the bytes then hold the very same weights."""
-    on_cpu = weight.device.type == "cpu"  # elsewhere to look at them is to wait for the device
+    """Return whether weights in float32 on a CPU are exactly representable in float16, as those of a checkpoint in
+    float16 are. Half of the bytes then hold the same weights."""
+    on_cpu = weight.device.type == "cpu"  # on other devices, reading the weights would wait for the device
     return on_cpu and weight.dtype is torch.float32 and torch.equal(weight.half().float(), weight)
 
 
 def _without_bfloat16(
     weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None, activation: Activation
 ) -> dict[str, Callable[[], LinearKernel]]:
-    """Return the kernels for bfloat16 where its products would be emulated: they multiply the same rounded numbers in
-    another form, which is exact but for weights below 1e-4, of which float16 holds the multiples of 6e-8."""
+    """Return the kernels for bfloat16 on a CPU that would emulate its products.
+
+    They multiply the same rounded numbers in float32 or float16. This is exact, except that float16 rounds weights
+    below 1e-4 to multiples of 6e-8.
+    """
     rounded_bias = None if bias is None else _rounded_bfloat16(bias)
 
     def rounding(make: Callable[[Tensor], LinearKernel]) -> LinearKernel:
@@ -121,19 +126,19 @@ def _without_bfloat16(
 
 
 def with_activation(multiply: LinearKernel, activation: Activation) -> LinearKernel:
-    """Return the product, followed by the activation by itself."""
+    """Return a kernel that multiplies and then applies the activation in a separate operation."""
     activate = ACTIVATIONS[activation]
     return multiply if activation == "none" else lambda rows: activate(multiply(rows))
 
 
 def _torch(weight: Tensor, bias: Tensor | None, kind: torch.dtype) -> LinearKernel:
-    """Multiply by torch's public operator: on a CPU MKL, or what else it was built with."""
+    """Return a kernel that uses torch's public operator: on a CPU, MKL or another library that torch was built with."""
     weight, bias = weight.to(kind), None if bias is None else bias.to(kind)
     return lambda rows: F.linear(rows.to(kind), weight, bias).to(rows.dtype)
 
 
 def _onednn(weight: Tensor, bias: Tensor | None, activation: Activation) -> LinearKernel:
-    """Multiply by oneDNN, which applies the activation on its way to memory."""
+    """Return a kernel that uses oneDNN, which applies the activation before it writes the result."""
     kind, packed = weight.dtype, operators.pack_matrix(weight)
     bias = None if bias is None else bias.to(kind)
     if kind is torch.float32:
@@ -142,13 +147,14 @@ def _onednn(weight: Tensor, bias: Tensor | None, activation: Activation) -> Line
 
 
 class ConvolutionKernel:
-    """Multiply by oneDNN as if the rows were the moments of a sound, and the matrix a convolution of one tap: that has
-    kernels of its own, which on a processor without AVX-512 are up to twice as fast.
+    """A kernel that multiplies with oneDNN's convolution: rows are the samples of a sound, and the matrix is a
+    convolution of one tap. Its code is up to twice as fast as oneDNN's products on a processor without AVX-512.
 
-    How they want the weights to lie follows from the number of rows. The weights are laid out once, for `MAX_ROWS`;
-    rows in a number that wants another layout would have it made anew in each call, which takes a hundred times as
-    long. So `suited_sizes` says which numbers to multiply by, and more rows than that go in parts. Many inputs are
-    multiplied in sections, for which one layout does for more numbers of rows.
+    The layout of the weights that it needs depends on the number of rows. The weights are laid out once, for
+    `MAX_ROWS`. With a number of rows that needs another layout, every call would make that layout, which takes a
+    hundred times as long. So `suited_sizes` returns the numbers of rows to use, and more than `MAX_ROWS` rows are
+    multiplied in parts. Many inputs are multiplied in sections, because one layout of a section suits more numbers of
+    rows.
     """
 
     def __init__(self, weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None, activation: Activation) -> None:
@@ -168,8 +174,8 @@ class ConvolutionKernel:
         return ACTIVATIONS[self.activation](product)
 
     def suited_sizes(self) -> tuple[int, ...]:
-        """Return the numbers of rows for which the weights lie as they are wanted, by the time that these take; only
-        the largest where that is so of few."""
+        """Return the numbers of rows that need no other layout of the weights, judged by time; only the largest if more
+        than `MOST_UNSUITED` need another."""
         rows = torch.zeros(MAX_ROWS, self.inputs)
 
         def seconds(size: int) -> float:
@@ -178,7 +184,7 @@ class ConvolutionKernel:
             return time.perf_counter() - begun
 
         *smaller, most = CONVOLVED_ROWS
-        seconds(most)  # the first call with a size makes the code for it
+        seconds(most)  # the first call with a size compiles the code for it
         longest = LAID_OUT_ANEW * min(seconds(most) for _ in range(CALLS))
         suited = [most]
         for tried, size in enumerate(reversed(smaller), start=1):
@@ -190,9 +196,12 @@ class ConvolutionKernel:
 
 
 def few_rows_kernel(weight: Float[Tensor, "Y X"]) -> LinearKernel:
-    """Return what multiplies 4 to `MAX_ROWS` rows by a matrix in float32 fastest on processors of this kind, as far as
-    kinds were measured. No two kernels are timed for it, so that it needs no memory: a machine's results follow from
-    the machine and its number of threads alone."""
+    """Return the kernel that is fastest for 4 to `MAX_ROWS` rows in float32 on this kind of processor, as far as kinds
+    of processors have been measured.
+
+    Kernels are not compared by timing, so that no choice has to be remembered: results depend only on the machine and
+    its number of threads.
+    """
     if has_avx2_alone():
         kernel = ConvolutionKernel(weight, None, "none")
         if kernel.suited_sizes() == CONVOLVED_ROWS:
@@ -215,15 +224,16 @@ def _convolve(
 
 
 def _float16(weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None) -> LinearKernel:
-    """Multiply by FBGEMM, which reads half as much as in float32."""
+    """Return a kernel that uses FBGEMM with weights in float16, which reads half as many bytes as in float32."""
     packed = operators.pack_float16(weight, bias)
     return lambda rows: operators.multiply_float16(rows, packed)
 
 
 def _int8(weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None) -> LinearKernel:
-    """Multiply whole numbers of 8 bits, with a scale for each row of the weights and of what they are multiplied by.
+    """Return a kernel that multiplies whole numbers of 8 bits, with a scale for each row of weights and of activations.
 
-    Their sums are exact; where the processor would cut sums of full weights off, these are whole numbers of 7 bits."""
+    The sums are exact. On a processor whose sums would saturate with 8 bits, weights are whole numbers of 7 bits.
+    """
     scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / _largest_weight()
     zeros = torch.zeros(len(weight), dtype=torch.long, device=weight.device)
     packed = operators.pack_int8(torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8))
@@ -237,7 +247,7 @@ def _int8(weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None) -> Line
 
 
 def _plain(weight: Tensor, bias: Tensor | None, precision: Precision) -> LinearKernel:
-    """Multiply by torch's own operator numbers that are rounded as the precision says."""
+    """Return the plain form of the kernels: torch's own operator on numbers that are rounded to the precision."""
     if precision == "bfloat16":
         return _elsewhere(weight, bias, precision)
     if precision == "int8":
@@ -248,23 +258,23 @@ def _plain(weight: Tensor, bias: Tensor | None, precision: Precision) -> LinearK
 
 
 def _rounded_bfloat16(numbers: Tensor) -> Tensor:
-    """Bring numbers to the nearest ones of bfloat16, in the form that they have."""
+    """Round numbers to bfloat16, without changing their type."""
     return numbers.bfloat16().to(numbers.dtype)
 
 
 def _largest_weight() -> int:
-    """Return the largest whole number that weights are rounded to: of 7 bits where sums of 8 would be cut off."""
+    """Return the largest whole number of rounded weights: one of 7 bits where sums would saturate with 8 bits."""
     return INT8_LARGEST if adds_up_int8() else INT7_LARGEST
 
 
 def _rounded_whole(rows: Tensor, largest: int) -> Tensor:
-    """Bring each row to the nearest of 2 `largest` + 1 numbers that are evenly spaced up to its largest."""
+    """Round each row to 2 * `largest` + 1 evenly spaced numbers between plus and minus its largest magnitude."""
     scale = rows.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny) / largest
     return (rows / scale).round() * scale
 
 
 def _elsewhere(weight: Tensor, bias: Tensor | None, precision: Precision) -> LinearKernel:
-    """Multiply by the device's own kernels."""
+    """Return a kernel of another device than the CPU, which uses torch's own operators."""
     if precision == "int8":
         raise ValueError(f"expected the CPU for int8 weights, got {weight.device.type}")
     return _torch(weight, bias, weight.dtype if precision == "float32" else getattr(torch, precision))

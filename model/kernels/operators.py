@@ -1,8 +1,8 @@
-"""The operators of torch that carry no promise: those that lay weights out for a kernel, and multiply by them.
+"""Private operators of torch, without a promise of stability: they lay out weights for a kernel and multiply by them.
 
-Nothing else in the project calls them. A torch that lacks one, or changed what one takes, breaks nothing: whoever would
-use it asks `available` first, and computes by torch's public operators where the answer is no. A test holds them to the
-installed torch, so that a change is noticed before it quietly makes everything slow.
+Nothing else in the project calls them. A version of torch that lacks one, or has changed its arguments, breaks nothing:
+callers ask `available` first, and use torch's public operators if the answer is no. A test compares the signatures with
+the installed torch, so that a change is noticed before it silently makes everything slow.
 """
 
 from functools import cache
@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 Activation = Literal["none", "gelu", "relu"]
-"""What is made of a product on its way to memory."""
+"""Function that is applied to a product before it is written to memory."""
 Library = Literal["onednn", "fbgemm"]
-"""Where the arithmetic comes from: oneDNN for float32 and bfloat16, FBGEMM for float16 and int8."""
+"""Library that computes: oneDNN for float32 and bfloat16, FBGEMM for float16 and int8."""
 Packed = Any
 """Weights in a library's own layout."""
 
@@ -38,12 +38,12 @@ SIGNATURES: dict[Library, tuple[str, ...]] = {
         f"{_PACKED_PARAMETERS} W_prepack) -> Tensor Y",
     ),
 }
-"""What the functions below rely on, as torch writes it."""
+"""Signatures that the functions below rely on, as torch writes them."""
 
 
 @cache
 def available(library: Library) -> bool:
-    """Return whether this torch and this CPU have a library's operators, as they are called here."""
+    """Return whether this torch and this CPU have a library's operators with the signatures that are used here."""
     if library == "onednn" and not torch.backends.mkldnn.is_available():
         return False
     if library == "fbgemm" and "fbgemm" not in torch.backends.quantized.supported_engines:
@@ -52,22 +52,22 @@ def available(library: Library) -> bool:
 
 
 def signature_of(signature: str) -> str | None:
-    """Return what this torch writes of the operator that a signature is about; None where there is none."""
+    """Return this torch's signature of the operator that `signature` names; None if it has no such operator."""
     space, name = signature.split("(")[0].split("::")
     operator = getattr(getattr(torch.ops, space), name, None)
     return None if operator is None else str(operator.default._schema)
 
 
 def pack_matrix(weight: Float[Tensor, "Y X"]) -> Packed:
-    """Lay out a matrix of float32 or bfloat16 for oneDNN, for any number of rows."""
+    """Lay out a matrix of float32 or bfloat16 for oneDNN, to multiply any number of rows."""
     return torch.ops.mkldnn._reorder_linear_weight(weight)
 
 
 def multiply_packed(
     rows: Float[Tensor, "R X"], packed: Packed, bias: Float[Tensor, "Y"] | None, activation: Activation = "none"
 ) -> Float[Tensor, "R Y"]:
-    """Multiply rows by a matrix of `pack_matrix`, or by one in any order, which is laid out in the call; all are of one
-    precision."""
+    """Multiply rows by a matrix from `pack_matrix`, or by a plain matrix, which is laid out in every call. Rows, matrix
+    and bias have one precision."""
     product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, activation, [], "none")
     return product
 
@@ -79,7 +79,7 @@ def pack_convolution(
 
     Args:
         geometry: padding, stride and dilation.
-        shape: of the images that are expected.
+        shape: expected shape of the images.
     """
     return torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, 1, shape)
 
@@ -91,7 +91,7 @@ def convolve_packed(
     geometry: tuple[list[int], list[int], list[int]],
     activation: Activation = "none",
 ) -> Float[Tensor, "B D 1 M"]:
-    """Convolve an image with weights of `pack_convolution`."""
+    """Convolve an image with weights from `pack_convolution`."""
     convolve = torch.ops.mkldnn._convolution_pointwise
     convolved: Tensor = convolve(image, packed, bias, *geometry, 1, activation, [], "none")
     return convolved
@@ -103,17 +103,18 @@ def pack_float16(weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None) 
 
 
 def multiply_float16(rows: Float[Tensor, "R X"], packed: Packed) -> Float[Tensor, "R Y"]:
-    """Multiply rows of float32 by weights of half the size, which become single ones on their way to the sums."""
+    """Multiply rows of float32 by a matrix from `pack_float16`, whose weights are converted to float32 as they are
+    read."""
     product: Tensor = torch.ops.quantized.linear_dynamic_fp16(rows, packed)
     return product
 
 
 def pack_int8(whole: Tensor) -> Packed:
-    """Lay out a matrix that `torch.quantize_per_channel` made for FBGEMM."""
+    """Lay out a matrix from `torch.quantize_per_channel` for FBGEMM."""
     return torch.ops.quantized.linear_prepack(whole, None)
 
 
 def multiply_int8(rows: Float[Tensor, "R X"], zero: int, packed: Packed) -> Float[Tensor, "R Y"]:
-    """Round rows to whole numbers, of which `zero` stands for 0, and multiply them by a matrix of `pack_int8`."""
+    """Round rows to whole numbers, in which `zero` represents 0, and multiply them by a matrix from `pack_int8`."""
     product: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(rows, 1.0, zero, packed)
     return product

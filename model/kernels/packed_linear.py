@@ -1,8 +1,8 @@
 """A language model prepared for inference: its matrices packed for the kernels that read them fastest.
 
-A step of decoding multiplies a handful of rows by every matrix of the model, so its time is that of reading the
-matrices once. The CPU's common kernel lays a matrix out anew in every call; packed ones are laid out once, here, in any
-precision. Which kernel that is, and how it leaves a row's bits alone, is the matter of `model.kernels.choosing`.
+A step of decoding multiplies a few rows by every matrix of the model, so its time is that of reading the matrices once.
+torch's default kernel on a CPU lays out a matrix in every call. Here matrices are laid out (packed) once, in any
+precision. `model.kernels.choosing` chooses the kernel and makes it batch-invariant.
 """
 
 import copy
@@ -26,15 +26,16 @@ from model.lm.transformer import Layer
 def prepare_for_inference(
     model: LanguageModel, precision: Precision, memory: KernelMemory | None = None
 ) -> LanguageModel:
-    """Return the model with its matrices packed, for inference alone; all else is shared with the model.
+    """Return a copy of the model with packed matrices, only for inference; everything else is shared with the model.
 
-    Sums are in float32 whatever the precision, and so is what passes from layer to layer.
+    Sums and the activations between layers are in float32 for every precision.
 
     Args:
-        memory: of which kernels are fastest here; without one every matrix has the usual kernel.
+        precision: precision of the weights.
+        memory: memory of the kernels that are fastest here; without it every matrix gets the default kernel.
 
     Raises:
-        ValueError: a precision that the device has no kernel for.
+        ValueError: the device has no kernel for the precision.
     """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     inference = copy.deepcopy(model, shared)
@@ -59,7 +60,7 @@ def prepare_for_inference(
 
 
 def packed_bytes(model: LanguageModel, precision: Precision) -> int:
-    """Return the bytes of the matrices that `prepare_for_inference` makes, beside the model's own weights."""
+    """Return the bytes of the matrices that `prepare_for_inference` makes in addition to the model's own weights."""
     matrices = [*model.heads]
     for module in model.modules():
         if isinstance(module, Attention):
@@ -71,9 +72,9 @@ def packed_bytes(model: LanguageModel, precision: Precision) -> int:
 
 
 def _bytes_per_weight(weight: Float[Tensor, "Y X"], precision: Precision) -> int:
-    if precision == "float32":  # elsewhere than on a CPU the weights are multiplied by as they are
+    if precision == "float32":  # devices other than the CPU use the weights themselves
         return weight.element_size() if weight.device.type == "cpu" else 0
-    # The kernel that is fastest here may be one that holds the rounded weights as single ones.
+    # The fastest kernel may be one that holds the rounded weights in float32.
     wide = precision == "float16" or (precision == "bfloat16" and not multiplies_bfloat16())
     wide = wide and weight.device.type == "cpu"
     return 4 if wide else 1 if precision == "int8" else 2
@@ -83,10 +84,10 @@ class PackedLinear(nn.Module):
     """A linear layer for inference.
 
     Args:
-        linear: the layer, or what low-rank adaptation put in its place, which keeps its own precision.
-        precision: of the weights.
-        chooser: of the kernel.
-        activation: of what the layer gives.
+        linear: the layer, or a module that low-rank adaptation put in its place, which keeps its own precision.
+        precision: precision of the weights.
+        chooser: chooses the kernel.
+        activation: activation of the layer's outputs.
     """
 
     kernel: LinearKernel
@@ -96,7 +97,7 @@ class PackedLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.kind: MatrixKind | None = None
-        """What is multiplied by; None where nobody chose its kernel."""
+        """Kind of the matrix; None if no kernel was chosen for it."""
         self.sizes: tuple[int, ...] = (MAX_ROWS,) if kernels.enabled() else ()
         if not isinstance(linear, nn.Linear):
             self.kernel = with_activation(linear, activation)
@@ -126,8 +127,11 @@ class PackedLinear(nn.Module):
 
 @torch.inference_mode()
 def has_same_bits_with(model: LanguageModel, threads: int) -> bool:
-    """Return whether a model that was prepared here multiplies a step's rows to the same bits by so many threads as by
-    all that the calling thread has, as far as one matrix of each kind can tell."""
+    """Return whether the products of a prepared model have the same bits with `threads` threads as with all threads of
+    the calling thread.
+
+    One matrix of each kind is tested. False if a layer has no chosen kernel.
+    """
     matrices = [module for module in model.modules() if isinstance(module, PackedLinear)]
     kinds = {matrix.kind: matrix for matrix in reversed(matrices)}
     if None in kinds:

@@ -1,1 +1,1 @@
-"""The halves of a codec for inference on a CPU: convolutions over channels-last memory, in blocks of time."""
+"""A codec's encoder and decoder for inference on a CPU: convolutions over channels-last memory, in blocks of time."""

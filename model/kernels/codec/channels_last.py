@@ -1,11 +1,11 @@
 """A codec's convolutions for inference on a CPU, over sound in channels-last memory.
 
-PyTorch's own layers keep each channel's samples together, and write a padded copy before every convolution. Here the
-channels of a moment lie together ("channels last"), for which oneDNN has kernels that copy nothing, and what comes
-before a convolution writes into a buffer that has room for the padding. Nothing is approximated, but sums are added up
-in other orders.
+In PyTorch's own layers the samples of a channel are contiguous, and every convolution begins with a padded copy. Here
+the channels of a sample are contiguous ("channels last"), for which oneDNN has kernels that copy nothing, and the
+operation before a convolution writes into a buffer with room for the padding. Nothing is approximated, but the order of
+sums differs.
 
-A layer takes and gives rows [N, C], one for each moment. For inference in float32 on a CPU that has oneDNN.
+A layer maps rows [N, C] to rows, one for each sample. This module is for inference in float32 on a CPU with oneDNN.
 """
 
 import math
@@ -23,17 +23,17 @@ from model.kernels.codec.chunked_layers import ReceptiveField, RowLayer, apply_l
 from model.kernels.operators import convolve_packed, multiply_packed, pack_convolution, pack_matrix
 
 LANES = 16
-"""Numbers that oneDNN's convolutions make at once, wanted or not."""
+"""Output channels that oneDNN's convolutions always compute at once, even if fewer are needed."""
 USUAL_ROWS = 4096
-"""Rows that weights are laid out for; other numbers give the same results."""
+"""Number of rows that weights are laid out for; other numbers give the same results."""
 NARROWEST_WINOGRAD = 512
-"""Numbers in a row v, and in a row y, from which on `TwoTapConvolution` pays: on Zen 4, 7 % at 512, 16 % at 1,280 and
-35 % at 4,096."""
+"""Smallest width of a row v and of a row y for which `TwoTapConvolution` is used. On Zen 4 it saves 7 % at 512, 16 % at
+1,280 and 35 % at 4,096."""
 
 PaddingMode = Literal["constant", "reflect", "replicate"]
 PADDING_MODES = get_args(PaddingMode)
 Activation = Callable[[Float[Tensor, "N C"], Float[Tensor, "N C"]], None]
-"""Writes the activation of the first rows into the second."""
+"""Writes the activation of its first argument into the second."""
 
 
 def elu_into(rows: Float[Tensor, "N C"], out: Float[Tensor, "N C"]) -> None:
@@ -42,7 +42,7 @@ def elu_into(rows: Float[Tensor, "N C"], out: Float[Tensor, "N C"]) -> None:
 
 
 def snake_into(alpha: Float[Tensor, "C"]) -> Activation:
-    """Return Snake, x + sin²(αx) / α (arXiv:2006.08195), with each channel's α, as DAC computes it."""
+    """Return the activation Snake, x + sin²(αx) / α (arXiv:2006.08195), with an α for each channel, as in DAC."""
     inverse = (alpha + 1e-9).reciprocal()
 
     def into(rows: Tensor, out: Tensor) -> None:
@@ -54,21 +54,21 @@ def snake_into(alpha: Float[Tensor, "C"]) -> Activation:
 
 @dataclass(frozen=True)
 class Padding:
-    """Rows that are put around a convolution's input."""
+    """Rows of padding around a convolution's input."""
 
     before: int = 0
     after: int = 0
     fill: bool = False
-    """Whether more are put after it until the stride leaves none over."""
+    """Whether more rows are added after the input, to make its length a multiple of the stride."""
     mode: PaddingMode = "constant"
 
 
 class Convolution:
-    """An activation, if there is one, and a convolution of it.
+    """An optional activation, and a convolution of its result.
 
     Args:
-        weight: as that of `nn.Conv1d`, one group.
-        activation: of what is convolved, before the padding, which none of the kinds here would change.
+        weight: the weight of an `nn.Conv1d` of one group.
+        activation: activation of the input before padding. No activation here would change the padding: all map 0 to 0.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Convolution:
         self.padding, self.activation = padding, activation
         self.span = (kernel - 1) * dilation + 1
         self.fast_path: FewOutputsConvolution | TwoTapConvolution | None = None
-        """The same with fewer multiplications, where that pays."""
+        """The same convolution with fewer multiplications, where that is faster."""
         if kernel == 2 * stride and dilation == 1 and min(stride * self.channels, out_channels) >= NARROWEST_WINOGRAD:
             self.fast_path = TwoTapConvolution(weight, bias)
         elif stride == 1 < kernel and out_channels * kernel <= LANES < self.channels:
@@ -114,7 +114,7 @@ class Convolution:
         return output[0, :, 0].t().contiguous()
 
     def _geometry(self) -> tuple[list[int], list[int], list[int]]:
-        """Return the kernel's own padding, stride and dilation."""
+        """Return padding, stride and dilation for oneDNN; rows are padded before, so its padding is 0."""
         return [0, 0], [1, self.stride], [1, self.dilation]
 
     def _padded(self, rows: Tensor, before: int, after: int) -> Tensor:
@@ -132,7 +132,8 @@ class Convolution:
 class FewOutputsConvolution:
     """A convolution of many channels into one or two, as at a decoder's end, over rows that are padded already.
 
-    oneDNN's kernels make 16 numbers of each tap there. One product gives instead what a row adds to all outputs.
+    oneDNN's kernels would compute 16 output channels for each tap. Here one product computes what each row adds to all
+    of the outputs.
     """
 
     def __init__(self, weight: Float[Tensor, "D C k"], bias: Float[Tensor, "D"] | None, dilation: int) -> None:
@@ -144,7 +145,7 @@ class FewOutputsConvolution:
         products = multiply_packed(rows, self.weight, None)
         width = self.kernel * self.outputs
         length = len(rows) - (self.kernel - 1) * self.dilation
-        # For tap k: what the row `k * dilation` later adds.
+        # For tap k, what the row `k * dilation` later adds to an output.
         taps = products.as_strided(
             (length, self.kernel, self.outputs), (width, self.dilation * width + self.outputs, 1)
         )
@@ -156,17 +157,18 @@ class TwoTapConvolution:
     """A convolution of two taps with a quarter fewer multiplications (Winograd's F(2, 2): arXiv:1509.09308, 4), over
     rows that are padded already.
 
-    A convolution whose kernel is twice its stride, as where a codec changes its rate, is one of two taps over rows as
-    long as the stride: y[n] = A v[n] + B v[n + 1]. Two rows that follow each other take three products in place of
+    A convolution whose kernel is twice its stride, as where a codec changes its rate, is a convolution of two taps over
+    rows v of `stride` samples each: y[n] = A v[n] + B v[n + 1]. Two consecutive outputs take three products instead of
     four:
 
         y[n]     = A (v[n] - v[n + 1]) + (A + B) v[n + 1]
         y[n + 1] = (A + B) v[n + 1] - B (v[n + 1] - v[n + 2])
 
-    The differences and sums cost time as well, so this pays for wide rows alone. It rounds about 1.4 times as much.
+    The differences and sums take time too, so this is faster only for wide rows. Its rounding errors are about 1.4
+    times as large.
 
     Args:
-        weight: as that of `nn.Conv1d`, twice as long as its stride.
+        weight: the weight of an `nn.Conv1d` whose kernel is twice its stride.
     """
 
     def __init__(self, weight: Float[Tensor, "D C k"], bias: Float[Tensor, "D"] | None) -> None:
@@ -191,7 +193,7 @@ class TwoTapConvolution:
 
 
 def _fill_edges(padded: Tensor, before: int, after: int, mode: PaddingMode) -> None:
-    """Write the padding around the middle rows, from these."""
+    """Write the padding before and after the middle rows."""
     length = len(padded) - before - after
     middle, head, tail = padded[before : before + length], padded[:before], padded[before + length :]
     if mode == "constant":
@@ -204,18 +206,18 @@ def _fill_edges(padded: Tensor, before: int, after: int, mode: PaddingMode) -> N
         head.copy_(middle[1 : before + 1].flip(0))
         tail.copy_(middle[length - 1 - after : length - 1].flip(0))
     else:
-        # As transformers does where there is too little to reflect: with silence after it, of which none is kept.
+        # Too short to reflect: as transformers does, append zeros, reflect, and cut to the length again.
         longer = F.pad(middle.t()[None], (0, max(before, after) + 1 - length))
         padded.copy_(F.pad(longer, (before, after), "reflect")[0].t()[: len(padded)])
 
 
 class TransposedConvolution:
-    """An activation, if there is one, and a transposed convolution of it: a convolution that gives all rows of a stride
-    at once.
+    """An optional activation, and a transposed convolution of its result, computed as a convolution that returns all
+    rows of a stride at once.
 
     Args:
-        weight: as that of `nn.ConvTranspose1d`, one group.
-        before, after: rows of the result that are cut off.
+        weight: the weight of an `nn.ConvTranspose1d` of one group.
+        before, after: rows that are cut off the start and end of the result.
     """
 
     def __init__(
@@ -250,7 +252,7 @@ class TransposedConvolution:
 
 
 class Residual:
-    """Layers whose output is added to their input, or to a convolution of it; they keep the rate."""
+    """Layers whose output is added to their input, or to a convolution of it. They do not change the rate."""
 
     def __init__(self, layers: Sequence[RowLayer], shortcut: RowLayer | None = None) -> None:
         self.layers, self.shortcut = layers, shortcut
@@ -261,7 +263,7 @@ class Residual:
 
 
 class HyperbolicTangent:
-    """The tanh that keeps DAC's sound within full scale."""
+    """Hyperbolic tangent, which keeps DAC's sound within full scale."""
 
     receptive_field = ReceptiveField()
 

@@ -1,7 +1,7 @@
-"""Layers over blocks of time, so that what they make on the way stays in the cache and memory is used again.
+"""Layers over blocks of time, so that intermediate results stay in the processor's cache and memory is reused.
 
-Some layers run over a sound block by block, each block with what their receptive field holds around it; the blocks'
-results together are those of one pass. Where it pays depends on the sizes alone.
+Groups of layers run over a sound block by block. Each block includes the rows around it that the receptive field needs,
+so that the joined results are those of one pass. The length of a block depends only on the sizes of the layers.
 """
 
 import math
@@ -15,28 +15,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 BLOCK_BYTES = 4 * 2**20
-"""What the widest activation of a block takes: a few of them fit in the last cache."""
+"""Size of the widest activation of a block; a few of these fit into the last-level cache."""
 MARGINS_A_BLOCK = 8
-"""A block is at least so many times what is computed around it and thrown away."""
+"""A block is at least this many times as long as its margins, which are computed and discarded."""
 
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """Which rows of input a row of output depends on: row n of the output lies at n / rate among those."""
+    """The rows of input that a row of output depends on. Row n of the output is at row n / rate of the input."""
 
     before: Fraction = Fraction(0)
-    """Rows before it, at most."""
+    """Maximum number of rows before this position."""
     after: Fraction = Fraction(0)
-    """Rows after it, at most."""
+    """Maximum number of rows after this position."""
     rate: Fraction = Fraction(1)
-    """Rows of output for each of input."""
+    """Rows of output for each row of input."""
     stride: int = 1
-    """A piece of the input must begin at a multiple of so many rows for its output to be a piece of the output."""
+    """A piece of the input must begin at a multiple of this many rows, so that its output is a piece of the output."""
     width: Fraction = Fraction(0)
-    """Numbers of the widest activation for each row of input."""
+    """Numbers in the widest activation for each row of input."""
 
     def then(self, later: "ReceptiveField") -> "ReceptiveField":
-        """Return that of two layers, one after the other."""
+        """Return the receptive field of this layer followed by `later`."""
         return ReceptiveField(
             self.before + later.before / self.rate,
             self.after + later.after / self.rate,
@@ -48,24 +48,24 @@ class ReceptiveField:
 
 @runtime_checkable
 class RowLayer(Protocol):
-    """Anything from rows to rows, which leaves its input as it is."""
+    """A layer from rows to rows, which does not change its input."""
 
     @property
     def receptive_field(self) -> ReceptiveField:
-        """What its output depends on, and how much it holds."""
+        """The rows that its output depends on, and the width of its activations."""
 
     def __call__(self, rows: Float[Tensor, "N C"]) -> Float[Tensor, "M D"]:
         """Return the layer's output."""
 
 
 class ChunkedLayers:
-    """Layers, one after the other, over blocks of the rows."""
+    """Layers, one after another, that run over the rows in blocks."""
 
     def __init__(self, layers: Sequence[RowLayer], block_bytes: int = BLOCK_BYTES) -> None:
         self.layers = layers
         self.receptive_field = field = receptive_field_of(layers)
         self.before = max(0, math.ceil(field.before / field.stride) * field.stride)
-        # The last row that is kept lies 1 / rate before the block's end.
+        # The last kept row of output is at 1 / rate before the end of the block.
         self.after = max(0, math.ceil(field.after + 1 - 1 / field.rate))
         rows = max(1, block_bytes // math.ceil(4 * field.width), MARGINS_A_BLOCK * (self.before + self.after))
         self.block = math.ceil(rows / field.stride) * field.stride
@@ -77,7 +77,7 @@ class ChunkedLayers:
             return apply_layers(self.layers, rows)
         kept_rows = []
         for start in starts:
-            last = start == starts[-1]  # and longer than others: what is left is too short to mirror its own end
+            last = start == starts[-1]  # it takes the remainder too, which may be too short to reflect at its end
             stop, first = (length if last else start + self.block), max(0, start - self.before)
             output = apply_layers(self.layers, rows[first : length if last else stop + self.after])
             begin = int((start - first) * rate)
@@ -86,7 +86,8 @@ class ChunkedLayers:
 
 
 def chunk_layers(layers: Sequence[RowLayer]) -> list[ChunkedLayers]:
-    """Group the layers, cut where the rate changes: the lower rate's side of such a layer is what is kept whole."""
+    """Split layers into groups where the rate changes: before a layer that raises it, and after one that lowers it. So
+    the results between groups, which are stored whole, have the lower rate."""
     groups: list[list[RowLayer]] = [[]]
     for layer in layers:
         if layer.receptive_field.rate > 1 and groups[-1]:
@@ -98,7 +99,7 @@ def chunk_layers(layers: Sequence[RowLayer]) -> list[ChunkedLayers]:
 
 
 def receptive_field_of(layers: Sequence[RowLayer]) -> ReceptiveField:
-    """Return the receptive field of layers, one after the other."""
+    """Return the receptive field of layers that run one after another."""
     field = ReceptiveField()
     for layer in layers:
         field = field.then(layer.receptive_field)
@@ -106,7 +107,7 @@ def receptive_field_of(layers: Sequence[RowLayer]) -> ReceptiveField:
 
 
 def apply_layers(layers: Sequence[RowLayer], rows: Float[Tensor, "N C"]) -> Float[Tensor, "M D"]:
-    """Apply layers to the rows, one after the other."""
+    """Apply layers to the rows, one after another."""
     for layer in layers:
         rows = layer(rows)
     return rows

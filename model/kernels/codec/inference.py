@@ -1,8 +1,8 @@
-"""Prepares a codec's network for inference on a CPU: the same network, its two halves over channels-last memory.
+"""Prepares a codec's network for inference on a CPU: its two halves, encoder and decoder, use channels-last memory.
 
-transformers' EnCodec, Mimi and DAC are chains of a few kinds of layers. They are read from the modules here, with their
-padding, and given to `channels_last` and `recurrence` beside this file. What is between the halves (quantisers, Mimi's
-transformers) stays.
+transformers' EnCodec, Mimi and DAC are chains of a few kinds of layers. This module converts them, with their padding,
+to the layers of `channels_last` and `recurrence`. The parts between the halves (quantisers, Mimi's transformers) are
+not changed.
 """
 
 import copy
@@ -56,17 +56,17 @@ from model.kernels.codec.chunked_layers import ChunkedLayers, RowLayer, chunk_la
 from model.kernels.codec.recurrence import Recurrence
 
 CHAINS = (EncodecEncoder, EncodecDecoder, MimiEncoder, MimiDecoder, DacEncoder, DacDecoder)
-"""Halves whose children run in the order in which they stand."""
+"""Classes of halves whose children run in their order."""
 LINKS = (nn.ModuleList, DacEncoderBlock, DacDecoderBlock)
-"""Parts of a chain whose children run in order too."""
+"""Classes of parts of a chain whose children run in their order too."""
 
 
 def prepare_codec_for_inference(network: CodecNetwork) -> CodecNetwork:
-    """Return the network with its two halves as `InferenceHalf`, for inference alone; all else is shared with the
-    network.
+    """Return a copy of the network whose two halves are `InferenceHalf`, only for inference; everything else is shared
+    with the network.
 
-    Where kernels are disabled, and elsewhere than in float32 on a CPU with oneDNN, it is the network itself; so is a
-    half that has a layer of a kind that is not known here.
+    If kernels are disabled, or the network is not in float32 on a CPU with oneDNN, the network itself is returned. A
+    half with a layer of an unknown kind is not replaced.
     """
     weight = next(network.parameters())
     on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32 and operators.available("onednn")
@@ -75,15 +75,15 @@ def prepare_codec_for_inference(network: CodecNetwork) -> CodecNetwork:
     whole: Any = network
     seanet = isinstance(network, MimiModel)
     halves = (whole.encoder.encoder_seanet, whole.decoder.decoder_seanet) if seanet else (whole.encoder, whole.decoder)
-    # What a copy finds here it takes in place of a copy of its own.
+    # deepcopy uses the objects of this memo instead of copying.
     taken: dict[int, Any] = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     taken |= {id(half): InferenceHalf(half) for half in halves if _is_supported_half(half)}
     return copy.deepcopy(network, taken)
 
 
 class InferenceHalf(nn.Module):
-    """An encoder or a decoder over channels-last memory. It is built when it is first used: most codecs are loaded for
-    one of the two."""
+    """An encoder or a decoder over channels-last memory. Its layers are built at the first call, because most codecs
+    are loaded for only one of the two."""
 
     def __init__(self, half: nn.Module) -> None:
         super().__init__()
@@ -95,16 +95,18 @@ class InferenceHalf(nn.Module):
         """Return the half's output.
 
         Args:
-            padding_cache: for Mimi, which names it; None, as nothing is cached here.
+            padding_cache: always None; Mimi passes this argument.
         """
         assert padding_cache is None
         return torch.stack(list(self.each(inputs.unbind())))
 
     def each(self, items: Sequence[Float[Tensor, "C _N"]]) -> Iterator[Float[Tensor, "D _M"]]:
-        """Yield the half's output for each of several inputs of any lengths, with the bits that it has alone. Recurrent
-        layers run over all of them at once, the other layers over one by one."""
+        """Yield the half's output for each of several inputs of any lengths, with the bits that it has alone.
+
+        Recurrent layers run over all inputs at once; the other layers run over one input after another.
+        """
         pending: list[ChunkedLayers] = []
-        # Not by a decorator: none that takes a generator for a function may stand between the two.
+        # Not as a decorator: with another decorator in between, no_grad would not recognise a generator function.
         with torch.no_grad():
             if self.parts is None:
                 self.parts = _inference_parts(_leaves(self.plain))
@@ -131,7 +133,7 @@ def _is_supported_half(half: nn.Module) -> bool:
 
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the layers of a half in their order."""
+    """Yield the layers of a half in order."""
     for child in module.children():
         if isinstance(child, LINKS):
             yield from _leaves(child)
@@ -140,7 +142,7 @@ def _leaves(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _is_supported(layer: nn.Module) -> bool:
-    """Tell whether `_row_layers` can read a layer."""
+    """Return whether `_row_layers` can convert a layer."""
     match layer:
         case EncodecConv1d():
             return bool(layer.norm_type == "weight_norm" and layer.pad_mode in PADDING_MODES)
@@ -164,7 +166,7 @@ def _is_supported(layer: nn.Module) -> bool:
 
 
 def _inference_parts(modules: Iterable[nn.Module]) -> list[ChunkedLayers | Recurrence]:
-    """Split a half into layers that run over blocks of time and the recurrent ones between them."""
+    """Split a half into groups of layers that run over blocks of time, and the recurrent layers between them."""
     parts: list[ChunkedLayers | Recurrence] = []
     pending: list[nn.Module] = []
     for module in modules:
@@ -177,7 +179,7 @@ def _inference_parts(modules: Iterable[nn.Module]) -> list[ChunkedLayers | Recur
 
 
 def _row_layers(modules: Iterable[nn.Module]) -> list[RowLayer]:
-    """Convert modules to layers over rows; an activation is part of the convolution that follows it."""
+    """Convert modules to layers over rows. An activation becomes a part of the convolution after it."""
     layers: list[RowLayer] = []
     activation: Activation | None = None
     for module in modules:
@@ -202,7 +204,7 @@ def _row_layers(modules: Iterable[nn.Module]) -> list[RowLayer]:
 
 
 def _convolution(module: Any, activation: Activation | None) -> Convolution | TransposedConvolution:
-    """Convert a convolution, with the padding, or the cuts, that its kind puts around it."""
+    """Convert a convolution, including the padding or trimming of its class."""
     wrapped = isinstance(module, EncodecConv1d | EncodecConvTranspose1d | MimiConv1d | MimiConvTranspose1d)
     plain = module.conv if wrapped else module
     weight, bias = plain.weight.detach(), None if plain.bias is None else plain.bias.detach()

@@ -1,15 +1,15 @@
 """The recurrent layers of EnCodec's halves for inference (LSTM, Hochreiter and Schmidhuber 1997) on a CPU.
 
 A step multiplies one row by a matrix of 16 MB, so its time is that of reading the matrix, and many rows take hardly
-longer than one. So all sequences that there are to run go together, whatever their lengths, and each is run as several
-segments at once (multiple shooting: Bellen and Zennaro, "Parallel algorithms for initial-value problems", 1989): each
-but the first begins some frames early from a state of zeros, by when the layer has nearly always forgotten the
-difference. That is checked: where the state that a segment began from is not the one that the segment before it ended
-with, up to rounding, the segments of the sequence are run again from those, until all agree. The result is that of
-running the sequence from end to end; only the time depends on how well layers forget.
+longer than one. So all sequences run together, whatever their lengths, and each runs as several segments at once
+(multiple shooting: Bellen and Zennaro, "Parallel algorithms for initial-value problems", 1989). Every segment but the
+first begins some frames early, from a state of zeros; by its first own frame, the layer has nearly always forgotten the
+difference. This is checked: if a segment's start state is not the end state of the segment before it, up to rounding,
+the segments of the sequence run again from these end states, until all agree. The result is that of running the
+sequence from start to end; only the time depends on how fast layers forget.
 
-A sequence has the bits that it has alone, whatever goes with it: how it is cut depends on its length, how often it is
-run on itself, and rows are multiplied in numbers that were seen to leave a row's bits alone.
+The bits of a sequence do not depend on the other sequences. How it is split depends on its length, how often it runs
+depends on itself, and rows are multiplied in numbers that are tested to be batch-invariant.
 """
 
 import math
@@ -26,32 +26,33 @@ from model.kernels.linear import LinearKernel, few_rows_kernel
 from model.kernels.operators import multiply_packed, pack_matrix
 
 SEGMENTS = 4
-"""Of a sequence, at most."""
+"""Maximum number of segments of a sequence."""
 SIZES = (4, 8, 16, 24, 32, 48, 64)
-"""Numbers of rows that are multiplied together, those of them that leave a row's bits as they are among the most."""
+"""Numbers of rows that may be multiplied together; only those are used that give a row the same bits as the largest."""
 MOST_STEPS = 8_192
-"""Steps of all rows that are at work together, unless one sequence has more: of a width of 1024, 128 MB."""
+"""Maximum number of steps, over all rows, that run together, unless one sequence has more: 128 MB at width 1024."""
 WARM_UP_FRAMES = 48
 """Frames that a segment begins early. EnCodecs trained here forget a state in that time, up to rounding."""
 NARROWEST = 512
-"""Width from which on this is done: PyTorch's own layers, which cost less beside their products, run a narrower one, as
-its matrix of 1 MB at a width of 256 stays near the processor."""
+"""Smallest width for which segments are used. Narrower layers are run by PyTorch, which has less overhead: their
+matrix, of 1 MB at a width of 256, stays in the processor's cache."""
 ROUNDING = 1e-6
-"""By how much states may differ, beside their own size."""
+"""Relative and absolute tolerance of differences between states."""
 
 
 @dataclass(frozen=True, eq=False)
 class _LstmLayer:
-    """One layer; its gates stand in the order input, forget, output, cell."""
+    """One layer, whose gates are in the order input, forget, output, cell."""
 
     width: int
     inwards: Tensor
-    """Packed, of inputs."""
+    """Packed matrix for the inputs."""
     around: LinearKernel
-    """Multiplies the layer's output a step before."""
+    """Multiplies the layer's output of the previous step."""
     bias: Float[Tensor, " G"]
+    """Sum of both biases of the gates."""
     sizes: tuple[int, ...]
-    """Numbers of rows that `around` is multiplied by, ascending."""
+    """Numbers of rows that `around` is called with, ascending."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +68,11 @@ class _State:
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """What a layer gave for a sequence in S segments, at each of their L steps, and their states after the last."""
+    """The result of a layer for a sequence of S segments of L steps each."""
 
     outputs: Float[Tensor, "S L D"]
     last: _State
+    """State of each segment after its last step."""
 
 
 class Recurrence:
@@ -78,7 +80,7 @@ class Recurrence:
 
     Args:
         warm_up: frames that a segment begins early.
-        narrowest: width from which on sequences are run as segments.
+        narrowest: smallest width for which sequences run as segments.
     """
 
     def __init__(self, lstm: nn.LSTM, warm_up: int = WARM_UP_FRAMES, narrowest: int = NARROWEST) -> None:
@@ -110,7 +112,7 @@ def _packed(lstm: nn.LSTM, number: int) -> _LstmLayer:
 
 
 def _run_layer(layer: _LstmLayer, items: Sequence[Float[Tensor, "_T D"]], warm_up: int) -> list[Float[Tensor, "_T D"]]:
-    """Run a layer over sequences, those of like lengths together."""
+    """Run a layer over sequences, those of similar lengths together."""
     outputs: list[Tensor] = [item[:0] for item in items]
     for group in _groups([_cut(len(item), warm_up) for item in items], layer.sizes[-1]):
         found = _run_sequences(layer, [_segments(layer, items[number], warm_up) for number in group], warm_up)
@@ -120,13 +122,14 @@ def _run_layer(layer: _LstmLayer, items: Sequence[Float[Tensor, "_T D"]], warm_u
 
 
 def _cut(frames: int, warm_up: int) -> tuple[int, int]:
-    """Return how many segments a sequence has, as many as are worth their warm-up, and the frames of each."""
+    """Return the number of segments of a sequence and the frames of each: at least twice those of the warm-up, unless
+    there is only one segment."""
     count = max(1, min(SEGMENTS, frames // (2 * warm_up)))
     return count, math.ceil(frames / count)
 
 
 def _groups(cuts: Sequence[tuple[int, int]], most_rows: int) -> Iterator[list[int]]:
-    """Yield the numbers of sequences that go together, those with the longest segments first."""
+    """Yield groups of sequences that run together, as indexes into `cuts`, those with the longest segments first."""
     group: list[int] = []
     rows = longest = 0
     for number in sorted(range(len(cuts)), key=lambda number: -cuts[number][1]):
@@ -142,7 +145,7 @@ def _groups(cuts: Sequence[tuple[int, int]], most_rows: int) -> Iterator[list[in
 
 
 def _segments(layer: _LstmLayer, item: Float[Tensor, "T D"], warm_up: int) -> Float[Tensor, "S L G"]:
-    """Return what the inputs of a sequence add to the gates, as segments; the last is filled up with zeros."""
+    """Return what the inputs of a sequence add to the gates, split into segments; the last is padded with zeros."""
     count, length = _cut(len(item), warm_up)
     products = multiply_packed(item, layer.inwards, layer.bias)
     steps = products.new_zeros(count * length, products.shape[1])
@@ -153,7 +156,8 @@ def _segments(layer: _LstmLayer, item: Float[Tensor, "T D"], warm_up: int) -> Fl
 def _run_sequences(
     layer: _LstmLayer, sequences: Sequence[Float[Tensor, "_S _L G"]], warm_up: int
 ) -> list[Float[Tensor, "_SL D"]]:
-    """Run a layer over the segments of sequences, of which none is shorter than the next, until those of each agree."""
+    """Run a layer over the segments of sequences until the segments of each sequence agree. The segments of the
+    sequences must be in descending order of length."""
     zeros = _State(*sequences[0].new_zeros(2, 1, layer.width))
     initial = [zeros for _ in sequences]
     parted = [number for number, each in enumerate(sequences) if len(each) > 1]
@@ -164,7 +168,7 @@ def _run_sequences(
             initial[number] = _after(zeros, run.last)
     outputs: list[Tensor] = [sequences[0]] * len(sequences)
     pending = list(range(len(sequences)))
-    # Each time one more of a sequence's segments begins with the very state of the one before it.
+    # After each run, at least one more segment of a sequence starts from the exact end state of the one before it.
     for times in range(1, SEGMENTS + 1):
         runs = _run_segments(layer, [sequences[number] for number in pending], [initial[number] for number in pending])
         disagreeing = []
@@ -181,7 +185,7 @@ def _run_sequences(
 
 
 def _after(zeros: _State, states: _State) -> _State:
-    """Return the states that segments begin with: the first zeros, the others those of the ones before them."""
+    """Return the start states of segments: zeros for the first, for the others the end states of those before them."""
     return _State(torch.cat([zeros.hidden, states.hidden]), torch.cat([zeros.cell, states.cell]))
 
 
@@ -193,10 +197,10 @@ def _agree(state: _State, other: _State) -> bool:
 def _run_segments(
     layer: _LstmLayer, sequences: Sequence[Float[Tensor, "_S _L G"]], initial: Sequence[_State]
 ) -> list[_Run]:
-    """Run a layer's steps over the segments of sequences, of which none is shorter than the next, given what the inputs
-    add to its gates.
+    """Run a layer's steps over the segments of sequences, given what the inputs add to its gates.
 
-    Rows of segments that have ended, and rows that fill up their number, go on with whatever stands there.
+    The segments of the sequences must be in descending order of length. Rows of ended segments and rows of padding keep
+    computing with meaningless numbers, which are not used.
     """
     width, counts, lengths = layer.width, [len(each) for each in sequences], [each.shape[1] for each in sequences]
     firsts = [sum(counts[:number]) for number in range(len(counts))]
@@ -208,7 +212,7 @@ def _run_segments(
     for first, state in zip(firsts, initial, strict=True):
         hidden[first : first + len(state.hidden)], cell[first : first + len(state.cell)] = state.hidden, state.cell
     outputs = steps.new_empty(*steps.shape[:2], width)
-    ends: dict[int, Tensor] = {}  # cells after so many steps, where sequences end
+    ends: dict[int, Tensor] = {}  # cells by number of steps, wherever segments of a sequence end
     running = len(sequences)
     for step, output in enumerate(outputs):
         while lengths[running - 1] <= step:
@@ -229,5 +233,5 @@ def _run_segments(
 
 
 def _padded(sizes: Sequence[int], rows: int) -> int:
-    """Return the least number of rows that may be multiplied together and is no less."""
+    """Return the smallest of `sizes` that is at least `rows`."""
     return next(size for size in sizes if size >= rows)
