@@ -146,7 +146,7 @@ def encodec_coder(network: EncodecModel) -> Coder:
         decode=decode,
         decode_each=decode_each if isinstance(decoder, RunsEach) else None,
         prepare=prepare,
-        # The loudness of a chunk is stored beside its codes, and a language model of codes does not generate it.
+        # The loudness of a chunk is stored in addition to its codes, and a language model does not generate it.
         obstacle="normalisation or chunks, as at 48 kHz" if config.normalize or config.chunk_length_s else None,
     )
 

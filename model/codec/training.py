@@ -42,7 +42,7 @@ from model.optim.train_state import (
 )
 
 DISCRIMINATORS, DISCRIMINATOR_TURN, TURNS = 1, 2, 3
-"""Purposes of random draws besides those of the codebooks, as parts of their seeds. `TURNS` is for the rotations of
+"""Purposes of random draws other than those for codebooks; they are part of the seeds. `TURNS` is for the rotations of
 `start_as_transform`."""
 
 

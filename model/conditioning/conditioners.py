@@ -39,7 +39,7 @@ WORD = re.compile(r"\w+(?:['’]\w+)*")
 spells digits out; plain words are the same in both.)"""
 
 START_VECTORS_AN_ENTRY = 10
-"""Number of embeddings for each entry of a codebook that k-means starts from; more would only take longer."""
+"""Embeddings for each entry of a codebook that k-means is given; more would only take longer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,8 +261,8 @@ class ChromaConditioner(nn.Module):
 
 
 class ClapConditioner(nn.Module):
-    """Embeds joint embeddings of text and audio (LAION-CLAP, arXiv:2211.06687) with residual codebooks, if configured,
-    and a projection: one vector each (AudioCraft: `JointEmbeddingConditioner`).
+    """Turns joint embeddings of text and audio (LAION-CLAP, arXiv:2211.06687) into conditions of one vector each, by
+    residual codebooks, if configured, and a projection (AudioCraft: `JointEmbeddingConditioner`).
 
     A model learns from embeddings of audio, but requests have embeddings of text, which lie elsewhere in the joint
     space. Codebooks map both to the same few vectors. As in a codec, they are set by k-means and then learn by moving

@@ -156,8 +156,8 @@ class MelodyConfig(Config):
     """Whether a shorter melody is repeated from its start up to `frames` (AudioCraft: `match_len_on_eval`). Otherwise
     it keeps its length, and its padding to the longest of a batch is masked."""
     null: Literal["zeros", "first_bin"] = "zeros"
-    """What stands for no melody: `zeros`, unlike any melody, or `first_bin`, the projection of an endless C, as in
-    musicgen-melody."""
+    """How a missing melody is represented: `zeros`, unlike any melody, or `first_bin`, the projection of an endless C,
+    as in musicgen-melody."""
     one_hot: bool = True
     """Whether only the strongest pitch class of a frame counts (AudioCraft: `chroma_stem.argmax`), so that the melody
     holds nothing of the timbre (arXiv:2306.05284, 2.3)."""
@@ -170,8 +170,8 @@ class MelodyConfig(Config):
 
 
 class JointQuantizerConfig(Config):
-    """Residual quantisation of joint embeddings. It maps embeddings of text and of audio, which lie apart in the joint
-    space, to the same few vectors. The defaults are AudioCraft's `clapemb2music`."""
+    """Residual quantisation of joint embeddings. It maps embeddings of text and of audio, which are far apart in the
+    joint space, to the same few vectors. The defaults are AudioCraft's `clapemb2music`."""
 
     codebooks: int = Field(12, ge=1)
     """Levels (`n_q`)."""

@@ -14,11 +14,11 @@ from model.lm.language_model import LanguageModel
 CROSS_MULTIPLE = 16
 """The conditions of cross-attention are padded to a multiple of this length."""
 UNKNOWN = -1
-"""Stands for a code that is still to be sampled."""
+"""Placeholder of a code that is still to be sampled."""
 
 
 class GenerationStoppedError(Exception):
-    """The caller asked to stop."""
+    """Raised when the caller asks to stop."""
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ class KVCache:
 
     @property
     def nbytes(self) -> int:
-        """The size of its layers in bytes."""
+        """Size in bytes."""
         return sum(layer.nbytes for layer in self.layers)
 
     def update(self, layer: int, keys: Float[Tensor, "B G S E"], values: Float[Tensor, "B G S E"]) -> KeysValues:
@@ -194,7 +194,7 @@ class CachePositions:
 
 @dataclass(frozen=True, eq=False)
 class Uncached:
-    """Stands for the cache in a pass that caches nothing, as in training."""
+    """The cache of a pass that caches nothing, as in training."""
 
     conditions: Float[Tensor, "B L D"] | None
     """Vectors that cross-attention reads."""
@@ -227,7 +227,7 @@ class CacheSegment:
 
 @dataclass(frozen=True, eq=False)
 class AttentionInputs:
-    """What all layers of a pass have in common."""
+    """The inputs of attention that all layers of a pass share."""
 
     segments: Sequence[CacheSegment]
     """All rows of the pass, in order."""
@@ -294,7 +294,7 @@ class SelfAttention(Attention):
 
 
 class CrossAttention(Attention):
-    """Attention to conditions."""
+    """Attention of the steps of a sequence to conditions."""
 
     def __init__(self, config: LanguageModelConfig, layer: int) -> None:
         super().__init__(config, layer, cross=True)

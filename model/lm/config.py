@@ -63,7 +63,7 @@ class LanguageModelConfig(Config):
     past_context: int | None = Field(None, ge=1)
     """How many earlier steps a step sees, prefixes included; None is all of them (AudioCraft: `past_context`)."""
     pattern: Literal["delay", "unroll", "coarse_first", "grouped"] = "delay"
-    """Order of the codes (arXiv:2306.05284, 2.1)."""
+    """Order in which codes are predicted (arXiv:2306.05284, 2.1)."""
     delays: tuple[int, ...] | None = None
     """Delay of each codebook, steps; None is 0, 1, … K - 1 for `delay` and all 0 for the other patterns."""
     flatten_first: int = Field(0, ge=0)

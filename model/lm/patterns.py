@@ -47,6 +47,7 @@ class Pattern:
     codebooks: int
     frames: int
     layout: tuple[tuple[Coordinate, ...], ...]
+    """The coordinates of each step; they may include frames past the last one."""
 
     @cached_property
     def delay(self) -> int:
@@ -209,7 +210,7 @@ def unrolled(frames: int, flattening: tuple[int, ...], delays: tuple[int, ...]) 
 def coarse_first(frames: int, delays: tuple[int, ...]) -> Pattern:
     """Lay out all of the first codebook, then the others in parallel with `delays` (one fewer than codebooks).
 
-    If the smallest delay is above 0, that many empty steps stand between the two parts.
+    If the smallest delay is above 0, there are that many empty steps between the two parts.
     """
     _check_delays(delays, len(delays))
     pattern = _lay_out(

@@ -1,4 +1,4 @@
-"""The knobs of learning: how weights move, and low-rank updates of them.
+"""The knobs of learning: how weights are updated, and low-rank updates.
 
 They are in a file without torch, so that a plan, which needs every knob, need not load torch.
 """
@@ -14,12 +14,13 @@ TrainingPrecision = Literal["float32", "bfloat16"]
 
 
 class OptimizationConfig(Config):
-    """How the weights move. The defaults are MusicGen's for its medium model."""
+    """How the weights are updated. The defaults are MusicGen's for its medium model."""
 
     steps: int = Field(default=1_000_000, ge=1)
-    """Updates in all (arXiv:2306.05284, 3.1)."""
+    """Total number of updates (arXiv:2306.05284, 3.1)."""
     learning_rate: float = Field(default=1e-4, gt=0)
-    """The peak, reached at the end of the warm-up (AudioCraft's grid for the medium and large models)."""
+    """Peak of the learning rate, reached at the end of the warm-up (AudioCraft's grid for the medium and large
+    models)."""
     warmup_steps: int = Field(default=4000, ge=0)
     """Steps of linear warm-up (arXiv:2306.05284, 3.1)."""
     floor: float = Field(default=0.0, ge=0, le=1)
@@ -49,7 +50,7 @@ class OptimizationConfig(Config):
     precision: TrainingPrecision = "bfloat16"
     """Precision of the matrix products; weights and their updates are float32. MusicGen trained its two smaller models
     in float16, whose narrow range needs loss scaling; bfloat16 does not. A CPU without instructions that multiply
-    bfloat16 takes float32 instead."""
+    bfloat16 uses float32 instead."""
     max_skipped_steps: int = Field(default=10, ge=1)
     """Updates that may be skipped in a row, because the loss or a gradient was not finite, before training stops."""
 
