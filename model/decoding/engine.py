@@ -54,8 +54,8 @@ class DecodingOptions:
 
 Decoder = DynamicShapeDecoder | StaticShapeDecoder
 """Takes the steps of decoding. `prefill` reads the known steps of requests into slots and returns the step that is next
-in each. `step` samples the next codes of every slot and feeds them to the model. `take_sequence` returns the sequence of
-a slot whose last step is sampled. `finite` is whether all logits so far were finite."""
+in each. `step` samples the next codes of every slot and feeds them to the model. `take_sequence` returns the sequence
+of a slot whose last step is sampled. `finite` is whether all logits so far were finite."""
 
 
 @torch.inference_mode()
