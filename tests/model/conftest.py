@@ -1,4 +1,4 @@
-"""Surroundings of the tests of the model."""
+"""Fixtures for the tests of the model."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Small products on several threads are mostly waiting, above all where tests run side by side."""
+    """Small products on several threads mostly wait for each other, above all when tests run in parallel."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""Raw conditions: what is refused, and how they are dropped in training."""
+"""Raw conditions: which are refused, and how they are dropped in training."""
 
 import math
 from collections import Counter
@@ -22,18 +22,18 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def band(probability: float, draws: int) -> float:
-    """Four standard deviations of a share of so many draws."""
+    """Four standard deviations of a share of `draws` draws."""
     return 4 * (probability * (1 - probability) / draws) ** 0.5
 
 
-def test_what_is_given_is_named_in_the_order_of_fusing() -> None:
+def test_given_conditions_are_named_in_the_order_of_fusing() -> None:
     assert FULL.names == ("description", "genre", "keywords", "bpm", "seconds", "chroma", "clap")
     assert Attributes().names == ()
     assert Attributes(fields={"seconds": 3.0, "bpm": 92.0, "key": "C"}).names == ("key", "bpm", "seconds")
     assert set(FULL.names) < set(CONDITIONS)
 
 
-def test_taking_conditions_away_leaves_the_others_as_they_are() -> None:
+def test_removing_conditions_leaves_the_others_unchanged() -> None:
     kept = FULL.without(["chroma", "genre", "artist"])
     assert kept.names == ("description", "keywords", "bpm", "seconds", "clap")
     assert kept.clap is FULL.clap
@@ -62,27 +62,27 @@ def test_taking_conditions_away_leaves_the_others_as_they_are() -> None:
         ({"clap": torch.full((8,), math.inf)}, "expected finite values in clap"),
     ],
 )
-def test_bad_attributes_say_what_was_expected(given: dict, message: str) -> None:
+def test_invalid_attributes_are_refused(given: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Attributes(**given)
 
 
-def test_dropping_nulls_every_kind_of_condition_of_an_item() -> None:
+def test_dropping_removes_every_kind_of_condition_of_an_item() -> None:
     (dropped,) = drop_conditions([FULL], 1.0, torch.Generator())
     assert dropped.names == ()
     (kept,) = drop_conditions([FULL], 0.0, torch.Generator())
     assert kept is FULL
 
 
-def test_items_drawn_one_by_one_are_dropped_where_the_oracle_drops(oracles: Path) -> None:
-    """The reference draws once for a whole batch, which for batches of one item is the same."""
+def test_items_drawn_one_by_one_are_dropped_where_the_oracle_drops_them(oracles: Path) -> None:
+    """The reference draws once for a whole batch, which is the same for batches of one item."""
     facts = read_pack(oracles, "conditioning").facts["cfg_dropout"]
     generator = seeded(facts["seed"])
     drops = [drop_conditions([FULL], facts["p"], generator)[0] is not FULL for _ in facts["drops_per_call"]]
     assert drops == facts["drops_per_call"]
 
 
-def test_items_are_dropped_at_the_given_rate_and_each_on_its_own() -> None:
+def test_items_are_dropped_independently_at_the_given_rate() -> None:
     generator = seeded(11)
     draws = torch.tensor(
         [[item is not FULL for item in drop_conditions([FULL] * 4, 0.3, generator)] for _ in range(4000)]
@@ -93,7 +93,7 @@ def test_items_are_dropped_at_the_given_rate_and_each_on_its_own() -> None:
     assert correlation.abs().max() < 4 / 4000**0.5
 
 
-def test_attributes_are_dropped_at_their_own_rates_and_each_on_its_own() -> None:
+def test_attributes_are_dropped_independently_at_their_own_rates() -> None:
     rates = {"description": 0.1, "genre": 0.4, "bpm": 0.25, "chroma": 0.5, "clap": 0.7, "seconds": 0.0, "keywords": 1.0}
     items = drop_attributes([FULL] * 6000, rates, seeded(5))
     counts = Counter(name for item in items for name in item.names)
@@ -105,7 +105,7 @@ def test_attributes_are_dropped_at_their_own_rates_and_each_on_its_own() -> None
     assert (torch.corrcoef(torch.stack([kept[:-1, 0], kept[1:, 0]])) - torch.eye(2)).abs().max() < 4 / 6000**0.5
 
 
-def test_what_is_dropped_depends_on_the_generator_alone() -> None:
+def test_dropping_depends_only_on_the_generator() -> None:
     first, second = (drop_conditions([FULL] * 50, 0.5, seeded(2)) for _ in range(2))
     assert [item is FULL for item in first] == [item is FULL for item in second]
     rates = {"chroma": 0.5, "genre": 0.5}
@@ -114,20 +114,20 @@ def test_what_is_dropped_depends_on_the_generator_alone() -> None:
     assert [item.names for item in once] == [item.names for item in again]
 
 
-def test_what_happens_to_one_attribute_does_not_depend_on_the_probability_of_another() -> None:
+def test_dropping_one_attribute_does_not_depend_on_the_probability_of_another() -> None:
     alone = drop_attributes([FULL] * 50, {"chroma": 0.5}, seeded(3))
     beside = drop_attributes([FULL] * 50, {"chroma": 0.5, "description": 0.9, "clap": 0.2}, seeded(3))
     assert [item.chroma is None for item in alone] == [item.chroma is None for item in beside]
     assert [item.clap is None for item in alone] == [False] * 50
 
 
-def test_an_item_that_loses_nothing_stays_itself() -> None:
+def test_an_item_that_loses_nothing_is_not_copied() -> None:
     poor = Attributes("bass")
     assert drop_attributes([poor, FULL], {"chroma": 1.0, "genre": 1.0}, seeded(0))[0] is poor
     assert drop_attributes([FULL], {}, seeded(0))[0] is FULL
 
 
-def test_probabilities_and_names_that_mean_nothing_are_refused() -> None:
+def test_invalid_probabilities_and_names_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected a probability from 0 to 1, got 1\.5"):
         drop_conditions([FULL], 1.5, torch.Generator())
     with pytest.raises(ValueError, match=r"expected conditions among \['description', .*\], got 'melody'"):

@@ -1,4 +1,4 @@
-"""Chroma equals MusicGen's, follows what is played, and costs bounded memory."""
+"""Chroma equals MusicGen's, follows the played pitch, and needs bounded memory."""
 
 import math
 from pathlib import Path
@@ -18,7 +18,7 @@ def oracle(oracles: Path) -> Pack:
 
 
 @pytest.mark.parametrize("name", ["chroma", "chroma_short", "chroma_null", "chroma_silence"])
-def test_oracle_chroma_and_its_argmax_are_equal(oracle, name):
+def test_chroma_and_its_argmax_equal_the_oracle(oracle, name):
     settings, tensors = oracle.facts, oracle.tensors
     wav = {
         "chroma": tensors["wav"],
@@ -33,7 +33,7 @@ def test_oracle_chroma_and_its_argmax_are_equal(oracle, name):
     torch.testing.assert_close(found, tensors[f"raw.{name}"], rtol=1e-4, atol=1e-5)
 
 
-def test_oracle_other_windows_hops_and_rates_are_equal(oracle):
+def test_chroma_of_other_windows_hops_and_rates_equals_the_oracle(oracle):
     settings, tensors = oracle.facts, oracle.tensors
     found = chroma(tensors["wav"], ChromaConfig(sample_rate=settings["sample_rate"], window=4096, hop=1024))
     torch.testing.assert_close(found, tensors["raw_r12.chroma"], rtol=1e-4, atol=1e-5)
@@ -41,7 +41,7 @@ def test_oracle_other_windows_hops_and_rates_are_equal(oracle):
     assert torch.equal(found, tensors["argmax_sr16k_hop1000.chroma"])
 
 
-def test_oracle_filter_bank_sums_are_equal(oracle):
+def test_sums_of_the_filter_bank_equal_the_oracle(oracle):
     settings, tensors = oracle.facts, oracle.tensors
     sums = chroma_filters(settings["sample_rate"], settings["nfft"]).sum(1)
     torch.testing.assert_close(sums, tensors["fbanks_nonzero_sum"], rtol=1e-4, atol=1e-5)
@@ -61,7 +61,7 @@ def test_computing_in_groups_of_frames_changes_nothing(monkeypatch):
     torch.testing.assert_close(chroma(wav), whole, rtol=1e-6, atol=1e-6)
 
 
-def test_a_row_does_not_depend_on_its_neighbours():
+def test_a_row_does_not_depend_on_the_other_rows():
     wav = torch.randn(3, 50_000, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(chroma(wav)[1:2], chroma(wav[1:2]), rtol=1e-6, atol=1e-6)
 

@@ -1,5 +1,5 @@
-"""Guidance learned by a student: its target is what generation is guided to, its loss a divergence, its gradient its
-own."""
+"""Guidance learned by a student: the target is the guided prediction, the loss a divergence, and the gradient the
+student's alone."""
 
 import copy
 from dataclasses import replace
@@ -24,7 +24,7 @@ def batch_of(model: MusicModel) -> Batch:
     return Batch(random_codes(7, FRAMES, codebooks=2, cardinality=11), LENGTHS, ITEMS).prepared(model, True)
 
 
-def test_a_teacher_says_what_generation_is_guided_to_for_each_item_alone() -> None:
+def test_the_teacher_predicts_for_each_item_what_guided_generation_samples_from() -> None:
     model = music_model()
     batch = batch_of(model)
     got = GuidedTeacher(model, COEFFICIENT).logits(batch)
@@ -37,7 +37,7 @@ def test_a_teacher_says_what_generation_is_guided_to_for_each_item_alone() -> No
         torch.testing.assert_close(got[number][mask[number]], guided[mask[number]], rtol=1e-4, atol=1e-4)
 
 
-def test_the_divergence_is_a_mean_over_predicted_codes_and_none_where_both_agree() -> None:
+def test_the_divergence_is_a_mean_over_predicted_codes_and_zero_for_equal_predictions() -> None:
     torch.manual_seed(0)
     logits, target = torch.randn(3, 2, 5, 4), torch.randn(3, 2, 5, 4)
     mask = torch.rand(3, 2, 5) < 0.6
@@ -54,7 +54,7 @@ def test_the_divergence_is_a_mean_over_predicted_codes_and_none_where_both_agree
     torch.testing.assert_close(divergence(Prediction(padding, mask), target), got)
 
 
-def test_its_gradient_is_that_of_the_cross_entropy_with_the_teacher_s_probabilities() -> None:
+def test_the_gradient_is_that_of_the_cross_entropy_with_the_teachers_probabilities() -> None:
     torch.manual_seed(1)
     logits, target = torch.randn(2, 3, 4, 5, requires_grad=True), torch.randn(2, 3, 4, 5)
     mask = torch.ones(2, 3, 4, dtype=torch.bool)
@@ -64,7 +64,7 @@ def test_its_gradient_is_that_of_the_cross_entropy_with_the_teacher_s_probabilit
     torch.testing.assert_close(got, logits.grad)
 
 
-def test_only_the_student_has_a_gradient_and_parts_of_a_step_add_up() -> None:
+def test_only_the_student_has_a_gradient_and_micro_batches_add_up_to_the_batch() -> None:
     student = music_model(config(quantized=False))
     teacher = GuidedTeacher(copy.deepcopy(student).requires_grad_(False), COEFFICIENT)
     module = LossModule(student, "float32", teacher)
@@ -87,7 +87,7 @@ def test_only_the_student_has_a_gradient_and_parts_of_a_step_add_up() -> None:
     assert all(value.grad is None for value in teacher.model.parameters())
 
 
-def test_a_student_comes_to_say_alone_what_its_teacher_says_with_guidance() -> None:
+def test_a_student_learns_to_predict_alone_what_its_teacher_predicts_with_guidance() -> None:
     student = music_model(config(quantized=False))
     teacher = GuidedTeacher(copy.deepcopy(student), COEFFICIENT)
     module, batch = LossModule(student, "float32", teacher), batch_of(student)
@@ -103,7 +103,7 @@ def test_a_student_comes_to_say_alone_what_its_teacher_says_with_guidance() -> N
 
 
 @pytest.mark.parametrize("guidance_text", [1.0, 2.0])
-def test_without_guidance_a_request_takes_one_row_and_double_guidance_takes_three(guidance_text: float) -> None:
+def test_without_guidance_a_request_takes_one_row_and_with_double_guidance_three(guidance_text: float) -> None:
     model = music_model()
     (conditions,) = condition_passes(model, ITEMS[0], "one_pass", 1.0, guidance_text)
     rows = 1 if guidance_text == 1 else 3

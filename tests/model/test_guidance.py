@@ -1,4 +1,4 @@
-"""Guidance: how each form combines the branches' logits, and that every coefficient is heeded as it was asked for."""
+"""Guidance: how each form combines the branches' logits, and the effect of every coefficient."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def _logits(branches: int) -> Tensor:
 
 
 @given(guidance=coefficients, guidance_text=coefficients)
-def test_guidance_is_the_equation_of_its_paper(guidance: float, guidance_text: float) -> None:
+def test_guided_logits_follow_the_equations_of_the_papers(guidance: float, guidance_text: float) -> None:
     scales = torch.tensor([guidance, 3.0]), torch.tensor([guidance_text, 2.0])
     full, style, null = _logits(3).double().unbind(1)
     outer, inner = (scale.double()[:, None, None] for scale in scales)
@@ -39,7 +39,7 @@ def test_guidance_is_the_equation_of_its_paper(guidance: float, guidance_text: f
     torch.testing.assert_close(found, null + outer * (full - null), rtol=1e-5, atol=1e-4)
 
 
-def test_a_coefficient_of_one_is_no_guidance_to_the_bit() -> None:
+def test_a_coefficient_of_one_is_exactly_no_guidance() -> None:
     ones, other = torch.ones(2), torch.tensor([3.0, 0.5])
     assert torch.equal(apply_guidance(_logits(1), other, other), _logits(1)[:, 0])
     assert torch.equal(apply_guidance(_logits(2), ones, other), _logits(2)[:, 0])
@@ -48,7 +48,7 @@ def test_a_coefficient_of_one_is_no_guidance_to_the_bit() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_guidance_of_one_is_the_model_without_guidance(form: GuidanceForm) -> None:
+def test_guidance_of_one_equals_the_model_without_guidance(form: GuidanceForm) -> None:
     model = music_model()
     request = GenerationRequest(EVERYTHING, 10, seed=4, guidance=1.0, temperature=0.0, guidance_form=form)
     (found,) = generate(model, [request])
@@ -61,7 +61,7 @@ def test_guidance_of_one_is_the_model_without_guidance(form: GuidanceForm) -> No
 
 
 def _model(padding: str) -> MusicModel:
-    """Text both in front of the codes and beside them, so that its length counts."""
+    """A model with text both as a prefix and in cross-attention, so that its length matters."""
     return music_model(config(padding=padding, prepend=("description", "chroma"), cross=("clap", "description")))
 
 
@@ -83,7 +83,8 @@ def test_decoding_takes_the_guided_choice_of_whole_forward_passes(
             EVERYTHING, 12, 0, guidance, guidance_text=guidance_text, guidance_form=form, temperature=0.0
         )
         (found,) = generate(model, [request])
-        # In one pass the null and the style are as long as the full conditions, by themselves they are shorter.
+        # In one pass, the null and the style are padded to the full conditions; in passes of their own they are
+        # shorter.
         if form == "one_pass":
             full, beside, null = _answer(model, found, [EVERYTHING, style, Attributes()])
         else:
@@ -94,7 +95,7 @@ def test_decoding_takes_the_guided_choice_of_whole_forward_passes(
         assert torch.equal(found[mask], best[mask])
 
 
-def test_the_forms_and_coefficients_lead_to_different_codes() -> None:
+def test_different_forms_and_coefficients_give_different_codes() -> None:
     model = _model("masked")
     base = GenerationRequest(EVERYTHING, 24, seed=0, temperature=0.0)
     changes = [{}, {"guidance": 6.0}, {"guidance_form": "two_pass"}, {"guidance_form": "two_pass", "guidance": 6.0}]
@@ -106,7 +107,7 @@ def test_the_forms_and_coefficients_lead_to_different_codes() -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_a_text_guidance_of_zero_ignores_the_text(form: GuidanceForm) -> None:
     model = music_model()
-    # As long as each other, for in one pass the style is as long as the text.
+    # Texts of equal length, because in one pass the style is as long as the text.
     texts = ("calm piano", "loud drums")
     requests = [
         GenerationRequest(replace(EVERYTHING, description=text), 12, 3, guidance_text=0.0, guidance_form=form)
@@ -121,14 +122,14 @@ def test_a_text_guidance_of_zero_ignores_the_text(form: GuidanceForm) -> None:
         assert torch.equal(generate(model, [without])[0], first)
 
 
-def test_double_guidance_where_there_is_no_text_is_plain_guidance() -> None:
+def test_double_guidance_without_a_text_equals_plain_guidance() -> None:
     model = music_model()
     request = GenerationRequest(Attributes(None, melody(0, 4, 7)), 16, seed=2, guidance_form="two_pass")
     plain, double = generate(model, [request, replace(request, guidance_text=4.0)])
     assert torch.equal(plain, double)
 
 
-def test_a_null_by_itself_changes_nothing_where_padding_is_masked_and_only_cross_attention_reads_conditions() -> None:
+def test_both_forms_are_equal_if_padding_is_masked_and_all_conditions_are_read_by_cross_attention() -> None:
     model = music_model(config(cross=("description", "clap", "chroma"), prepend=()))
     requests = [GenerationRequest(EVERYTHING, 16, seed=1, guidance_form=form) for form in FORMS]
     first, second = generate(model, requests)
@@ -137,7 +138,7 @@ def test_a_null_by_itself_changes_nothing_where_padding_is_masked_and_only_cross
 
 def test_guidance_of_zero_ignores_the_conditions() -> None:
     model = music_model()
-    # As long as the text's own null, which is as long as the text.
+    # The null of a text is as long as the text, so both texts have equal length.
     request = GenerationRequest(EVERYTHING, 10, seed=4, guidance=0.0)
     other = replace(request, attributes=Attributes("loud drums", melody(3), -torch.ones(CLAP_WIDTH)))
     first, second = generate(model, [request, other])
@@ -145,7 +146,7 @@ def test_guidance_of_zero_ignores_the_conditions() -> None:
 
 
 def _alone(name: str) -> MusicModel:
-    """A model that reads one condition."""
+    """A model that reads only one condition."""
     whole = config()
     decoder = whole.language_model.model_copy(update={"cross": (name,), "prepend": ()})
     parts = {"description": None, "clap": None} | {name: getattr(whole, name)}
@@ -153,7 +154,7 @@ def _alone(name: str) -> MusicModel:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_guidance_works_for_a_joint_embedding_alone(form: GuidanceForm) -> None:
+def test_guidance_works_with_a_joint_embedding_alone(form: GuidanceForm) -> None:
     model = _alone("clap")
     found = [
         generate(model, [GenerationRequest(Attributes(clap=clap), 16, 1, guidance, guidance_form=form)])[0]
@@ -169,7 +170,7 @@ def test_guidance_works_for_a_joint_embedding_alone(form: GuidanceForm) -> None:
     assert (conditioned - null)[mask].abs().max() > 0.1
 
 
-def test_double_guidance_without_a_text_or_with_nothing_else_says_what_it_needs() -> None:
+def test_double_guidance_needs_a_description_and_another_condition() -> None:
     request = GenerationRequest(Attributes(), 8, seed=0, guidance_text=3.0)
     with pytest.raises(ValueError, match=r"reads a description and other conditions .* of 3, got one that reads clap"):
         generate(_alone("clap"), [request])
@@ -177,7 +178,7 @@ def test_double_guidance_without_a_text_or_with_nothing_else_says_what_it_needs(
         generate(_alone("description"), [request])
 
 
-def test_conditions_in_other_rows_than_guidance_needs_say_so() -> None:
+def test_conditions_with_too_few_rows_for_guidance_are_refused() -> None:
     model = music_model()
     request = GenerationRequest(Attributes(), 8, seed=0)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The music model: attributes to loss, what a checkpoint of it holds, and what it refuses."""
+"""The music model: from attributes to the loss, the contents of a checkpoint, and refused input."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_every_condition_and_its_absence_change_the_prediction(other: Attributes
     assert (logits[0] - logits[1]).abs().max() > 1e-4
 
 
-def test_the_loss_is_the_mean_of_its_codebooks_and_falls_when_learned_from() -> None:
+def test_the_loss_is_the_mean_over_codebooks_and_falls_in_training() -> None:
     model, codes = music_model(config(finetune=True)).train(), random_codes(4, 9)
     items, lengths = [FULL, Attributes(), FULL, Attributes("bass")], torch.tensor([9, 7, 9, 5])
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
@@ -60,12 +60,12 @@ def test_the_loss_is_the_mean_of_its_codebooks_and_falls_when_learned_from() -> 
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_attributes_prepared_beforehand_give_the_same_loss() -> None:
+def test_prepared_attributes_give_the_same_loss() -> None:
     model, codes, items = music_model(), random_codes(2, 7), [FULL, Attributes("bass")]
     assert model.loss(codes, items).mean == model.loss(codes, model.prepare(items)).mean
 
 
-def test_a_checkpoint_holds_all_but_a_frozen_encoder() -> None:
+def test_a_checkpoint_holds_everything_but_a_frozen_encoder() -> None:
     frozen, finetuned = music_model(config()), music_model(config(finetune=True))
     assert not any("encoder" in name for name in frozen.weights())
     assert any("encoder" in name for name in finetuned.weights())
@@ -82,7 +82,7 @@ def _without_memory(like: MusicModel) -> MusicModel:
 
 
 @pytest.mark.parametrize("finetune", [False, True])
-def test_a_model_made_without_memory_takes_the_weights_as_they_are(finetune: bool) -> None:
+def test_a_model_on_the_meta_device_takes_the_weights_without_a_copy(finetune: bool) -> None:
     known, codes, items = music_model(config(finetune=finetune)).eval(), random_codes(2, 7), [FULL, Attributes()]
     weights, other = known.weights(), _without_memory(known)
     other.load_weights(weights)
@@ -91,7 +91,7 @@ def test_a_model_made_without_memory_takes_the_weights_as_they_are(finetune: boo
     assert torch.equal(other(codes, items).logits, known(codes, items).logits)
 
 
-def test_weights_of_half_precision_become_the_models_own() -> None:
+def test_weights_of_half_precision_are_converted_to_the_models_precision() -> None:
     known = music_model(config())
     halves = {name: value.half() if value.is_floating_point() else value for name, value in known.weights().items()}
     for other in (_without_memory(known), music_model(config(), seed=1)):
@@ -116,7 +116,7 @@ def test_a_config_whose_conditions_are_not_fused_is_refused() -> None:
         MusicModelConfig(description=None)
 
 
-def test_bad_input_says_what_was_expected() -> None:
+def test_invalid_input_is_refused() -> None:
     model = music_model()
     with pytest.raises(ValueError, match="expected attributes of 2 items, got 1"):
         model(random_codes(2, 5), [FULL])

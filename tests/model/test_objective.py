@@ -1,4 +1,4 @@
-"""What training minimises: a step in parts, and a step that waits for no device."""
+"""The training objective: a step in micro-batches, and a step that never waits for the device."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +17,7 @@ from tests.worlds.tiny_model import random_codes
 
 
 class NoWaiting(TorchDispatchMode):
-    """Counts what goes from the host to the model's device, and refuses a copy that waits until it is there."""
+    """Counts copies from the host to the model's device, and fails on a copy that waits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,8 +34,8 @@ class NoWaiting(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_no_gradient_of_a_step_waits_for_the_device(checkpointing: bool) -> None:
-    # Tensors on `meta` have no values: whatever looked at one would fail. Codes and conditions begin on the host.
+def test_computing_gradients_never_waits_for_the_device(checkpointing: bool) -> None:
+    # Tensors on `meta` have no values: code that read one would fail. Codes and conditions begin on the host.
     crossing = ("description", "genre", "keywords", "bpm", "chroma")
     model = music_model(config(quantized=False, prepend=("clap",), cross=crossing))
     model.language_model.transformer.checkpointing = checkpointing
@@ -52,19 +52,19 @@ def test_no_gradient_of_a_step_waits_for_the_device(checkpointing: bool) -> None
     assert all(value.grad is not None for value in model.parameters() if value.requires_grad)
 
 
-def test_no_update_waits_for_the_device() -> None:
+def test_an_update_never_waits_for_the_device() -> None:
     with FakeTensorMode():
         model = torch.nn.Linear(3, 2)
         train_state = TrainState(model, OptimizationConfig(ema_interval=1))
         model(torch.randn(4, 3)).sum().backward()
         stats = train_state.step()
-        with pytest.raises(DataDependentOutputException):  # so a look at any value would have been noticed
+        with pytest.raises(DataDependentOutputException):  # so reading any value would have been noticed
             float(stats.gradient_norm)
         with pytest.raises(DataDependentOutputException):
             train_state.check_finite()
 
 
-def test_dropout_of_a_part_depends_on_its_seed_and_not_on_the_parts_before_it() -> None:
+def test_dropout_in_a_micro_batch_depends_on_its_seed_and_not_on_earlier_micro_batches() -> None:
     model = music_model(config(quantized=False, dropout=0.5)).train()
     batch = Batch(random_codes(4, 6, codebooks=2, cardinality=11), torch.tensor([6, 6, 6, 6]), ITEMS[:4])
     first, second = micro_batches_of(model, batch, 2)

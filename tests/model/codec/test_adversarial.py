@@ -1,4 +1,4 @@
-"""Discriminators and their losses: AudioCraft's numbers and gradients, published sizes, and who learns from what."""
+"""Discriminators and their losses: AudioCraft's numbers and gradients, published sizes, and where gradients flow."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def test_logits_of_stereo_equal_the_oracle(oracles: Path) -> None:
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("samples", [400, 401, 1003])
-def test_every_discriminator_of_every_kind_answers_for_every_length(channels: int, samples: int) -> None:
+def test_discriminators_of_every_kind_give_finite_logits_for_sound_of_any_length(channels: int, samples: int) -> None:
     outputs = Discriminators(channels, SMALL, 0)(noise(3, channels, samples))
     assert {kind: len(found) for kind, found in outputs.items()} == {"spectrogram": 2, "period": 2, "scale": 3}
     for output in (one for found in outputs.values() for one in found):
@@ -64,7 +64,7 @@ def test_every_discriminator_of_every_kind_answers_for_every_length(channels: in
         assert all(feature.shape[0] == 3 for feature in output.features)
 
 
-def test_a_discriminator_of_a_period_convolves_only_samples_that_are_that_period_apart() -> None:
+def test_a_period_discriminator_convolves_only_samples_one_period_apart() -> None:
     wav = noise(1, 1, 300).requires_grad_()
     two, three = Discriminators(1, SMALL, 0)(wav)["period"]
     for output, period in ((two, 2), (three, 3)):
@@ -74,7 +74,7 @@ def test_a_discriminator_of_a_period_convolves_only_samples_that_are_that_period
         assert {int(place) % period for place in places} == {1}
 
 
-def test_every_further_discriminator_of_a_scale_hears_half_the_rate_of_the_one_before() -> None:
+def test_each_scale_discriminator_receives_half_the_sample_rate_of_the_one_before() -> None:
     outputs = Discriminators(1, SMALL, 0)(noise(1, 1, 1024))["scale"]
     assert [output.features[0].shape[-1] for output in outputs] == [1024, 512, 256]
     high = torch.tensor([1.0, -1.0]).repeat(512)[None, None]
@@ -104,7 +104,7 @@ def test_the_published_discriminators_have_the_published_layers() -> None:
     assert [one.stride for one in spectrogram] == [(1, 1), (1, 2), (1, 2), (1, 2), (1, 1), (1, 1)]
 
 
-def test_first_weights_depend_on_the_seed_alone_and_leave_the_process_its_own_draws() -> None:
+def test_first_weights_depend_only_on_the_seed_and_leave_the_global_generator_untouched() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -125,7 +125,7 @@ def test_sound_shorter_than_a_window_is_refused() -> None:
     ({"spectrogram": {"hops": (256,)}}, "one hop and one window for each FFT, got 5 FFTs, 1 hops and 5 windows"),
     ({"spectrogram": {"ffts": (64,), "hops": (16,), "windows": (128,)}}, "windows no longer than their FFTs"),
 ])  # fmt: skip
-def test_discriminators_that_cannot_be_are_refused(change: dict, message: str) -> None:
+def test_invalid_discriminator_configs_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         AdversarialConfig.model_validate(change)
 
@@ -155,7 +155,7 @@ def test_losses_and_their_gradient_equal_the_oracle(oracles: Path, loss: str) ->
     torch.testing.assert_close(training.step(made, true), pack.tensors[f"{loss}.d_loss"], rtol=1e-4, atol=0)
 
 
-def test_discriminators_learn_to_tell_two_kinds_of_sound_apart_and_the_sound_gets_no_gradient() -> None:
+def test_discriminators_learn_to_separate_two_kinds_of_sound_and_send_no_gradient_to_the_sound() -> None:
     training = adversarial(SMALL.model_copy(update={"learning_rate": 5e-3}))
     made, true = 0.1 * noise(4, 1, 400), 0.1 * noise(4, 1, 400, seed=1).cumsum(-1)
     made.requires_grad_()
@@ -164,7 +164,7 @@ def test_discriminators_learn_to_tell_two_kinds_of_sound_apart_and_the_sound_get
     assert made.grad is None
 
 
-def test_what_the_discriminators_say_costs_the_codec_and_teaches_no_discriminator() -> None:
+def test_adversarial_losses_give_the_codec_a_gradient_and_the_discriminators_none() -> None:
     training = adversarial()
     made = (0.1 * noise(2, 1, 400)).requires_grad_()
     sum(training.losses(made, noise(2, 1, 400, seed=1)).values()).backward()
@@ -172,13 +172,13 @@ def test_what_the_discriminators_say_costs_the_codec_and_teaches_no_discriminato
     assert all(value.grad is None and value.requires_grad for value in training.discriminators.parameters())
 
 
-def test_a_perfect_reconstruction_matches_all_features() -> None:
+def test_a_perfect_reconstruction_has_feature_losses_of_zero() -> None:
     sound = noise(2, 1, 400)
     losses = adversarial().losses(sound, sound)
     assert [float(value) for name, value in losses.items() if name.startswith("features")] == [0.0, 0.0, 0.0]
 
 
-def test_every_kind_has_its_weights_and_a_weight_of_0_is_not_computed() -> None:
+def test_every_kind_has_its_weights_and_a_loss_of_weight_0_is_not_computed() -> None:
     assert adversarial().weights == {
         **{"adversarial_spectrogram": 4.0, "adversarial_period": 4.0, "adversarial_scale": 4.0},
         **{"features_spectrogram": 4.0, "features_period": 4.0, "features_scale": 4.0},
@@ -188,7 +188,7 @@ def test_every_kind_has_its_weights_and_a_weight_of_0_is_not_computed() -> None:
     assert all(name.startswith("features") for name in features_only.weights)
 
 
-def test_a_state_brings_back_the_discriminators_bit_for_bit() -> None:
+def test_a_loaded_state_restores_the_discriminators_bit_for_bit() -> None:
     def teach(training: AdversarialTraining, steps: range) -> None:
         for step in steps:
             training.step(noise(2, 1, 400, seed=step), noise(2, 1, 400, seed=100 + step))
@@ -203,7 +203,7 @@ def test_a_state_brings_back_the_discriminators_bit_for_bit() -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in moved)
 
 
-def test_narrow_convolutions_change_the_losses_by_little() -> None:
+def test_bfloat16_convolutions_change_the_losses_only_slightly() -> None:
     made, true = 0.1 * noise(4, 1, 800), 0.1 * noise(4, 1, 800, seed=1)
     exact, narrow = adversarial().losses(made, true), adversarial(precision="bfloat16").losses(made, true)
     for name in exact:
@@ -213,7 +213,7 @@ def test_narrow_convolutions_change_the_losses_by_little() -> None:
 
 
 @pytest.mark.parametrize("loss", ["hinge", "mse", "hinge2"])
-def test_a_discriminator_that_is_right_pays_nothing_and_one_that_is_wrong_does(loss: str) -> None:
+def test_a_discriminator_has_no_loss_when_right_and_a_large_one_when_wrong(loss: str) -> None:
     low, high = (torch.zeros(5), torch.ones(5)) if loss == "mse" else (torch.full((5,), -1.0), torch.full((5,), 1.0))
     assert float(discriminator_loss(low, high, loss)) == 0
     wrong: Tensor = discriminator_loss(high, low, loss)

@@ -65,7 +65,7 @@ def config(steps: int = 8, **changes: object) -> CodecTrainingConfig:
 
 
 def sides(step: int) -> Tensor:
-    """Stereo: another chord on each side."""
+    """A stereo batch with a different chord on each side."""
     return torch.cat([tones(step), tones(10_000 + step)], dim=1)
 
 
@@ -79,7 +79,7 @@ def finite(state: Mapping[str, Tensor]) -> bool:
     return all(bool(value.isfinite().all()) for value in state.values())
 
 
-def test_a_training_with_discriminators_and_balancer_goes_on_from_its_state_bit_for_bit() -> None:
+def test_a_training_with_discriminators_and_balancer_resumes_bit_for_bit() -> None:
     settings = config(
         adversarial=ALL_DISCRIMINATORS.model_copy(update={"update_probability": 0.6}),
         quantizer_start=2,
@@ -107,7 +107,7 @@ def test_a_training_with_discriminators_and_balancer_goes_on_from_its_state_bit_
         pytest.param(2, True, marks=pytest.mark.slow),
     ],
 )
-def test_every_kind_of_network_learns_against_discriminators_in_a_few_dozen_steps(channels: int, causal: bool) -> None:
+def test_networks_of_every_kind_learn_against_discriminators_within_40_steps(channels: int, causal: bool) -> None:
     network = NETWORK.model_copy(update={"causal": causal, "channels": channels, "convolutional_shortcut": causal})
     batch = tones if channels == 1 else sides
     training = begin(config(steps=40), network, batches=batch)
@@ -115,14 +115,14 @@ def test_every_kind_of_network_learns_against_discriminators_in_a_few_dozen_step
     before = evaluate_codec(Codec(training.untrained()), held_out)
     steps = [training.step() for _ in range(40)]
     after = evaluate_codec(Codec(training.trained()), held_out)
-    # Balanced as published, the spectra come first; the phase, and with it the waveform, takes thousands of steps.
+    # With the published balance, the spectra improve first; the phase, and so the waveform, takes thousands of steps.
     first, last = ([step.losses["spectral"] for step in part] for part in (steps[:10], steps[-10:]))
     assert sum(last) < 0.6 * sum(first)
     assert after.fidelity.multi_scale_mel_distance < before.fidelity.multi_scale_mel_distance - 5
     assert after.fidelity.log_mel_distance < before.fidelity.log_mel_distance - 5
 
 
-def test_a_causal_codec_hears_no_future_and_answers_with_none() -> None:
+def test_frames_of_a_causal_codec_do_not_depend_on_later_sound() -> None:
     training = begin(config(), NETWORK.model_copy(update={"causal": True}))
     for _ in range(3):
         training.step()
@@ -135,7 +135,7 @@ def test_a_causal_codec_hears_no_future_and_answers_with_none() -> None:
     torch.testing.assert_close(codec.decode(codes)[..., :1600], codec.decode(others)[..., :1600])
 
 
-def test_what_is_kept_of_normalised_weights_computes_what_the_network_in_training_computes() -> None:
+def test_the_trained_encoder_without_weight_norm_computes_what_the_network_in_training_computes() -> None:
     settings = config(8)
     still = settings.optimization.model_copy(update={"ema_decay": 0.0})
     training = begin(settings.model_copy(update={"optimization": still}))
@@ -147,7 +147,7 @@ def test_what_is_kept_of_normalised_weights_computes_what_the_network_in_trainin
         torch.testing.assert_close(training.trained().encoder(wav), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_discriminators_learn_as_often_as_their_probability_says() -> None:
+def test_discriminators_learn_as_often_as_their_update_probability_says() -> None:
     def turns(probability: float) -> list[bool]:
         settings = config(adversarial=DISCRIMINATORS.model_copy(update={"update_probability": probability}))
         training = begin(settings)
@@ -158,7 +158,7 @@ def test_discriminators_learn_as_often_as_their_probability_says() -> None:
         return found
 
     assert all(turns(1.0))
-    # Two thirds of 200 with a deviation of 6.7.
+    # Two thirds of 200, within about three standard deviations of 6.7.
     assert 110 < sum(turns(2 / 3)) < 157
     training = begin(config(adversarial=DISCRIMINATORS.model_copy(update={"update_probability": 0.5})))
     steps = [training.step() for _ in range(6)]
@@ -167,7 +167,7 @@ def test_discriminators_learn_as_often_as_their_probability_says() -> None:
     assert training.adversarial.train_state.updates == sum(turns(0.5)[:6])
 
 
-def test_every_loss_that_has_a_weight_is_told_and_no_other() -> None:
+def test_a_step_reports_exactly_the_losses_that_have_a_weight() -> None:
     settings = config(
         adversarial=ALL_DISCRIMINATORS,
         stft_weight=1.0,
@@ -191,7 +191,7 @@ def test_without_a_balancer_the_loss_is_the_weighted_sum() -> None:
     assert step.loss == pytest.approx(expected, rel=1e-5)
 
 
-def test_narrow_convolutions_learn_too_and_codebooks_stay_exact() -> None:
+def test_training_in_bfloat16_lowers_the_loss_and_keeps_codebooks_in_float32() -> None:
     exact, narrow = begin(config(steps=30)), begin(config(steps=30, precision="bfloat16"))
     first, other = exact.step(), narrow.step()
     assert other.losses["spectral"] == pytest.approx(first.losses["spectral"], rel=0.02)
@@ -202,7 +202,7 @@ def test_narrow_convolutions_learn_too_and_codebooks_stay_exact() -> None:
     assert {value.dtype for name, value in narrow.state().items() if "codebook.embed" in name} == {torch.float32}
 
 
-def test_dropout_chooses_among_the_bandwidths_that_transformers_then_knows() -> None:
+def test_dropout_chooses_among_the_bandwidths_and_transformers_encodes_with_each_of_them() -> None:
     network = NETWORK.model_copy(update={"codebooks": 6, "bandwidths": (1, 3)})
     training = begin(config(quantizer=QuantizerConfig(decay=0.9, dropout=1.0)), network)
     assert training.levels == [1, 3, 6]
@@ -217,7 +217,7 @@ def test_dropout_chooses_among_the_bandwidths_that_transformers_then_knows() -> 
 
 
 @pytest.mark.parametrize("bandwidths", [(3, 1), (0, 2), (3,), (1, 1)])
-def test_bandwidths_that_are_none_are_refused(bandwidths: tuple[int, ...]) -> None:
+def test_invalid_bandwidths_are_refused(bandwidths: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="expected ascending bandwidths of 1 to 2 codebooks"):
         CodecConfig.model_validate(NETWORK.model_dump() | {"bandwidths": bandwidths})
 
@@ -227,7 +227,7 @@ def test_segments_shorter_than_a_window_are_refused_before_training() -> None:
         begin(config(), batches=lambda step: tones(step)[..., :160])
 
 
-def test_the_state_of_a_training_without_discriminators_is_refused() -> None:
+def test_a_state_without_discriminators_or_balancer_is_refused() -> None:
     with pytest.raises(ValueError, match="expected the averages of 4 losses, got 0"):
         begin(config()).load(begin(config(adversarial=None, balancer=None)).state())
     with pytest.raises(ValueError, match=r"expected the state of \d+ parameters, got 0"):
@@ -237,12 +237,12 @@ def test_the_state_of_a_training_without_discriminators_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("published", [True, False])
 @pytest.mark.parametrize("first", range(0, 50, 10))
-def test_no_number_stops_being_finite_in_the_first_100_steps_of_50_seeds(first: int, published: bool) -> None:
+def test_all_numbers_stay_finite_in_the_first_100_steps_of_50_seeds(first: int, published: bool) -> None:
     network = NETWORK.model_copy(update={"filters": 2, "width": 8})
     plain = {"adversarial": None, "balancer": None, "weight_norm": False, "waveform_weight": 20.0}
     settings = config(steps=100, **({} if published else plain))
     for seed in range(first, first + 10):
-        # A silent item in each batch, as recordings have them.
+        # A silent item in each batch, as real recordings have.
         training = begin(settings, network, seed, lambda step, seed=seed: silent_first(tones(1000 * seed + step)))
         steps = [training.step() for _ in range(100)]
         assert all(value == value for step in steps for value in (step.loss, *step.losses.values())), seed

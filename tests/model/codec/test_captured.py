@@ -1,5 +1,5 @@
-"""Decoding by graphs: what is captured when, on a stand-in for streams and graphs; tests/benchmarks/gpu.py takes real
-ones."""
+"""Decoding with CUDA graphs: what is captured and when, with stand-ins for streams and graphs; tests/benchmarks/gpu.py
+uses real ones."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,7 +13,8 @@ from model.codec.captured import KEPT, WARM_UP, CapturedDecoding
 
 
 class _Graph:
-    """Replays what was decoded while it was captured: reads the codes and writes the sound where they were then."""
+    """Replays the decoding that was captured: reads the codes from, and writes the sound to, the tensors of the
+    capture."""
 
     again: Callable[[], None]
 
@@ -27,7 +28,7 @@ class _Stream:
 
 
 class _Network:
-    """Decodes, and tells how often it was asked, and whether a graph is just being captured."""
+    """Decodes and counts its calls; while a graph is being captured it computes nothing."""
 
     def __init__(self) -> None:
         self.calls, self.graph = 0, None
@@ -67,7 +68,7 @@ def codes_of(frames: int, seed: int) -> Tensor:
     return torch.randint(9, (1, 3, frames), generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_length_that_comes_often_is_captured_once_and_every_call_has_the_sound_of_its_own_codes(
+def test_a_frequent_length_is_captured_once_and_every_call_returns_the_sound_of_its_own_codes(
     network: _Network,
 ) -> None:
     plain, decoding = _Network().decode, CapturedDecoding(network.decode)
@@ -76,7 +77,7 @@ def test_a_length_that_comes_often_is_captured_once_and_every_call_has_the_sound
     assert all(torch.equal(sound, plain(codes_of(5, seed))) for seed, sound in enumerate(sounds))
 
 
-def test_only_the_graphs_that_were_used_last_are_kept(network: _Network) -> None:
+def test_only_the_most_recently_used_graphs_are_kept(network: _Network) -> None:
     decoding = CapturedDecoding(network.decode)
     for frames in range(1, KEPT + 2):
         for seed in range(WARM_UP + 1):
@@ -85,7 +86,7 @@ def test_only_the_graphs_that_were_used_last_are_kept(network: _Network) -> None
     assert [shape[2] for shape in decoding.graphs] == [3, 4, 5, 1]
 
 
-def test_what_cannot_be_captured_is_decoded_as_it_is_and_said(
+def test_decoding_that_cannot_be_captured_runs_uncaptured_with_one_warning(
     network: _Network, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def decode(codes: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The codec as other stages use it: shapes, windows and seams, and that nothing depends on its neighbours."""
+"""The codec as other stages use it: shapes, windows, seams, and independence from earlier input."""
 
 import math
 from typing import Any
@@ -29,7 +29,7 @@ def network(config: CodecConfig = NETWORK) -> EncodecModel:
 
 
 class _NothingCrosses(TorchDispatchMode):
-    """Refuses copies between the host and a device, which a graph cannot capture either."""
+    """Fails on a copy between the host and a device, which a graph could not capture either."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = function(*args, **(kwargs or {}))
@@ -52,7 +52,7 @@ def test_frames_are_the_samples_over_the_hop_rounded_up(codec: Codec, samples: i
     assert codec.frame_rate == 100
 
 
-def test_codes_are_those_of_transformers_own_encode() -> None:
+def test_codes_and_sound_equal_those_of_transformers() -> None:
     made = network()
     wav = torch.stack([sound(4_000, seed=1), sound(4_000, seed=2)])
     with torch.no_grad():
@@ -70,13 +70,13 @@ def test_a_recording_of_one_window_is_encoded_in_one_pass(codec: Codec) -> None:
 
 
 @pytest.mark.parametrize("samples", [8_001, 8_080, 12_345, 40_000, 40_079])
-def test_windows_give_every_frame_once(codec: Codec, samples: int) -> None:
+def test_encoding_and_decoding_in_windows_give_every_frame_once(codec: Codec, samples: int) -> None:
     codes = codec.encode_track(sound(samples), window=100, context=20)
     assert codes.shape == (3, math.ceil(samples / 80))
     assert codec.decode_track(codes, window=100, context=20).shape == (1, math.ceil(samples / 80) * 80)
 
 
-def test_seams_leave_codes_nearly_as_one_long_pass_gives_them(codec: Codec) -> None:
+def test_codes_across_seams_nearly_equal_those_of_one_pass_and_context_helps(codec: Codec) -> None:
     wav = sound(60_033)
     whole = codec.encode(wav[None])[0]
     windowed = codec.encode_track(wav, window=200, context=40)
@@ -85,7 +85,7 @@ def test_seams_leave_codes_nearly_as_one_long_pass_gives_them(codec: Codec) -> N
     assert (whole == bare).float().mean() < (whole == windowed).float().mean()
 
 
-def test_seams_cannot_be_heard_in_decoded_sound(codec: Codec) -> None:
+def test_seams_change_decoded_sound_by_less_than_a_thousandth(codec: Codec) -> None:
     codes = codec.encode(sound(60_000)[None])[0]
     whole = codec.decode(codes[None])[0]
     windowed = codec.decode_track(codes, window=200, context=40)
@@ -99,15 +99,15 @@ def test_codes_of_a_recording_do_not_depend_on_what_was_encoded_before(codec: Co
     assert torch.equal(codec.encode_track(wav, window=100, context=20), first)
 
 
-def test_nothing_of_encoding_and_decoding_waits_for_the_device() -> None:
-    """A device that holds nothing cannot answer: a look at a value there is an error."""
+def test_encoding_and_decoding_never_wait_for_the_device() -> None:
+    """The meta device holds no values, so code that reads one fails."""
     codec, wav, codes = Codec(network(), "meta"), sound(801)[None].to("meta"), torch.zeros((1, 3, 11)).long().to("meta")
     with _NothingCrosses():
         assert codec.coder.encode(wav, 3).shape == (1, 3, 11)
         assert codec.coder.decode(codes).shape == (1, 1, 880)
 
 
-def test_fewer_codebooks_are_the_first_ones() -> None:
+def test_a_codec_with_fewer_codebooks_gives_the_first_ones() -> None:
     wav = sound(4_000)[None]
     assert torch.equal(Codec(network(), codebooks=2).encode(wav), Codec(network()).encode(wav)[:, :2])
 
@@ -130,12 +130,12 @@ def test_a_waveform_of_another_shape_is_refused(codec: Codec, shape: tuple[int, 
     (torch.zeros(1, 4, 5), r"expected codes \[B, 3, T > 0\], got \(1, 4, 5\)"),
     (torch.zeros(1, 3, 0), r"expected codes \[B, 3, T > 0\]"),
 ])  # fmt: skip
-def test_codes_that_the_codec_does_not_have_are_refused(codec: Codec, codes: Tensor, message: str) -> None:
+def test_codes_of_wrong_range_or_shape_are_refused(codec: Codec, codes: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         codec.decode(codes.long())
 
 
-def test_windows_that_keep_nothing_are_refused(codec: Codec) -> None:
+def test_windows_no_longer_than_their_context_are_refused(codec: Codec) -> None:
     with pytest.raises(ValueError, match="expected a window of more frames than the 20 before and 20 after"):
         codec.encode_track(sound(8_000), window=40, context=20)
     with pytest.raises(ValueError, match="expected a window of more frames than the 20 before and 20 after"):
@@ -150,6 +150,6 @@ def test_a_codec_that_scales_its_input_is_refused() -> None:
         Codec(tiny)
 
 
-def test_more_codebooks_than_there_are_are_refused() -> None:
+def test_more_codebooks_than_the_network_has_are_refused() -> None:
     with pytest.raises(ValueError, match="expected 1 to 3 codebooks, got 4"):
         Codec(network(), codebooks=4)

@@ -1,4 +1,5 @@
-"""Codecs of every kind through one protocol: codes and sound are transformers', alone, in windows and in batches."""
+"""Codecs of every kind through one protocol: codes and sound equal those of transformers, alone, in windows and in
+batches."""
 
 import math
 from typing import Any
@@ -23,13 +24,13 @@ KINDS = list(HOPS)
 
 
 def filled(kind: str, wav: Tensor) -> Tensor:
-    """A waveform as the codec's feature extractor gives it: DAC's ends with whole frames."""
+    """The waveform as the codec's feature extractor returns it: for DAC, padded to whole frames."""
     return torch.nn.functional.pad(wav, (0, -wav.shape[-1] % HOPS[kind])) if kind == "dac" else wav
 
 
 @torch.no_grad()
 def theirs(kind: str, network: Any, wav: Tensor, levels: int = LEVELS) -> Tensor:
-    """Codes [B, K, T] by transformers' own way."""
+    """Codes [B, K, T] as transformers computes them."""
     if kind == "encodec":
         return network.encode(wav).audio_codes[0][:, :levels]
     if kind == "dac":
@@ -39,7 +40,7 @@ def theirs(kind: str, network: Any, wav: Tensor, levels: int = LEVELS) -> Tensor
 
 @torch.no_grad()
 def theirs_back(kind: str, network: Any, codes: Tensor) -> Tensor:
-    """Sound [B, C, N] by transformers' own way."""
+    """Sound [B, C, N] as transformers computes it."""
     if kind == "encodec":
         return network.decode(codes[None], [None]).audio_values
     if kind == "dac":
@@ -57,7 +58,7 @@ def codec(kind: str) -> Codec:
     return Codec(small_codec(kind))
 
 
-def test_codes_and_sound_are_those_of_transformers(kind: str, codec: Codec) -> None:
+def test_codes_and_sound_equal_those_of_transformers(kind: str, codec: Codec) -> None:
     wav = torch.stack([sound(4_000, seed=1), sound(4_000, seed=2)])
     untouched = small_codec(kind)
     codes = codec.encode(wav)
@@ -69,25 +70,25 @@ def test_codes_and_sound_are_those_of_transformers(kind: str, codec: Codec) -> N
     assert made.std() > 0.01
 
 
-def test_sizes_are_those_of_the_network(kind: str, codec: Codec) -> None:
+def test_sample_rate_hop_and_codebook_sizes_are_those_of_the_network(kind: str, codec: Codec) -> None:
     assert (codec.sample_rate, codec.channels, codec.hop) == (RATE, 1, HOPS[kind])
     assert (codec.codebooks, codec.cardinality, codec.frame_rate) == (LEVELS, CARDINALITY, RATE / HOPS[kind])
 
 
 @pytest.mark.parametrize("samples", [1, 79, 80, 81, 160, 161, 4_000, 8_001])
-def test_frames_are_the_samples_over_the_hop_rounded_up_there_and_back(codec: Codec, samples: int) -> None:
+def test_frames_are_the_samples_over_the_hop_rounded_up(codec: Codec, samples: int) -> None:
     frames = math.ceil(samples / codec.hop)
     codes = codec.encode(sound(samples)[None])
     assert codes.shape == (1, LEVELS, frames)
     assert codec.decode(codes).shape == (1, 1, frames * codec.hop)
 
 
-def test_the_end_of_a_recording_is_what_the_feature_extractor_makes_of_it(kind: str, codec: Codec) -> None:
+def test_the_end_of_a_recording_is_padded_as_the_feature_extractor_pads_it(kind: str, codec: Codec) -> None:
     wav = sound(4_001)[None]
     assert torch.equal(codec.encode(wav), theirs(kind, small_codec(kind), wav))
 
 
-def test_windows_of_a_long_recording_give_the_codes_and_the_sound_of_one_pass(kind: str, codec: Codec) -> None:
+def test_windows_of_a_long_recording_give_nearly_the_codes_and_sound_of_one_pass(kind: str, codec: Codec) -> None:
     wav = sound(90_033)
     window = 2 * (codec.margins.before + codec.margins.after) + 11
     assert window * codec.hop * 2 < wav.shape[-1]
@@ -102,7 +103,7 @@ def test_windows_of_a_long_recording_give_the_codes_and_the_sound_of_one_pass(ki
     assert (whole == bare).float().mean() < (whole == windowed).float().mean()
 
 
-def test_codes_do_not_depend_on_what_else_is_in_the_batch_or_came_before(codec: Codec) -> None:
+def test_codes_and_sound_do_not_depend_on_the_rest_of_the_batch(codec: Codec) -> None:
     wavs = torch.stack([sound(8_000, seed=seed) for seed in range(3)])
     together = codec.encode(wavs)
     for wav, codes in zip(wavs, together, strict=True):
@@ -116,7 +117,7 @@ def test_codes_do_not_depend_on_what_else_is_in_the_batch_or_came_before(codec: 
     assert torch.equal(codec.encode_track(long, window=window, windows_at_once=4), alone)
 
 
-def test_the_sound_of_several_recordings_is_that_of_each_alone(monkeypatch: pytest.MonkeyPatch, codec: Codec) -> None:
+def test_recordings_decoded_together_sound_as_each_decoded_alone(monkeypatch: pytest.MonkeyPatch, codec: Codec) -> None:
     generator = torch.Generator().manual_seed(0)
     lengths = (40, 1, 300, 7, 40)
     tracks = [torch.randint(0, CARDINALITY, (LEVELS, frames), generator=generator) for frames in lengths]
@@ -130,7 +131,7 @@ def test_the_sound_of_several_recordings_is_that_of_each_alone(monkeypatch: pyte
         list(codec.decode_tracks([tracks[0], tracks[1] + CARDINALITY]))
 
 
-def test_a_window_lasts_half_a_minute_or_twice_what_it_throws_away(codec: Codec) -> None:
+def test_the_default_window_lasts_30_seconds_or_twice_the_discarded_margins(codec: Codec) -> None:
     thrown = codec.margins.before + codec.margins.after
     frames = max(round(30 * codec.frame_rate), 2 * thrown)
     wav = sound(frames * codec.hop + 1)
@@ -138,7 +139,7 @@ def test_a_window_lasts_half_a_minute_or_twice_what_it_throws_away(codec: Codec)
     assert torch.equal(default, same)
 
 
-def test_fewer_codebooks_are_the_first_ones(kind: str, codec: Codec) -> None:
+def test_a_codec_with_fewer_codebooks_gives_the_first_ones(kind: str, codec: Codec) -> None:
     wav = sound(4_000)[None]
     fewer = Codec(small_codec(kind), codebooks=2)
     codes = fewer.encode(wav)
@@ -149,7 +150,7 @@ def test_fewer_codebooks_are_the_first_ones(kind: str, codec: Codec) -> None:
     )
 
 
-def test_both_sides_by_a_mono_codec_are_what_each_would_be_alone(codec: Codec) -> None:
+def test_a_stereo_codec_encodes_and_decodes_each_side_as_a_mono_codec_alone(codec: Codec) -> None:
     stereo = StereoCodec(codec)
     wav = sound(12_345, channels=2)
     codes = stereo.encode_track(wav)
@@ -161,7 +162,7 @@ def test_both_sides_by_a_mono_codec_are_what_each_would_be_alone(codec: Codec) -
     assert stereo.margins == codec.margins
 
 
-def test_an_identity_is_that_of_the_tables_in_use_whatever_else_the_network_is(kind: str, codec: Codec) -> None:
+def test_the_identity_depends_on_the_codebooks_in_use_and_on_no_other_weights(kind: str, codec: Codec) -> None:
     identities = {codebook_identity(small_codec(kind), levels) for levels in (1, 2, 3)}
     assert len(identities) == 3
     assert codec.identity == codebook_identity(small_codec(kind), LEVELS)
@@ -178,7 +179,7 @@ def test_an_identity_is_that_of_the_tables_in_use_whatever_else_the_network_is(k
         codebook_identity(moved, LEVELS + 1)
 
 
-def test_a_waveform_or_codes_that_are_not_the_codec_s_are_refused(codec: Codec) -> None:
+def test_invalid_waveforms_codes_and_windows_are_refused(codec: Codec) -> None:
     with pytest.raises(ValueError, match=r"expected a waveform \[B, 1, N > 0\], got \(1, 2, 800\)"):
         codec.encode(torch.zeros(1, 2, 800))
     with pytest.raises(ValueError, match="expected codes from 0 to 15, got 16 to 16"):
@@ -191,6 +192,6 @@ def test_a_waveform_or_codes_that_are_not_the_codec_s_are_refused(codec: Codec) 
         codec.encode_track(sound(8_000), windows_at_once=0)
 
 
-def test_more_codebooks_than_there_are_are_refused(kind: str) -> None:
+def test_more_codebooks_than_the_network_has_are_refused(kind: str) -> None:
     with pytest.raises(ValueError, match="expected 1 to 3 codebooks, got 4"):
         Codec(small_codec(kind), codebooks=LEVELS + 1)

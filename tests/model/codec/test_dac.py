@@ -1,4 +1,4 @@
-"""What is DAC's own: how far its convolutions see, and what an odd stride costs."""
+"""Properties of DAC alone: the reach of its convolutions, and the samples that an odd stride drops."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from model.codec.coders import dac_receptive_field
 from tests.worlds.small_codecs import small_dac, sound
 
 
-def test_an_odd_stride_costs_the_end_of_a_sound_a_few_samples_and_moves_none() -> None:
+def test_an_odd_stride_drops_a_few_samples_at_the_end_and_shifts_none() -> None:
     network = small_dac()
     codec = Codec(network)
     codes = codec.encode(sound(800)[None])
@@ -26,7 +26,7 @@ def test_an_odd_stride_costs_the_end_of_a_sound_a_few_samples_and_moves_none() -
 
 
 def touched(codec: Codec, frames: int, frame: int) -> tuple[int, int]:
-    """How many frames before and after a changed one have other latents or other sound, at most."""
+    """Largest number of frames before and after a changed frame whose latents or sound change."""
     network: Any = codec.network
     wav = sound(frames * codec.hop)[None].requires_grad_()
     network.encoder(wav)[..., frame].sum().backward()
@@ -41,7 +41,7 @@ def touched(codec: Codec, frames: int, frame: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("strides", [(2, 5, 8), (2, 4, 8, 8), (3, 2)])
-def test_dac_looks_as_far_as_its_margins_say_and_hardly_less(strides: tuple[int, ...]) -> None:
+def test_the_receptive_field_of_dac_is_at_most_two_frames_below_its_margins(strides: tuple[int, ...]) -> None:
     codec = Codec(small_dac(strides))
     far = codec.margins.before
     before, after = touched(codec, 4 * far, 2 * far)
@@ -50,5 +50,5 @@ def test_dac_looks_as_far_as_its_margins_say_and_hardly_less(strides: tuple[int,
     assert dac_receptive_field(codec.network.config) == codec.margins.after == far
 
 
-def test_published_dac_looks_twelve_frames_around() -> None:
+def test_the_published_dac_has_margins_of_twelve_frames() -> None:
     assert Codec(small_dac((2, 4, 8, 8))).margins.before == 12

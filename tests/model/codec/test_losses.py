@@ -1,4 +1,4 @@
-"""Losses and their balancer equal AudioCraft's numbers; the reported figures mean what they say."""
+"""Losses and their balancer equal AudioCraft's numbers; the reported figures have their stated meaning."""
 
 import json
 import math
@@ -35,7 +35,7 @@ def chord(seed: int) -> Tensor:
 
 
 def only(name: str) -> ReconstructionLosses:
-    """One loss, with windows that a short sound has room for."""
+    """One loss alone, with windows that fit into a short sound."""
     others = {f"{one}_weight": float(one == name) for one in ("waveform", "spectral", "stft", "si_snr")}
     config = CodecTrainingConfig(
         spectral=SpectralLossConfig(range_end=10),
@@ -51,7 +51,7 @@ def cases(oracles: Path) -> dict[str, dict]:
 
 
 def mel_spectrogram(case: dict, window: int, hop: int) -> MelSpectrogram:
-    """The features of a case of the pack."""
+    """The features of one case of the pack."""
     lowest, highest = case["f_min"], case["f_max"]
     return MelSpectrogram(case["sample_rate"], window, hop, case["n_mels"], lowest, highest, case["floor_level"])
 
@@ -112,7 +112,7 @@ def test_the_si_snr_loss_equals_the_oracle(oracles: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["stft", "si_snr"])
-def test_gradients_that_the_pack_does_not_hold_are_those_of_finite_differences(name: str) -> None:
+def test_gradients_missing_from_the_pack_equal_finite_differences(name: str) -> None:
     made, true = chord(0).double().requires_grad_(), chord(1).double()
     loss = only(name).double()
     loss(made, true)[name].backward()
@@ -124,7 +124,7 @@ def test_gradients_that_the_pack_does_not_hold_are_those_of_finite_differences(n
 
 
 @pytest.mark.parametrize("name", ["waveform", "spectral", "stft", "si_snr"])
-def test_every_loss_falls_to_its_least_where_nothing_is_lost_and_has_a_gradient_in_silence(name: str) -> None:
+def test_every_loss_is_smallest_for_equal_sounds_and_has_a_finite_gradient_in_silence(name: str) -> None:
     true, loss = chord(0), only(name)
     assert loss(true, true)[name] < loss(0.9 * chord(1), true)[name]
     assert loss(true, true)[name] <= loss(true + 0.01 * chord(1), true)[name]
@@ -133,13 +133,13 @@ def test_every_loss_falls_to_its_least_where_nothing_is_lost_and_has_a_gradient_
     assert silence.grad.isfinite().all()
 
 
-def test_a_loss_of_weight_0_is_not_computed_and_a_training_without_any_is_refused() -> None:
+def test_a_loss_of_weight_0_is_not_computed_and_a_training_without_losses_is_refused() -> None:
     assert set(ReconstructionLosses(8_000, CodecTrainingConfig()).weights) == {"waveform", "spectral"}
     with pytest.raises(ValidationError, match="a weight above 0 for a loss of the reconstruction"):
         CodecTrainingConfig(waveform_weight=0.0, spectral_weight=0.0)
 
 
-def test_the_multi_scale_mel_distance_counts_decibels_and_hears_what_one_scale_does_not() -> None:
+def test_the_multi_scale_mel_distance_counts_decibels_and_sees_a_shift_at_several_scales() -> None:
     noise = torch.randn(1, 1, 32_000, generator=torch.Generator().manual_seed(0)) * 0.3
     assert float(multi_scale_mel_distance(noise, noise, 16_000)) == 0
     # At the smallest scales some bands are empty, as published, and count as equal.
@@ -153,7 +153,7 @@ def test_the_multi_scale_mel_distance_counts_decibels_and_hears_what_one_scale_d
     assert long != pytest.approx(short, rel=0.1)
 
 
-def test_si_snr_is_the_ratio_of_the_noise_that_was_added_whatever_the_gain() -> None:
+def test_si_snr_is_the_ratio_to_the_added_noise_at_any_gain() -> None:
     time = torch.arange(16_000) / 16_000
     tone, other = torch.sin(2 * math.pi * 440 * time), torch.sin(2 * math.pi * 1000 * time)
     noisy = tone + 0.1 * other
@@ -162,7 +162,7 @@ def test_si_snr_is_the_ratio_of_the_noise_that_was_added_whatever_the_gain() -> 
     assert float(si_snr(other, tone)) < -60
 
 
-def test_log_mel_distance_forgives_phase_and_counts_decibels_of_gain() -> None:
+def test_log_mel_distance_ignores_phase_and_counts_decibels_of_gain() -> None:
     noise = torch.randn(1, 1, 32_000, generator=torch.Generator().manual_seed(0)) * 0.3
     assert float(log_mel_distance(noise, noise, 16_000)) == 0
     assert float(log_mel_distance(-noise, noise, 16_000)) == 0
@@ -178,7 +178,7 @@ WEIGHTS = {"loud": 1.0, "quiet": 3.0}
 
 
 def losses_of(pack: Pack, sound: Tensor) -> dict[str, Tensor]:
-    """The losses that the pack's JSON writes down."""
+    """The losses that the pack's JSON describes."""
     a, b, w = (pack.tensors[name] for name in "abw")
     return {
         "l1": (sound - a).abs().mean(),
@@ -237,7 +237,7 @@ def test_a_weight_is_the_share_of_the_gradient_whatever_the_size_of_the_loss() -
     torch.testing.assert_close(balanced.gradient, 2.0 * (0.25 * loud + 0.75 * quiet))
 
 
-def test_the_norm_is_an_average_so_a_sudden_gradient_stays_large() -> None:
+def test_the_norm_is_averaged_so_a_sudden_large_gradient_stays_large() -> None:
     balancer = Balancer(WEIGHTS, BalancerConfig(decay=0.9))
     sound = noise(0).requires_grad_()
     for _ in range(20):
@@ -246,7 +246,7 @@ def test_the_norm_is_an_average_so_a_sudden_gradient_stays_large() -> None:
     assert 4 * usual < balancer(losses, sound).gradient.norm() < 10 * usual
 
 
-def test_a_gradient_that_is_not_finite_spoils_no_average() -> None:
+def test_a_gradient_that_is_not_finite_does_not_spoil_the_averages() -> None:
     balancer = Balancer(WEIGHTS, BalancerConfig())
     sound = noise(0).requires_grad_()
     before = balancer(two_losses(sound), sound).gradient
@@ -256,7 +256,7 @@ def test_a_gradient_that_is_not_finite_spoils_no_average() -> None:
     torch.testing.assert_close(balancer(two_losses(sound), sound).gradient, before)
 
 
-def test_a_state_brings_back_the_averages_bit_for_bit() -> None:
+def test_a_loaded_state_restores_the_averages_bit_for_bit() -> None:
     def last(balancer: Balancer, steps: range) -> Tensor:
         for step in steps:
             sound = noise(step).requires_grad_()
@@ -272,7 +272,7 @@ def test_a_state_brings_back_the_averages_bit_for_bit() -> None:
         Balancer({"one": 1.0}, BalancerConfig()).load(first.state())
 
 
-def test_losses_and_weights_that_do_not_belong_together_are_refused() -> None:
+def test_losses_that_do_not_match_the_weights_are_refused() -> None:
     sound = noise(0).requires_grad_()
     with pytest.raises(ValueError, match=r"expected the losses \['loud', 'quiet'\], got \['loud'\]"):
         Balancer(WEIGHTS, BalancerConfig())({"loud": sound.sum()}, sound)

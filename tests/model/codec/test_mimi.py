@@ -1,4 +1,4 @@
-"""What is Mimi's own: it is causal, it attends, and it comes in halves."""
+"""Properties of Mimi alone: it is causal, it has attention, and its encoder or decoder may be missing."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def test_mimi_has_the_published_frames_codebooks_and_margins() -> None:
     assert (coder.margins.before, coder.margins.after) == (3 * 125 + 8, 0)
 
 
-def test_mimi_hears_nothing_that_comes_later() -> None:
+def test_mimi_does_not_depend_on_later_sound() -> None:
     codec = Codec(small_mimi())
     wav = sound(60 * codec.hop)
     changed = wav.clone()
@@ -32,7 +32,7 @@ def test_mimi_hears_nothing_that_comes_later() -> None:
     torch.testing.assert_close(early[..., : 30 * codec.hop], late[..., : 30 * codec.hop])
 
 
-def test_a_mimi_that_is_not_causal_has_margins_after_too() -> None:
+def test_a_mimi_that_is_not_causal_also_has_margins_after() -> None:
     codec = Codec(small_mimi(causal=False))
     assert codec.margins.after > 0
     wav = sound(90_033)
@@ -46,7 +46,7 @@ def test_a_stereo_mimi_takes_two_channels() -> None:
     assert codec.decode_track(codes).shape == (2, 125 * codec.hop)
 
 
-def test_more_of_what_a_deep_mimi_attends_to_leaves_fewer_codes_that_differ() -> None:
+def test_the_longer_the_context_of_a_deep_mimi_the_fewer_codes_differ() -> None:
     codec = Codec(small_mimi(layers=8, sliding_window=40))
     assert codec.margins.before == 3 * 20 + 8
     wav = sound(96_000)
@@ -60,7 +60,7 @@ def test_more_of_what_a_deep_mimi_attends_to_leaves_fewer_codes_that_differ() ->
     assert agreement[-1] > 0.99
 
 
-def test_a_mimi_moves_to_another_place_with_its_tables() -> None:
+def test_a_mimi_with_changed_tables_encodes_with_the_changed_tables() -> None:
     network: Any = small_mimi()
     codes = Codec(network).encode(sound(4_000)[None])
     with torch.no_grad():
@@ -72,14 +72,14 @@ def test_a_mimi_moves_to_another_place_with_its_tables() -> None:
 
 
 @pytest.mark.parametrize("half", ["encoder", "decoder"])
-def test_half_a_mimi_is_refused(half: str) -> None:
+def test_a_mimi_without_encoder_or_decoder_is_refused(half: str) -> None:
     network: CodecNetwork = small_mimi()
     setattr(network, half, None)
     with pytest.raises(ValueError, match=f"expected a Mimi that encodes and decodes, got one with no {half}"):
         Codec(network)
 
 
-def test_a_mimi_at_its_transformers_rate_is_refused() -> None:
+def test_a_mimi_at_the_rate_of_its_transformer_is_refused() -> None:
     network: Any = small_mimi()
     network.encoder.downsample = None
     with pytest.raises(ValueError, match="expected a Mimi of fewer frames than 100 a second, got as many"):

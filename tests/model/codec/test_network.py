@@ -12,7 +12,7 @@ SIZES = {"sample_rate": 8_000, "filters": 6, "ratios": (4, 5, 2), "width": 32, "
 
 
 def coloured(items: int = 12, seed: int = 0) -> Tensor:
-    """Noise [B, 1, 4000] of which most lies at low frequencies, as in music."""
+    """Noise [B, 1, 4000] with most of its energy at low frequencies, as in music."""
     noise = torch.randn(items, 1, 4_000, generator=torch.Generator().manual_seed(seed))
     spectrum = torch.fft.rfft(noise)
     hertz = torch.linspace(0, 4_000, spectrum.shape[-1])
@@ -22,20 +22,20 @@ def coloured(items: int = 12, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("kind", [{}, {"causal": True}, {"convolutional_shortcut": True}, {"residual_layers": 2}])
 @torch.no_grad()
-def test_a_transform_gives_sound_back_before_any_step(kind: dict[str, bool | int]) -> None:
+def test_a_network_started_as_a_transform_reconstructs_sound_before_any_step(kind: dict[str, bool | int]) -> None:
     network = fold_weight_norm(new_network(CodecConfig.model_validate(SIZES | kind), 0))
     unseen = coloured(seed=1)
     scale_activations(network, coloured())
     assert si_snr(network.decoder(network.encoder(unseen)), unseen).mean() < 0
     start_as_transform(network, coloured(), 0)
     latents = network.encoder(unseen)
-    # Frames of 40 samples in 32 numbers: what little is lost is what there is least of.
+    # Frames of 40 samples become 32 numbers: only the weakest components are lost.
     assert si_snr(network.decoder(latents), unseen).mean() > 15
     assert latents.square().mean().sqrt() == pytest.approx(1.0, abs=0.1)
 
 
 @torch.no_grad()
-def test_distances_of_a_transforms_latents_are_those_of_the_sounds() -> None:
+def test_distances_between_latents_are_proportional_to_those_between_sounds() -> None:
     network = fold_weight_norm(new_network(CodecConfig.model_validate(SIZES), 0))
     start_as_transform(network, coloured(), 0)
     sounds = coloured(seed=2)
@@ -48,7 +48,7 @@ def test_distances_of_a_transforms_latents_are_those_of_the_sounds() -> None:
 
 
 @torch.no_grad()
-def test_a_transform_follows_from_its_seed() -> None:
+def test_a_transform_depends_on_its_seed() -> None:
     weights = []
     for seed in (0, 0, 1):
         network = fold_weight_norm(new_network(CodecConfig.model_validate(SIZES), 0))

@@ -40,7 +40,7 @@ def started(seed: int = 0, codebooks: int = 3, cardinality: int = 8, width: int 
 
 @pytest.mark.parametrize("case", ["thr0", "thr2"])
 def test_three_steps_equal_the_oracle(oracles: Path, case: str) -> None:
-    # The reference's replacement of dead codes is undone by its own average within the step: no replacement at all.
+    # Within a step, the reference's own averaging undoes its replacement of dead codes, so no code is replaced here.
     facts = json.loads((oracles / "rvq_train.json").read_text())
     pack = load_file(oracles / "rvq_train.safetensors")
     size = facts["config"]
@@ -69,7 +69,7 @@ def test_three_steps_equal_the_oracle(oracles: Path, case: str) -> None:
                 torch.testing.assert_close(getattr(codebook, buffer), wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_codes_in_training_are_the_codes_that_transformers_gives() -> None:
+def test_codes_in_training_equal_those_of_transformers() -> None:
     made = started()
     latents = torch.randn(2, 4, 30, generator=drawn(1))
     expected = made.encode(latents).transpose(0, 1)
@@ -85,7 +85,7 @@ def test_the_gradient_of_the_output_reaches_the_latents_unchanged() -> None:
     torch.testing.assert_close(latents.grad, upstream)
 
 
-def test_a_dead_code_becomes_a_vector_of_the_batch_and_stays_it() -> None:
+def test_a_dead_code_becomes_a_vector_of_the_batch_and_is_used_afterwards() -> None:
     made = started()
     codebook = codebooks_of(made)[0]
     codebook.embed[3], codebook.embed_avg[3], codebook.cluster_size[3] = 1e3, 0.0, 0.0
@@ -129,7 +129,7 @@ def test_kmeans_finds_separate_clusters_and_their_counts() -> None:
     assert counts[order].tolist() == [20.0, 40.0, 60.0]
 
 
-def test_started_codebooks_explain_more_with_every_level() -> None:
+def test_each_further_level_of_started_codebooks_lowers_the_error() -> None:
     made = started(codebooks=3)
     latents = torch.randn(4, 4, 50, generator=drawn(0))
     codes = made.encode(latents)
@@ -137,12 +137,12 @@ def test_started_codebooks_explain_more_with_every_level() -> None:
     assert float(latents.square().mean()) > errors[0] > errors[1] > errors[2]
 
 
-def test_too_few_latents_to_start_from_are_refused() -> None:
+def test_too_few_latents_to_start_codebooks_from_are_refused() -> None:
     with pytest.raises(ValueError, match="expected at least 8 frames to start a codebook from, got 5"):
         start_codebooks(quantizer(2, 8, 4), torch.randn(1, 4, 5), QuantizerConfig(), drawn(0))
 
 
-def test_dropout_leaves_whole_levels_out_for_some_items_only() -> None:
+def test_dropout_leaves_out_whole_levels_for_some_items() -> None:
     made = started()
     latents = torch.randn(64, 4, 5, generator=drawn(1))
     codes = made.encode(latents)
@@ -155,7 +155,7 @@ def test_dropout_leaves_whole_levels_out_for_some_items_only() -> None:
     assert per_level[2] > per_level[0]
 
 
-def test_levels_that_were_left_out_do_not_move_their_codebook() -> None:
+def test_levels_that_dropout_leaves_out_do_not_move_their_codebook() -> None:
     made = started()
     latents = torch.randn(1, 4, 5, generator=drawn(1))
     for seed in range(20):

@@ -1,4 +1,4 @@
-"""Stereo by a mono codec: left and right take turns, and neither knows of the other."""
+"""Stereo with a mono codec: left and right codes are interleaved, and neither side depends on the other."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def stereo() -> StereoCodec:
 
 
 @pytest.mark.parametrize(("by", "name"), [("codebooks", "interleaved_codebooks"), ("frames", "interleaved_timesteps")])
-def test_codes_take_turns_as_in_the_oracle(oracles: Path, by: str, name: str) -> None:
+def test_codes_are_interleaved_as_in_the_oracle(oracles: Path, by: str, name: str) -> None:
     pack = read_pack(oracles, "stereo_and_extend").tensors
     sides = StereoCodes(pack["stereo.left"], pack["stereo.right"])
     assert torch.equal(interleave(sides, by), pack[f"stereo.{name}"])
@@ -28,7 +28,7 @@ def test_codes_take_turns_as_in_the_oracle(oracles: Path, by: str, name: str) ->
     assert torch.equal(parted.right, sides.right)
 
 
-def test_each_side_is_encoded_and_decoded_as_it_would_be_alone(stereo: StereoCodec) -> None:
+def test_each_side_is_encoded_and_decoded_as_if_it_were_alone(stereo: StereoCodec) -> None:
     wav = sound(12_345, channels=2)
     codes = stereo.encode_track(wav, window=40, context=5)
     for side in (0, 1):
@@ -40,7 +40,7 @@ def test_each_side_is_encoded_and_decoded_as_it_would_be_alone(stereo: StereoCod
     assert not torch.equal(codes[0::2], codes[1::2])
 
 
-def test_a_batch_in_one_pass_is_each_side_in_one_pass(stereo: StereoCodec) -> None:
+def test_a_stereo_batch_is_encoded_and_decoded_as_each_side_in_one_pass(stereo: StereoCodec) -> None:
     wav = torch.stack([sound(800, 2, seed=seed) for seed in (1, 2)])
     codes = stereo.encode(wav)
     assert torch.equal(codes[:, 0::2], stereo.codec.encode(wav[:, :1]))
@@ -50,7 +50,7 @@ def test_a_batch_in_one_pass_is_each_side_in_one_pass(stereo: StereoCodec) -> No
     assert torch.equal(heard[:, 1:], stereo.codec.decode(codes[:, 1::2]))
 
 
-def test_a_mono_recording_on_both_sides_has_equal_codes_and_sounds_in_the_middle(stereo: StereoCodec) -> None:
+def test_a_mono_recording_on_both_sides_has_equal_codes_and_equal_sound_on_both(stereo: StereoCodec) -> None:
     wav = sound(8_001).expand(2, -1)
     codes = stereo.encode_track(wav)
     assert torch.equal(codes[0::2], codes[1::2])
@@ -58,7 +58,7 @@ def test_a_mono_recording_on_both_sides_has_equal_codes_and_sounds_in_the_middle
     assert torch.equal(left, right)
 
 
-def test_what_is_not_left_and_right_is_refused(stereo: StereoCodec) -> None:
+def test_anything_but_left_and_right_is_refused(stereo: StereoCodec) -> None:
     with pytest.raises(ValueError, match="left and right, got 1 channels"):
         stereo.encode(sound(800)[None])
     with pytest.raises(ValueError, match="left and right, got 3 channels"):
@@ -72,12 +72,12 @@ def test_what_is_not_left_and_right_is_refused(stereo: StereoCodec) -> None:
         StereoCodec(Codec(network(two)))
 
 
-def test_the_identity_of_a_codec_is_that_of_the_codebooks_in_use_and_nothing_else(stereo: StereoCodec) -> None:
+def test_the_identity_of_a_codec_depends_only_on_the_codebooks_in_use(stereo: StereoCodec) -> None:
     one, other = network(), network()
     assert codebook_identity(one, 3) == codebook_identity(other, 3) == stereo.identity
     assert codebook_identity(one, 2) == Codec(network(), codebooks=2).identity != codebook_identity(one, 3)
     with torch.no_grad():
-        other.quantizer.layers[2].codebook.embed[5, 1] *= 1 + 2**-14  # what half precision does not tell apart
+        other.quantizer.layers[2].codebook.embed[5, 1] *= 1 + 2**-14  # too little for half precision
     assert codebook_identity(one, 3) == codebook_identity(other, 3)
     with torch.no_grad():
         other.quantizer.layers[2].codebook.embed[5, 1] += 0.01

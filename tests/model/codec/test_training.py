@@ -1,4 +1,4 @@
-"""A codec's training: exact resume, exact export, and that it learns."""
+"""A codec's training: it resumes exactly, exports exactly, and learns."""
 
 import math
 from pathlib import Path
@@ -63,7 +63,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def test_a_training_that_goes_on_from_its_state_ends_with_the_same_weights_bit_for_bit() -> None:
+def test_a_resumed_training_ends_with_the_same_weights_bit_for_bit() -> None:
     undisturbed, kept = begin(), []
     for step in range(1, 13):
         undisturbed.step()
@@ -90,7 +90,7 @@ def test_micro_batches_learn_what_the_whole_batch_learns(size: int) -> None:
             assert got.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-2)
 
 
-def test_micro_batches_come_to_the_same_bits_in_one_thread_and_in_three() -> None:
+def test_micro_batches_give_the_same_bits_with_one_thread_and_with_three() -> None:
     before, states = torch.get_num_threads(), []
     try:
         for threads in (1, 3):
@@ -108,7 +108,7 @@ def test_micro_batches_come_to_the_same_bits_in_one_thread_and_in_three() -> Non
     assert equal(*states)
 
 
-def test_what_sees_the_whole_batch_is_given_it_whatever_a_micro_batch_is() -> None:
+def test_losses_that_need_the_whole_batch_turn_micro_batches_off() -> None:
     assert CodecTrainingConfig(micro_batch_size=4).part_size is None
     assert CodecTrainingConfig(micro_batch_size=4, adversarial=None).part_size is None
     assert CodecTrainingConfig(micro_batch_size=4, adversarial=None, balancer=None).part_size == 4
@@ -137,7 +137,7 @@ def test_the_trained_codec_encodes_identically_after_transformers_saved_and_load
     assert len(theirs.unique()) > 4
 
 
-def test_the_copy_that_is_kept_computes_what_the_network_in_training_computes() -> None:
+def test_the_trained_encoder_computes_what_the_network_in_training_computes() -> None:
     training = CodecTraining(new_network(NETWORK, 0), config(8, ema_decay=0.0), 0, tones)
     for _ in range(8):
         training.step()
@@ -148,7 +148,7 @@ def test_the_copy_that_is_kept_computes_what_the_network_in_training_computes() 
 
 
 @pytest.mark.parametrize("steps", [4, 6, 10, 13])
-def test_averaged_codebooks_are_the_unbiased_average_of_those_since_they_started(steps: int) -> None:
+def test_averaged_codebooks_are_the_unbiased_average_since_the_codebooks_started(steps: int) -> None:
     training = begin(steps)
     slower = training.config.optimization.model_copy(update={"ema_interval": 5})
     training.config = training.config.model_copy(update={"optimization": slower})
@@ -164,7 +164,7 @@ def test_averaged_codebooks_are_the_unbiased_average_of_those_since_they_started
     torch.testing.assert_close(kept, torch.as_tensor(expected), rtol=1e-5, atol=1e-7)
 
 
-def test_training_beats_the_untrained_codec_on_sound_that_it_did_not_see() -> None:
+def test_training_beats_the_untrained_codec_on_unseen_sound() -> None:
     training = CodecTraining(new_network(NETWORK, 0), config(80, 20, 0.0), 0, tones)
     held_out = [tones(-1000 - i, items=1, samples=8_000) for i in range(4)]
     before = evaluate_codec(Codec(training.untrained()), held_out)
@@ -176,7 +176,7 @@ def test_training_beats_the_untrained_codec_on_sound_that_it_did_not_see() -> No
     assert max(after.perplexity) > 4
 
 
-def test_before_the_codebooks_start_the_encoder_learns_with_no_commitment() -> None:
+def test_before_the_codebooks_start_the_commitment_loss_is_zero() -> None:
     training = begin()
     steps = [training.step() for _ in range(5)]
     assert [step.losses["commitment"] == 0 for step in steps] == [True, True, True, False, False]
@@ -191,7 +191,7 @@ def test_the_encoder_gets_a_gradient_through_the_quantiser() -> None:
     assert not torch.equal(before, training.network.encoder.layers[0].conv.weight)
 
 
-def test_scaled_activations_have_unit_variance_and_the_answer_is_as_loud_as_the_sound() -> None:
+def test_scaled_activations_have_unit_variance_and_decoded_sound_is_as_loud_as_the_input() -> None:
     network = fold_weight_norm(new_network(NETWORK, 0))
     wav = tones(0)
     scale_activations(network, wav)
@@ -201,7 +201,7 @@ def test_scaled_activations_have_unit_variance_and_the_answer_is_as_loud_as_the_
         assert float(network.decoder(latents).std()) == pytest.approx(float(wav.std()), rel=0.05)
 
 
-def test_a_new_network_depends_on_its_seed_and_leaves_the_process_its_own_draws() -> None:
+def test_a_new_network_depends_on_its_seed_and_leaves_the_global_generator_untouched() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -214,9 +214,7 @@ def test_a_new_network_depends_on_its_seed_and_leaves_the_process_its_own_draws(
 @pytest.mark.parametrize(
     ("codebooks", "cardinality", "ratios"), [(1, 2, (8, 5)), (8, 1024, (8, 5, 4, 2)), (4, 2048, (7, 3))]
 )
-def test_a_new_network_has_the_codebooks_that_were_asked_for(
-    codebooks: int, cardinality: int, ratios: tuple[int, ...]
-) -> None:
+def test_a_new_network_has_the_requested_codebooks(codebooks: int, cardinality: int, ratios: tuple[int, ...]) -> None:
     network = new_network(
         NETWORK.model_copy(update={"codebooks": codebooks, "cardinality": cardinality, "ratios": ratios, "filters": 2}),
         0,
@@ -225,7 +223,7 @@ def test_a_new_network_has_the_codebooks_that_were_asked_for(
     assert network.quantizer.layers[0].codebook.embed.shape[0] == cardinality
 
 
-def test_a_cardinality_that_is_no_power_of_two_is_refused() -> None:
+def test_a_cardinality_that_is_not_a_power_of_two_is_refused() -> None:
     with pytest.raises(ValueError, match="power of two for cardinality, got 300"):
         new_network(NETWORK.model_copy(update={"cardinality": 300}), 0)
 

@@ -1,4 +1,4 @@
-"""Captions: every probability of the augmentation means what its name says, and nothing is made of no metadata."""
+"""Captions: every probability of the augmentation has its stated effect, and no metadata gives no caption."""
 
 import itertools
 import math
@@ -27,7 +27,7 @@ NEVER = {"merge": 0.0, "drop_description": 0.0, "drop_other": 0.0, "drop_words":
 
 
 def captions(track: dict, **probabilities: float) -> list[str | None]:
-    """Many draws with the probabilities given, all others being 0."""
+    """Many drawn captions with the given probabilities, all others being 0."""
     random = np.random.default_rng(7)
     config = CaptionConfig.model_validate(NEVER | probabilities)
     return [drawn_caption(track, config, random) for _ in range(DRAWS)]
@@ -38,7 +38,7 @@ def parts(text: str | None) -> list[str]:
 
 
 def is_rate(count: int, total: int, probability: float) -> bool:
-    """Whether a count is what a probability gives, within five standard deviations; 0 and 1 are exact."""
+    """Whether a count fits a probability, within five standard deviations; 0 and 1 are exact."""
     return abs(count - total * probability) <= 5 * math.sqrt(total * probability * (1 - probability))
 
 
@@ -46,14 +46,14 @@ PROBABILITIES = pytest.mark.parametrize("probability", [0.0, 0.13, 0.5, 0.8, 1.0
 
 
 @PROBABILITIES
-def test_metadata_is_merged_as_often_as_asked(probability: float) -> None:
+def test_metadata_is_merged_with_the_requested_probability(probability: float) -> None:
     drawn = captions(TRACK, merge=probability)
     assert is_rate(sum(text != DESCRIPTION for text in drawn), DRAWS, probability)
     assert {frozenset(parts(text)) for text in drawn if text != DESCRIPTION} <= {frozenset([DESCRIPTION[:-1], *FIELDS])}
 
 
 @PROBABILITIES
-def test_the_description_is_dropped_as_often_as_asked_where_metadata_is_merged(probability: float) -> None:
+def test_the_description_is_dropped_with_the_requested_probability_when_metadata_is_merged(probability: float) -> None:
     drawn = captions(TRACK, merge=1.0, drop_description=probability)
     assert is_rate(sum(DESCRIPTION[:-1] not in parts(text) for text in drawn), DRAWS, probability)
     assert all(set(FIELDS) <= set(parts(text)) for text in drawn)
@@ -61,7 +61,7 @@ def test_the_description_is_dropped_as_often_as_asked_where_metadata_is_merged(p
 
 
 @PROBABILITIES
-def test_each_merged_field_is_dropped_as_often_as_asked_and_on_its_own(probability: float) -> None:
+def test_each_merged_field_is_dropped_independently_with_the_requested_probability(probability: float) -> None:
     drawn = captions(TRACK, merge=1.0, drop_other=probability)
     present = np.array([[field in parts(text.rstrip(".")) for field in FIELDS] for text in drawn if text])
     for column in range(len(FIELDS)):
@@ -71,12 +71,12 @@ def test_each_merged_field_is_dropped_as_often_as_asked_and_on_its_own(probabili
         assert is_rate(both, DRAWS, probability**2)
 
 
-def test_a_description_stays_where_every_field_was_dropped() -> None:
+def test_a_description_stays_if_every_field_is_dropped() -> None:
     assert set(captions(TRACK, merge=1.0, drop_other=1.0, drop_description=1.0)) == {DESCRIPTION}
 
 
 @PROBABILITIES
-def test_words_are_dropped_as_often_as_asked(probability: float) -> None:
+def test_words_are_dropped_with_the_requested_probability(probability: float) -> None:
     track = NOTHING | {"description": "one two three four five"}
     drawn = captions(track, drop_words=probability)
     kept = [(text or "").split() for text in drawn]
@@ -86,7 +86,9 @@ def test_words_are_dropped_as_often_as_asked(probability: float) -> None:
 
 
 @PROBABILITIES
-def test_the_description_is_paraphrased_as_often_as_asked_by_each_alike(probability: float) -> None:
+def test_the_description_is_replaced_with_the_requested_probability_by_each_paraphrase_equally(
+    probability: float,
+) -> None:
     others = ["In three.", "Dance for two", "Walzer"]
     found = Counter(captions(TRACK | {"paraphrases": others}, paraphrase=probability))
     assert is_rate(DRAWS - found[DESCRIPTION], DRAWS, probability)
@@ -94,19 +96,19 @@ def test_the_description_is_paraphrased_as_often_as_asked_by_each_alike(probabil
     assert set(found) <= {DESCRIPTION, *others}
 
 
-def test_a_paraphrase_is_merged_and_dropped_as_the_description_is() -> None:
+def test_a_paraphrase_is_merged_and_dropped_like_a_description() -> None:
     track = TRACK | {"paraphrases": ["In three."]}
     assert all(parts(text)[0] == "In three" for text in captions(track, paraphrase=1.0, merge=1.0))
     drawn = captions(track, paraphrase=1.0, merge=1.0, drop_description=1.0)
     assert all(sorted(parts(text)) == sorted(FIELDS) for text in drawn)
 
 
-def test_paraphrases_replace_a_description_and_make_none() -> None:
+def test_paraphrases_without_a_description_give_no_caption() -> None:
     assert set(captions(NOTHING | {"paraphrases": ["In three."]}, paraphrase=1.0)) == {None}
     assert set(captions(TRACK | {"paraphrases": []}, paraphrase=1.0)) == {DESCRIPTION}
 
 
-def test_merged_fields_follow_the_description_in_every_order_alike() -> None:
+def test_all_orders_of_merged_fields_are_equally_frequent() -> None:
     track = NOTHING | {"description": DESCRIPTION, "genre": "jazz", "key": "A minor", "bpm": 92.0}
     found = Counter(tuple(parts(text)) for text in captions(track, merge=1.0))
     assert {order[0] for order in found} == {DESCRIPTION[:-1]}
@@ -115,7 +117,7 @@ def test_merged_fields_follow_the_description_in_every_order_alike() -> None:
     assert all(is_rate(count, DRAWS, 1 / len(orders)) for count in found.values())
 
 
-def test_a_track_without_a_description_is_told_by_its_other_metadata() -> None:
+def test_a_track_without_a_description_is_described_by_its_other_metadata() -> None:
     track = TRACK | {"description": "  "}
     assert set(captions(track)) == {". ".join(FIELDS)} == {plain_caption(track)}
     assert plain_caption(TRACK) == DESCRIPTION
@@ -123,7 +125,7 @@ def test_a_track_without_a_description_is_told_by_its_other_metadata() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(some.lists(some.floats(0, 1), min_size=5, max_size=5))
-def test_a_track_without_metadata_has_no_caption_whatever_is_drawn(probabilities: list[float]) -> None:
+def test_a_track_without_metadata_never_has_a_caption(probabilities: list[float]) -> None:
     config = CaptionConfig(**dict(zip(CaptionConfig.model_fields, probabilities, strict=True)))
     empty = NOTHING | {"description": "", "moods": [], "paraphrases": []}
     random = np.random.default_rng(0)

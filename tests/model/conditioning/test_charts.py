@@ -1,4 +1,4 @@
-"""Charts of chords: what people write is understood, what is no chord is told by its place, and a clip is filled."""
+"""Charts of chords: common spellings are parsed, mistakes are reported with their position, and a clip is filled."""
 
 import numpy as np
 import pytest
@@ -39,18 +39,18 @@ BARS = some.lists(some.lists(some.builds(TimedChord, CHORDS | some.just(SILENCE)
         *(("H7", None, "", 0), ("c", None, "", 0), ("C/H", None, "", 0), ("Cfoo", None, "", 0), ("", None, "", 0)),
     ],
 )
-def test_a_chord_is_read_as_it_is_written(text: str, root: int | None, quality: str, bass: int) -> None:
+def test_a_chord_is_parsed_from_its_common_spellings(text: str, root: int | None, quality: str, bass: int) -> None:
     assert parse_chord(text) == (None if root is None else Chord(root, quality, bass))
 
 
-def test_every_quality_has_spellings_of_its_own() -> None:
+def test_no_spelling_belongs_to_two_qualities() -> None:
     assert tuple(SPELLINGS) == CHORD_QUALITIES
     every = [spelling for spellings in SPELLINGS.values() for spelling in spellings]
     assert len(set(every)) == len(every)
 
 
 @given(bars=BARS)
-def test_a_chart_that_is_written_is_read_as_it_was(bars: list[list[TimedChord]]) -> None:
+def test_a_written_chart_is_parsed_back_unchanged(bars: list[list[TimedChord]]) -> None:
     chart = Chart(tuple(map(tuple, bars)))
     assert parse_chart(str(chart), COMMON) == chart
 
@@ -59,13 +59,13 @@ def test_a_chart_that_is_written_is_read_as_it_was(bars: list[list[TimedChord]])
     ("text", "beats"),
     [("4/4", 4), ("3/4", 3), (" 2 / 2 ", 2), ("6/8", 2), ("9/8", 3), ("12/8", 4), ("3/8", 3), ("7/8", 7), ("5/4", 5)],
 )
-def test_a_metre_counts_its_beats_as_musicians_do(text: str, beats: int) -> None:
+def test_a_metre_has_as_many_beats_as_musicians_count(text: str, beats: int) -> None:
     assert parse_meter(text).beats == beats
     assert str(parse_meter(text)) == text.replace(" ", "")
 
 
 @pytest.mark.parametrize("text", ["", "4", "0/4", "4/5", "4/4/4", "waltz", "17/4"])
-def test_what_is_no_metre_is_refused(text: str) -> None:
+def test_an_invalid_metre_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected a metre such as '4/4'"):
         parse_meter(text)
 
@@ -84,12 +84,12 @@ def test_what_is_no_metre_is_refused(text: str) -> None:
         ("C:0 G", "expected a number of beats at position 3, got '0'"),
     ],
 )
-def test_a_mistake_is_told_with_its_position(text: str, message: str) -> None:
+def test_a_mistake_in_a_chart_is_reported_with_its_position(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_chart(text, COMMON)
 
 
-def test_chords_share_their_bar_or_say_their_beats_and_bars_are_repeated() -> None:
+def test_chords_share_their_bar_equally_or_as_given_and_the_chart_repeats() -> None:
     def lasting(text: str, seconds: float = 8.0) -> list[tuple[float, float, int]]:
         chords = chart_chords(parse_chart(text, COMMON), COMMON, 120.0, seconds)
         return [(start, end, int(root)) for start, end, root, *_ in chords.round(6).tolist()]
@@ -104,7 +104,7 @@ def test_chords_share_their_bar_or_say_their_beats_and_bars_are_repeated() -> No
 @given(
     bars=BARS, bpm=some.floats(40, 240), seconds=some.floats(0.5, 60), meter=some.sampled_from(["4/4", "3/4", "6/8"])
 )
-def test_a_clip_has_one_chord_at_every_moment_and_every_repetition_is_the_first_again(
+def test_a_clip_has_one_chord_at_every_moment_and_repeats_the_chart_exactly(
     bars: list[list[TimedChord]], bpm: float, seconds: float, meter: str
 ) -> None:
     chart, beat = Chart(tuple(map(tuple, bars))), 60 / bpm
@@ -119,7 +119,7 @@ def test_a_clip_has_one_chord_at_every_moment_and_every_repetition_is_the_first_
 
 
 @given(bpm=some.floats(20, 400), seconds=some.floats(0.1, 60), meter=some.sampled_from(["4/4", "3/4", "6/8", "7/8"]))
-def test_beats_begin_with_the_clip_keep_their_pace_and_reach_a_bar_past_its_end(
+def test_beats_start_with_the_clip_are_even_and_reach_the_downbeat_past_its_end(
     bpm: float, seconds: float, meter: str
 ) -> None:
     steady, count = steady_beats(parse_meter(meter), bpm, seconds), parse_meter(meter).beats
@@ -129,7 +129,7 @@ def test_beats_begin_with_the_clip_keep_their_pace_and_reach_a_bar_past_its_end(
     assert np.array_equal(steady.downbeats, steady.beats[::count])
 
 
-def test_how_a_request_is_read_is_told_in_words() -> None:
+def test_a_request_for_chords_is_described_in_words() -> None:
     blues = parse_chart("A7|D7|A7|A7|D7|D7|A7|A7|E7|D7|A7|E7", COMMON)
     told = "12 bars of 4/4 at 96 bpm: A7, D7, A7, A7, D7, D7, A7, A7, E7, D7, A7, E7"
     assert describe_chart(COMMON, 96.0, 30.0, blues) == told

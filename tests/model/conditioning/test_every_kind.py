@@ -1,4 +1,4 @@
-"""What holds for every kind of condition: nulls, batches, and values that were stored."""
+"""What holds for every kind of condition: nulls, batches, and stored values."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tests.worlds.tiny_model import melody, random_codes
 
 
 @pytest.mark.parametrize("quantized", [False, True])
-def test_in_a_batch_every_condition_of_an_item_is_what_it_is_alone(quantized: bool) -> None:
+def test_conditions_of_an_item_in_a_batch_equal_those_of_the_item_alone(quantized: bool) -> None:
     model = music_model(config(quantized))
     with torch.no_grad():
         together = model.condition(model.prepare(ITEMS))
@@ -34,7 +34,7 @@ def test_in_a_batch_every_condition_of_an_item_is_what_it_is_alone(quantized: bo
                 assert not found.mask[row, length:].any()
 
 
-def test_in_a_batch_an_item_is_predicted_as_it_is_alone() -> None:
+def test_the_prediction_for_an_item_in_a_batch_equals_that_for_the_item_alone() -> None:
     model, codes = music_model(), random_codes(len(ITEMS), 7, codebooks=2, cardinality=11)
     with torch.no_grad():
         together = model(codes, ITEMS).logits
@@ -43,7 +43,7 @@ def test_in_a_batch_an_item_is_predicted_as_it_is_alone() -> None:
             torch.testing.assert_close(together[row], alone, rtol=0, atol=1e-5)
 
 
-def test_what_an_item_does_not_have_is_zeros_outside_the_mask_and_nothing_else_is() -> None:
+def test_only_missing_conditions_are_zeros_outside_the_mask() -> None:
     model = music_model()
     with torch.no_grad():
         found = model.condition(model.prepare(ITEMS))
@@ -53,8 +53,9 @@ def test_what_an_item_does_not_have_is_zeros_outside_the_mask_and_nothing_else_i
         assert condition.mask.any(-1).tolist() == [name in item.names for item in ITEMS]
 
 
-def test_alone_a_null_is_one_vector_and_never_none_as_in_the_oracle(oracles: Path) -> None:
-    """A decoder that reads nothing at all would have nothing to attend to, and a prefix of no length no place."""
+def test_a_null_alone_is_one_masked_vector_as_in_the_oracle(oracles: Path) -> None:
+    """With no vectors at all, a decoder would have nothing to attend to, and a prefix of length 0 would have no
+    place."""
     facts = read_pack(oracles, "conditioning").facts["nulls"]["nullify_condition_B3_T9_D6_dim1"]
     model = music_model()
     with torch.no_grad():
@@ -66,7 +67,7 @@ def test_alone_a_null_is_one_vector_and_never_none_as_in_the_oracle(oracles: Pat
 
 
 @pytest.mark.parametrize("name", ["description", "genre", "keywords", "bpm", "chroma", "clap"])
-def test_taking_one_condition_away_changes_the_prediction(name: str) -> None:
+def test_removing_any_condition_changes_the_prediction(name: str) -> None:
     model, codes, item = music_model(), random_codes(1, 7, codebooks=2, cardinality=11), everything()
     assert name in item.names
     with torch.no_grad():
@@ -75,7 +76,7 @@ def test_taking_one_condition_away_changes_the_prediction(name: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["cross", "prepend", "interpolate"])
-def test_every_condition_can_join_in_every_way_of_any_length(how: str) -> None:
+def test_every_condition_can_be_fused_in_every_way_that_takes_any_length(how: str) -> None:
     names = ("description", "genre", "keywords", "bpm", "chroma", "clap")
     model = music_model(config(**({"cross": ()} | {how: names})))
     codes = random_codes(len(ITEMS), 7, codebooks=2, cardinality=11)
@@ -98,8 +99,8 @@ def test_conditions_of_one_length_can_be_summed_and_others_are_refused() -> None
 
 
 @pytest.mark.parametrize("changed", range(6))
-def test_a_frame_of_a_summed_melody_first_matters_where_its_own_codes_are_predicted(changed: int) -> None:
-    """At the codec's frame rate, `sum` gives each step the pitch that sounds there."""
+def test_a_frame_of_a_summed_melody_first_changes_the_prediction_of_its_own_codes(changed: int) -> None:
+    """At the codec's frame rate, `sum` gives each step the pitch of its frame."""
     rest = ("description", "genre", "keywords", "bpm", "clap")
     model = music_model(config(match_length=True, cross=rest, sum=("chroma",)))
     pitches = [0, 4, 7, 0, 4, 7]
@@ -109,13 +110,13 @@ def test_a_frame_of_a_summed_melody_first_matters_where_its_own_codes_are_predic
         found = model(codes, [Attributes(chroma=melody(*pitches)), Attributes(chroma=melody(*other))])
     differs = (found.logits[0] - found.logits[1]).abs().amax(-1) > 1e-6
     first = [row.nonzero()[0, 0].item() if row.any() else 6 for row in differs & found.mask[0]]
-    # The second codebook is a step late, so that it is predicted where the next frame's pitch is there as well; its
-    # last frame has no prediction.
+    # The second codebook is delayed by one step, so its codes are predicted when the next frame's pitch is known too;
+    # its last frame has no prediction.
     assert first == [changed, max(0, changed - 1)]
 
 
-def test_values_read_from_the_tables_give_the_numbers_of_live_ones(tmp_path: Path) -> None:
-    """A recording's conditions, computed here and taken from rows of the tables that hold them."""
+def test_conditions_read_from_tables_equal_those_computed_live(tmp_path: Path) -> None:
+    """A recording's conditions, computed here and read from rows of the tables that store them."""
     wav = torch.randn(1, 60_000, generator=torch.Generator().manual_seed(4))
     melody, embedding = chroma(wav, ChromaConfig(window=4096, hop=2048))[0], embeddings(1)[0]
     live = Attributes(

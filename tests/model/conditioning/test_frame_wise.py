@@ -1,4 +1,4 @@
-"""Beat and chords at every frame: phases by formula, chords, what is not known, and a model that reads them."""
+"""Beat and chords at every frame: phases by formula, chords, unknown frames, and a model that reads them."""
 
 import math
 
@@ -22,23 +22,23 @@ SOUND = BASS + 12
 
 
 def phases(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Phases of beat and bar, 0 to 1, of vectors; NaN where they are zeros."""
+    """Phases of beat and bar, 0 to 1, of vectors; NaN where a vector is zero."""
     sines, cosines = vectors[:, [0, -2]], vectors[:, [BEAT.waves, -1]]
     turned = np.where(np.hypot(sines, cosines) > 0.5, np.arctan2(sines, cosines) / (2 * np.pi) % 1, np.nan)
     return turned[:, 0], turned[:, 1]
 
 
 def apart(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """How far phases lie apart around the circle; NaN where one of them is."""
+    """Distance of phases around the circle; NaN where either is NaN."""
     distance = np.abs(found - expected) % 1
     return np.minimum(distance, 1 - distance)
 
 
-def test_a_frame_lies_at_its_middle() -> None:
+def test_the_time_of_a_frame_is_its_middle() -> None:
     assert frame_times(10, 3, 4.0).tolist() == [2.625, 2.875, 3.125]
 
 
-def test_the_phase_rises_evenly_between_beats_and_goes_on_for_one_beyond_them() -> None:
+def test_the_phase_rises_evenly_between_beats_and_continues_for_one_beat_beyond_them() -> None:
     beats, downbeats = np.array([1.0, 1.5, 2.5]), np.array([1.0, 2.5])
     times = np.array([0.4, 0.6, 1.0, 1.25, 2.0, 2.5, 3.4, 3.6])
     beat, bar = phases(beat_vectors(beats, downbeats, times, BEAT))
@@ -62,7 +62,7 @@ def test_waves_are_sines_and_cosines_of_the_beat_and_of_its_halves() -> None:
     beats_a_bar=some.integers(1, 4),
     share=some.floats(0.0, 0.999),
 )
-def test_the_phase_is_the_share_of_the_beat_that_is_over_and_wraps_at_every_beat(
+def test_the_phase_is_the_elapsed_share_of_the_beat_or_bar(
     steps: list[float], first: float, beats_a_bar: int, share: float
 ) -> None:
     beats = first + np.cumsum([0.0, *steps])
@@ -78,7 +78,7 @@ def test_the_phase_is_the_share_of_the_beat_that_is_over_and_wraps_at_every_beat
             assert apart(found, (time - downbeats[number]) / length) < 1e-4
 
 
-def test_without_downbeats_the_bar_is_zeros_and_without_two_beats_everything_is() -> None:
+def test_the_bar_is_zero_without_downbeats_and_all_is_zero_without_two_beats() -> None:
     times = frame_times(0, 20, 10.0)
     vectors = beat_vectors(np.arange(4.0), NONE, times, BEAT)
     assert not vectors[:, -2:].any()
@@ -94,7 +94,7 @@ def test_beats_that_do_not_rise_are_refused() -> None:
         beat_vectors(np.arange(3.0), np.array([2.0, 0.0]), np.zeros(1), BEAT)
 
 
-def test_a_chord_is_its_root_quality_and_bass_and_none_differs_from_unknown() -> None:
+def test_a_chord_vector_holds_root_quality_and_bass_and_no_chord_differs_from_unknown() -> None:
     minor = CHORD_QUALITIES.index("min7")
     chords = np.array([[0.0, 1.0, 9, minor, 4], [1.0, 2.0, -1, 0, -1], [3.0, 4.0, 2, 0, 2]])
     vectors = chord_vectors(chords, np.array([-0.1, 0.0, 0.99, 1.5, 2.5, 3.0, 4.0]))
@@ -106,7 +106,7 @@ def test_a_chord_is_its_root_quality_and_bass_and_none_differs_from_unknown() ->
     assert not chord_vectors(np.zeros((0, 5)), np.zeros(3)).any()
 
 
-def test_chords_share_the_pitches_that_they_share_and_the_bass_is_among_them() -> None:
+def test_chord_vectors_hold_the_sounding_pitches_with_the_bass() -> None:
     major, minor = CHORD_QUALITIES.index("maj"), CHORD_QUALITIES.index("min7")
     chords = np.array([[0.0, 1.0, 0, major, 0], [1.0, 2.0, 9, minor, 9], [2.0, 3.0, 0, major, 2]])
     sounding = chord_vectors(chords, np.array([0.5, 1.5, 2.5]))[:, SOUND:]
@@ -117,11 +117,11 @@ def test_chords_share_the_pitches_that_they_share_and_the_bass_is_among_them() -
     ]
 
 
-def test_items_of_a_batch_are_as_alone_and_nulls_and_unknown_frames_are_zeros() -> None:
+def test_items_of_a_batch_equal_items_alone_and_unknown_frames_are_zeros() -> None:
     torch.manual_seed(0)
     conditioner = FrameWiseConditioner(BEAT, 7)
     items = [torch.randn(5, BEAT.width), None, torch.randn(3, BEAT.width)]
-    items[0][1] = 0.0  # nothing is known there
+    items[0][1] = 0.0  # an unknown frame
     together = conditioner(conditioner.prepare(items))
     assert together.mask.tolist() == [[True, False, True, True, True], [False] * 5, [True] * 3 + [False] * 2]
     assert torch.equal(together.embedding.abs().sum(-1) > 0, together.mask)
@@ -132,7 +132,7 @@ def test_items_of_a_batch_are_as_alone_and_nulls_and_unknown_frames_are_zeros() 
         conditioner.prepare([torch.zeros(4, 5)])
 
 
-def test_both_conditions_change_what_a_model_predicts_and_each_item_is_predicted_as_alone() -> None:
+def test_beat_and_chords_change_the_prediction_and_each_item_is_predicted_as_if_alone() -> None:
     model, codes = music_model(), random_codes(1, 7)
     whole = item()
     rows = [whole, whole.without(["beat"]), whole.without(["chords"]), Attributes(), item(seed=1)]
@@ -145,7 +145,7 @@ def test_both_conditions_change_what_a_model_predicts_and_each_item_is_predicted
     assert far.min() > 1e-3
 
 
-def test_a_frame_changes_no_step_before_the_one_that_predicts_it() -> None:
+def test_a_changed_frame_changes_no_earlier_step_than_the_one_that_predicts_it() -> None:
     model, codes, whole = music_model(), random_codes(1, 7), item()
     changed = whole.chords.clone()
     changed[4] = changed[4].roll(1)
@@ -164,7 +164,7 @@ def test_a_condition_shorter_than_the_codes_is_refused() -> None:
         music_model()(random_codes(1, 7), [item(5)])
 
 
-def test_each_is_dropped_alone_with_its_own_probability() -> None:
+def test_beat_and_chords_are_dropped_independently_with_their_own_probabilities() -> None:
     items, generator = [item()] * 4000, torch.Generator().manual_seed(0)
     kept = drop_attributes(items, {"beat": 0.3, "chords": 0.6}, generator)
     assert np.mean([left.beat is None for left in kept]) == pytest.approx(0.3, abs=0.03)
@@ -172,7 +172,7 @@ def test_each_is_dropped_alone_with_its_own_probability() -> None:
     assert np.mean([not left.names for left in kept]) == pytest.approx(0.18, abs=0.03)
 
 
-def test_a_frame_wise_condition_is_summed_or_refused() -> None:
+def test_a_frame_wise_condition_can_only_be_summed() -> None:
     for way in ("cross", "prepend", "interpolate"):
         with pytest.raises(ValidationError, match=r"expected beat, .*, in language_model\.sum, got it elsewhere"):
             config(language_model=config().language_model.model_dump() | {"sum": ("chords",), way: ("beat",)})

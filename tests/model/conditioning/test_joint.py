@@ -28,7 +28,7 @@ def _of_pack(pack: Pack, quantized: bool) -> ClapConditioner:
 
 
 def _embeddings(count: int, seed: int = 0) -> torch.Tensor:
-    """Points about eight centres, as the embeddings of a catalog of eight styles are."""
+    """Points around eight centres, like the embeddings of a catalog of eight styles."""
     generator = torch.Generator().manual_seed(seed)
     centres = 3 * torch.randn(8, WIDTH, generator=torch.Generator().manual_seed(9))
     styles = torch.randint(8, (count,), generator=generator)
@@ -72,7 +72,7 @@ def test_codes_and_quantised_embeddings_equal_the_oracle(oracles: Path) -> None:
     torch.testing.assert_close(quantizer.decode(codes)[..., 0], pack.tensors["joint.quantized"], rtol=1e-4, atol=1e-6)
 
 
-def test_no_joint_embedding_differs_from_an_embedding_of_zeros() -> None:
+def test_a_missing_joint_embedding_differs_from_an_embedding_of_zeros() -> None:
     conditioner = ClapConditioner(ClapConfig(width=3), 8)
     found = conditioner(conditioner.prepare([None, torch.zeros(3)]))
     assert (found.embedding[0] == 0).all()
@@ -80,7 +80,7 @@ def test_no_joint_embedding_differs_from_an_embedding_of_zeros() -> None:
     assert found.mask.tolist() == [[False], [True]]
 
 
-def test_started_codebooks_keep_the_style_of_an_embedding_and_leave_out_the_rest() -> None:
+def test_started_codebooks_keep_the_style_of_an_embedding_and_drop_the_rest() -> None:
     conditioner = _quantized(codebooks=1).eval()
     quantizer, unseen = conditioner.quantizer, _embeddings(300, seed=5)
     assert quantizer is not None
@@ -89,7 +89,7 @@ def test_started_codebooks_keep_the_style_of_an_embedding_and_leave_out_the_rest
     assert len(kept.unique(dim=0)) <= ENTRIES
 
 
-def test_codebooks_move_in_training_and_stay_in_evaluation_or_where_the_conditioner_is_frozen() -> None:
+def test_codebooks_move_in_training_and_stay_in_evaluation_or_when_frozen() -> None:
     conditioner = _quantized()
     prepared = conditioner.prepare(list(_embeddings(20, seed=2)))
     before = _buffers(conditioner)
@@ -104,7 +104,7 @@ def test_codebooks_move_in_training_and_stay_in_evaluation_or_where_the_conditio
     assert moved == {"embed", "embed_avg", "cluster_size"}
 
 
-def test_training_gives_the_vectors_of_the_codebooks_as_they_were_before_they_moved() -> None:
+def test_training_returns_the_codebook_vectors_from_before_they_moved() -> None:
     conditioner = _quantized()
     prepared = conditioner.prepare([*_embeddings(5, seed=2), None])
     expected = conditioner.eval()(prepared)
@@ -113,7 +113,7 @@ def test_training_gives_the_vectors_of_the_codebooks_as_they_were_before_they_mo
     assert torch.equal(found.mask, expected.mask)
 
 
-def test_codebooks_learn_in_full_precision_whatever_the_decoder_runs_in() -> None:
+def test_codebooks_learn_in_full_precision_under_autocast() -> None:
     half, full = _quantized().train(), _quantized().train()
     prepared = half.prepare(list(_embeddings(20, seed=2)))
     torch.manual_seed(0)
@@ -156,7 +156,7 @@ def test_codebooks_follow_embeddings_that_move() -> None:
     assert error() < first / 10
 
 
-def test_the_start_depends_on_the_generator_alone_and_is_made_once() -> None:
+def test_codebooks_start_once_and_depend_only_on_the_generator() -> None:
     first, second = _quantized(), _quantized()
     assert all(torch.equal(value, _buffers(first)[name]) for name, value in second.named_buffers())
     before = _buffers(first)
@@ -175,7 +175,7 @@ def test_without_codebooks_there_is_nothing_to_start() -> None:
     assert not list(conditioner.buffers())
 
 
-def test_bad_embeddings_and_codebooks_say_what_was_expected() -> None:
+def test_invalid_embeddings_and_codebooks_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected a CLAP embedding \[512\], got \[3\]"):
         ClapConditioner(ClapConfig(), 8).prepare([torch.zeros(3)])
     empty = _quantized(started=False)

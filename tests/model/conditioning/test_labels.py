@@ -45,7 +45,7 @@ def test_labels_and_words_equal_the_oracle(
         assert torch.equal(found.mask.int(), pack.tensors[f"{name}.mask"])
 
 
-def test_words_are_lower_case_and_without_punctuation() -> None:
+def test_words_are_lower_case_and_have_no_punctuation() -> None:
     assert words("Slow, warm — Don't stop! (drum-and-bass; 120)") == [
         "slow", "warm", "don't", "stop", "drum", "and", "bass", "120",
     ]  # fmt: skip
@@ -53,7 +53,7 @@ def test_words_are_lower_case_and_without_punctuation() -> None:
     assert words(" … ") == []
 
 
-def test_case_counts_in_a_label_and_not_in_words() -> None:
+def test_case_matters_in_a_label_and_not_in_words() -> None:
     labels, pieces = TableConditioner(LabelConfig(), 4), TableConditioner(WordsConfig(), 4)
     texts = ["E Minor", "e minor"]
     assert len(set(labels.prepare(texts).tokens[:, 0].tolist())) == 2
@@ -61,12 +61,12 @@ def test_case_counts_in_a_label_and_not_in_words() -> None:
     assert first == second
 
 
-def test_a_text_without_words_is_a_null_where_words_count_and_a_label_where_it_counts_whole() -> None:
+def test_a_text_without_words_is_a_null_for_words_and_a_value_for_a_label() -> None:
     assert TableConditioner(WordsConfig(), 4).prepare(["…", "calm"]).mask.tolist() == [[False], [True]]
     assert TableConditioner(LabelConfig(), 4).prepare(["…", ""]).mask.tolist() == [[True], [True]]
 
 
-def test_only_the_rows_of_the_texts_learn() -> None:
+def test_only_the_rows_of_the_given_texts_learn() -> None:
     conditioner = TableConditioner(WordsConfig(rows=50, width=3), 4)
     prepared = conditioner.prepare(["calm piano", None, "bass"])
     conditioner(prepared).embedding.square().sum().backward()

@@ -13,7 +13,7 @@ from tests.worlds.tiny_model import melody
 
 
 def _conditioner(pack: Pack, match_length: bool) -> ChromaConditioner:
-    """The pack's projection, and the null that goes with its way of matching lengths."""
+    """A conditioner with the pack's projection, and with the null that its way of matching lengths needs."""
     facts = next(case for case in pack.facts["conditioner_cases"] if case["match_len_on_eval"] == match_length)
     weight, bias = pack.tensors["cond.output_proj.weight"], pack.tensors["cond.output_proj.bias"]
     null = "first_bin" if match_length else "zeros"
@@ -24,7 +24,7 @@ def _conditioner(pack: Pack, match_length: bool) -> ChromaConditioner:
 
 
 def _second_melody(pack: Pack, embedding: torch.Tensor, frames: int) -> torch.Tensor:
-    """The pack leaves out the second melody of its batch: its first frames, read off the answer [L, D]."""
+    """The first frames of the batch's second melody, which the pack leaves out, recovered from the answer [L, D]."""
     weight, bias = pack.tensors["cond.output_proj.weight"], pack.tensors["cond.output_proj.bias"]
     nearest = (embedding[:frames, None] - (weight.T + bias)).abs().amax(-1).argmin(-1)
     return torch.nn.functional.one_hot(nearest, 12).float()
@@ -33,7 +33,8 @@ def _second_melody(pack: Pack, embedding: torch.Tensor, frames: int) -> torch.Te
 def test_melodies_brought_to_one_length_equal_the_oracle(oracles: Path) -> None:
     pack = read_pack(oracles, "chroma")
     conditioner, whole = _conditioner(pack, match_length=True), pack.tensors["argmax.chroma"][0]
-    # The second melody was padded to the length of the first before it was repeated: the repeated frames are compared.
+    # The second melody was padded to the length of the first before it was repeated, so the repeated frames are
+    # compared.
     second = _second_melody(pack, pack.tensors["cond.match1.batch.embed"][1], len(whole))
     with torch.no_grad():
         for name, melodies in {"null": [None], "with_null": [whole, None], "batch": [whole, second]}.items():
@@ -42,7 +43,7 @@ def test_melodies_brought_to_one_length_equal_the_oracle(oracles: Path) -> None:
             assert torch.equal(found.mask.float(), pack.tensors[f"cond.match1.{name}.mask"])
 
 
-def test_melodies_of_their_own_length_equal_the_oracle(oracles: Path) -> None:
+def test_melodies_that_keep_their_length_equal_the_oracle(oracles: Path) -> None:
     pack = read_pack(oracles, "chroma")
     conditioner, whole = _conditioner(pack, match_length=False), pack.tensors["argmax.chroma"][0]
     length = int(pack.tensors["cond.match0.batch.mask"][1].sum())
@@ -52,7 +53,7 @@ def test_melodies_of_their_own_length_equal_the_oracle(oracles: Path) -> None:
             found = conditioner(conditioner.prepare(melodies))
             torch.testing.assert_close(found.embedding, pack.tensors[f"cond.match0.{name}.embed"])
             assert torch.equal(found.mask.int(), pack.tensors[f"cond.match0.{name}.mask"])
-        # Alone, the reference's null has the length of a window of silence, and as here not one vector that counts.
+        # A null alone has the length of a window of silence in the reference; there, as here, every vector is masked.
         found = conditioner(conditioner.prepare([None]))
         assert not found.embedding.any()
         assert not pack.tensors["cond.match0.null.embed"].any()
@@ -66,7 +67,7 @@ def test_a_short_melody_is_repeated_and_a_long_one_cut() -> None:
     assert prepared.vectors.argmax(-1).tolist() == [[1, 2, 1, 2, 1], [1, 2, 3, 4, 5]]
 
 
-def test_no_melody_differs_from_every_melody() -> None:
+def test_a_missing_melody_differs_from_every_melody() -> None:
     conditioner = ChromaConditioner(MelodyConfig(frames=4), 8)
     rows = [melody(*[pitch] * 4) for pitch in range(12)]
     found = conditioner(conditioner.prepare([None, *rows]))
@@ -76,7 +77,7 @@ def test_no_melody_differs_from_every_melody() -> None:
     assert found.mask[1:].all()
 
 
-def test_a_melody_that_keeps_its_length_is_cut_at_the_longest_and_never_repeated() -> None:
+def test_a_melody_that_keeps_its_length_is_cut_at_the_maximum_and_never_repeated() -> None:
     conditioner = ChromaConditioner(MelodyConfig(frames=5, match_length=False), 4)
     prepared = conditioner.prepare([melody(1, 2), melody(1, 2, 3, 4, 5, 6, 7), None])
     assert prepared.vectors.argmax(-1).tolist() == [[1, 2, 0, 0, 0], [1, 2, 3, 4, 5], [0] * 5]
@@ -84,7 +85,7 @@ def test_a_melody_that_keeps_its_length_is_cut_at_the_longest_and_never_repeated
     assert conditioner.prepare([melody(1, 2, 3)]).vectors.shape == (1, 3, 12)
 
 
-def test_how_strong_the_other_classes_are_counts_only_where_chroma_is_not_one_hot() -> None:
+def test_weaker_pitch_classes_count_only_if_chroma_is_not_one_hot() -> None:
     soft = torch.linspace(0, 1, 12).expand(3, 12)
     hard = melody(11, 11, 11)
     for kept in (False, True):
@@ -92,7 +93,7 @@ def test_how_strong_the_other_classes_are_counts_only_where_chroma_is_not_one_ho
         assert torch.equal(conditioner.prepare([soft]).vectors[0], soft if kept else hard)
 
 
-def test_bad_melodies_and_settings_say_what_was_expected() -> None:
+def test_invalid_melodies_and_settings_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected a chroma \[F, 12\], got \[0, 12\]"):
         ChromaConditioner(MelodyConfig(), 8).prepare([torch.zeros(0, 12)])
     with pytest.raises(ValueError, match=r"expected a chroma \[F, 12\], got \[4, 11\]"):

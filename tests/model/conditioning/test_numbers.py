@@ -1,4 +1,4 @@
-"""Numbers: their waves tell neighbours apart, stay in range, and can be learned from."""
+"""Numbers: their waves differ between close values, stay in range, and can be learned from."""
 
 import math
 
@@ -13,7 +13,7 @@ from model.conditioning.config import NumberConfig
 TEMPO = NumberConfig(lowest=40.0, highest=240.0)
 
 
-def test_the_waves_are_sines_and_cosines_that_double_their_pace() -> None:
+def test_the_waves_are_sines_and_cosines_of_doubling_frequency() -> None:
     (found,) = waves(torch.tensor([90.0]), NumberConfig(lowest=40.0, highest=240.0, waves=3)).tolist()
     place = 0.25
     angles = [math.pi * place, 2 * math.pi * place, 4 * math.pi * place]
@@ -21,7 +21,7 @@ def test_the_waves_are_sines_and_cosines_that_double_their_pace() -> None:
 
 
 @given(strategies.floats(40, 240), strategies.floats(40, 240))
-def test_different_tempos_have_different_waves_and_close_ones_share_the_slow_waves(one: float, other: float) -> None:
+def test_different_tempos_have_different_waves_and_close_ones_similar_slow_waves(one: float, other: float) -> None:
     first, second = waves(torch.tensor([one, other], dtype=torch.float64), TEMPO)
     if abs(one - other) > 0.1:
         assert (first - second).abs().max() > 1e-3
@@ -38,7 +38,7 @@ def test_a_number_outside_the_range_counts_as_the_nearer_end() -> None:
     assert not torch.equal(found[0], found[2])
 
 
-def test_no_number_is_a_null_unlike_every_number() -> None:
+def test_a_missing_number_is_a_null_that_differs_from_every_number() -> None:
     conditioner = NumberConditioner(TEMPO, 8)
     found = conditioner(conditioner.prepare([None, *(40.0 + 5 * step for step in range(41))]))
     assert found.mask[:, 0].tolist() == [False] + [True] * 41
@@ -46,7 +46,7 @@ def test_no_number_is_a_null_unlike_every_number() -> None:
     assert (found.embedding[1:].abs().amax(-1) > 0).all()
 
 
-def test_a_projection_of_the_waves_learns_what_no_line_through_the_number_can() -> None:
+def test_a_projection_of_the_waves_learns_what_a_line_through_the_number_cannot() -> None:
     """Least squares: which third of the range a tempo is in."""
     tempos = torch.linspace(40, 240, 201)
     wanted = torch.stack([((tempos - 40) // 67 == third).float() for third in range(3)], dim=1)
@@ -59,7 +59,7 @@ def test_a_projection_of_the_waves_learns_what_no_line_through_the_number_can() 
     assert error(waves(tempos, TEMPO)) < 0.3 * error(tempos[:, None] / 240)
 
 
-def test_bad_numbers_and_ranges_say_what_was_expected() -> None:
+def test_invalid_numbers_and_ranges_are_refused() -> None:
     with pytest.raises(ValueError, match="expected a finite number or None, got nan"):
         NumberConditioner(TEMPO, 8).prepare([120.0, math.nan])
     with pytest.raises(ValidationError, match=r"expected lowest below highest, both finite, got 9\.0 and 9\.0"):

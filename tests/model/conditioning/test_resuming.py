@@ -1,4 +1,5 @@
-"""A training of a model with codebooks for joint embeddings: killed and resumed, it ends as an undisturbed one."""
+"""A training of a model with codebooks for joint embeddings: killed and resumed, it ends exactly as an undisturbed
+one."""
 
 from dataclasses import replace
 
@@ -17,14 +18,14 @@ OPTIMIZATION = OptimizationConfig(steps=STEPS, warmup_steps=2, learning_rate=1e-
 
 
 def _new(seed: int = 0) -> MusicModel:
-    """Some codes die within a few steps, so the resumed training has to draw the same vectors for them."""
+    """Some codes die within a few steps, so the resumed training must draw the same vectors to replace them."""
     settings = config().model_dump()
     settings["clap"]["quantizer"]["learning"] |= {"decay": 0.5, "dead_code_share": 0.3}
     return music_model(type(config()).model_validate(settings), seed)
 
 
 def _train(model: MusicModel, train_state: TrainState, steps: range) -> None:
-    """Every draw is a function of the step, as in the stage that trains."""
+    """Every draw is a function of the step, as in the training stage."""
     model.train()
     for step in steps:
         generator = torch.Generator().manual_seed(step_seed(1, step, 1))
@@ -38,7 +39,7 @@ def _train(model: MusicModel, train_state: TrainState, steps: range) -> None:
         train_state.step_and_check()
 
 
-def test_a_training_with_codebooks_killed_and_resumed_ends_bit_for_bit_as_an_undisturbed_one() -> None:
+def test_a_killed_and_resumed_training_with_codebooks_ends_bit_for_bit_as_an_undisturbed_one() -> None:
     undisturbed = _new()
     started = {name: value.clone() for name, value in undisturbed.named_buffers()}
     whole = TrainState(undisturbed, OPTIMIZATION)

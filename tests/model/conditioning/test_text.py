@@ -1,4 +1,4 @@
-"""Text conditions: equal to AudioCraft's, and what the encoder does in training."""
+"""Text conditions: equal to AudioCraft's, and the behaviour of the encoder in training."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.worlds.tiny_model import text_encoder, tokenizer
 
 
 def _text_conditioner(pack: Pack) -> TextConditioner:
-    """The pack's encoder and projection, and a tokenizer that gives the ids the pack was made with."""
+    """The pack's encoder and projection, with a tokenizer that returns the ids that the pack was made with."""
     facts = pack.facts["t5"]
     ids = pack.tensors["t5.mix.input_ids"]
     words = {"<pad>": 0, "</s>": 1}
@@ -54,14 +54,14 @@ def test_the_empty_text_and_no_text_are_the_same_null() -> None:
     assert found.mask.tolist() == [[False] * 3, [False] * 3, [True] * 3]
 
 
-def test_a_long_text_is_cut_and_still_ends() -> None:
+def test_a_long_text_is_cut_and_keeps_its_end_token() -> None:
     conditioner = TextConditioner(TextConfig(width=16, max_tokens=4), 8, text_encoder(), tokenizer())
     tokens = conditioner.prepare(["calm piano at night drums " * 50]).tokens
     assert tokens.shape == (1, 4)
     assert tokens[0, -1] == 1
 
 
-def test_a_frozen_encoder_neither_learns_nor_drops_out_and_a_finetuned_one_does_both() -> None:
+def test_a_frozen_encoder_has_no_dropout_and_no_gradient_and_a_finetuned_one_has_both() -> None:
     for finetune in (False, True):
         config = TextConfig(width=16, finetune=finetune)
         conditioner = TextConditioner(config, 8, text_encoder(), tokenizer()).train()
@@ -75,8 +75,8 @@ def test_a_frozen_encoder_neither_learns_nor_drops_out_and_a_finetuned_one_does_
         assert conditioner.projection.weight.grad is not None
 
 
-def test_each_row_of_a_batch_gets_from_a_learning_encoder_what_it_gets_alone() -> None:
-    """The encoder sees no padding, so neither vectors nor gradients know the longer rows beside them."""
+def test_each_row_of_a_batch_gets_the_vectors_and_gradients_that_it_gets_alone() -> None:
+    """The encoder sees no padding, so neither vectors nor gradients depend on longer rows of the batch."""
     texts = ["calm piano at night with strings", "bass", None, "loud drums"]
     conditioner = TextConditioner(TextConfig(width=16, finetune=True), 8, text_encoder(), tokenizer()).eval()
     weight = torch.randn(8, generator=torch.Generator().manual_seed(3))

@@ -1,4 +1,5 @@
-"""CUDA graphs: what is launched when, on a stand-in for streams and graphs; `test_static_shapes` takes real ones."""
+"""CUDA graphs: what is launched and when, with stand-ins for streams and graphs; `test_static_shapes` uses real
+ones."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from model.decoding.static_shapes import WARM_UP, CudaGraphRunner
 
 
 class _Device:
-    """Counts the steps that a device would take: those launched, and those of graphs replayed, not those captured."""
+    """Counts the steps that a device would take: those launched and those replayed from graphs, not those captured."""
 
     def __init__(self) -> None:
         self.taken: Counter[int] = Counter()
@@ -61,7 +62,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> _Device:
     return made
 
 
-def test_every_call_is_one_step_and_each_length_is_captured_once_after_it_has_warmed_up(device: _Device) -> None:
+def test_every_call_is_one_step_and_each_length_is_captured_once_after_its_warm_up(device: _Device) -> None:
     steps = CudaGraphRunner(device.step)
     for number, length in enumerate([256] * 10 + [512] * 10 + [256] * 2, start=1):
         steps(length)
@@ -70,7 +71,7 @@ def test_every_call_is_one_step_and_each_length_is_captured_once_after_it_has_wa
     assert device.captures == [256, 512]
 
 
-def test_a_step_that_cannot_be_captured_is_an_error_that_says_how_to_do_without(device: _Device) -> None:
+def test_a_step_that_cannot_be_captured_raises_an_error_that_names_the_setting_to_turn_off(device: _Device) -> None:
     def step(length: int) -> None:
         if device.recording is not None:
             raise RuntimeError("operation not permitted when stream is capturing")

@@ -1,4 +1,4 @@
-"""The decoding engine: a request's tokens are its own whatever is beside it, and those of the whole forward pass."""
+"""The decoding engine: a request's tokens do not depend on its batch and equal those of the whole forward pass."""
 
 import subprocess
 import sys
@@ -28,9 +28,10 @@ def test_a_request_has_the_same_tokens_alone_and_in_any_batch() -> None:
 def _logits_of_each_step(
     model: MusicModel, requests: list[GenerationRequest], monkeypatch: pytest.MonkeyPatch
 ) -> torch.Tensor:
-    """The guided logits [steps, rows, K, V] that a batch is sampled from, a row the slot of a request, longest first.
+    """The guided logits [steps, rows, K, V] that a batch is sampled from; a row is the slot of a request, longest
+    first.
 
-    The rows of those that are finished fall away from the end, and are filled up with zeros.
+    Rows of finished requests disappear from the end and are padded with zeros.
     """
     seen = []
     plain = sampling.next_code_probabilities
@@ -48,7 +49,7 @@ def _logits_of_each_step(
 def _model_and_requests(
     width: int, heads: int, shortest: int, form: GuidanceForm = "one_pass", guidance_text: float = 1.0
 ) -> tuple[MusicModel, list[GenerationRequest]]:
-    """A prefix of 30, for on few keys every kernel is exact; the longest request first, as the slots have them."""
+    """A prefix of 30, because every kernel is exact with few keys; the longest request first, as in the slots."""
     settings = config(width=width, heads=heads, layers=2).model_copy(update={"chroma": MelodyConfig(frames=30)})
     attributes = [
         Attributes("calm piano", melody(0, 4, 7)),
@@ -63,7 +64,7 @@ def _model_and_requests(
     return music_model(settings), requests
 
 
-# A change in the last bit of a logit moves a sample only rarely, so equal tokens prove little; equal logits do.
+# A change in the last bit of a logit rarely changes a sample, so equal tokens prove little; equal logits do.
 @pytest.mark.parametrize(
     ("width", "heads", "form", "guidance_text"),
     [
@@ -71,7 +72,7 @@ def _model_and_requests(
         *((320, 5, "two_pass", 1.0), (320, 5, "one_pass", 3.0), (320, 5, "two_pass", 3.0)),
     ],
 )
-def test_not_a_bit_of_a_logit_depends_on_batch_mates(
+def test_the_bits_of_a_requests_logits_do_not_depend_on_the_rest_of_the_batch(
     width: int, heads: int, form: GuidanceForm, guidance_text: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, requests = _model_and_requests(width, heads, 7, form, guidance_text)
@@ -81,7 +82,7 @@ def test_not_a_bit_of_a_logit_depends_on_batch_mates(
         assert torch.equal(alone[:, 0], together[: len(alone), row])
 
 
-def test_not_a_bit_of_a_logit_depends_on_batch_mates_where_there_are_two_threads(
+def test_the_bits_of_a_requests_logits_do_not_depend_on_the_batch_with_two_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, requests = _model_and_requests(224, 4, 1)
@@ -113,7 +114,7 @@ def test_a_request_has_the_same_tokens_after_a_restart() -> None:
     ],
     ids=lambda settings: "-".join(map(str, settings)) + str(next(iter(settings.values()))),
 )
-def test_cached_decoding_chooses_what_the_whole_forward_pass_would(settings: dict, fusion: str) -> None:
+def test_cached_decoding_chooses_the_codes_that_the_whole_forward_pass_would(settings: dict, fusion: str) -> None:
     sizes = config(**({"prepend": (), fusion: ("chroma",)} | settings))
     model, attributes = music_model(sizes), Attributes("calm piano", melody(0, 4), torch.ones(CLAP_WIDTH))
     codes = random_codes(1, 9, codebooks=sizes.language_model.codebooks)[0, :, :3]
@@ -132,7 +133,7 @@ def test_cached_decoding_chooses_what_the_whole_forward_pass_would(settings: dic
     assert torch.equal(found[free], best[free])
 
 
-def test_a_finished_request_makes_room_for_the_next() -> None:
+def test_the_slot_of_a_finished_request_is_given_to_the_next_one() -> None:
     model, asked = music_model(), 0
 
     def count() -> bool:
@@ -144,11 +145,11 @@ def test_a_finished_request_makes_room_for_the_next() -> None:
     requests = [GenerationRequest(Attributes("bass"), frames, seed=frames) for frames in lengths]
     found = generate(model, requests, DecodingOptions(stop=count))
     assert [codes.shape[1] for codes in found] == lengths
-    # The short ones follow each other beside the long one; each takes its frames and the delay of the last codebook.
+    # The short ones follow each other beside the long one, which takes its frames and the delay of the last codebook.
     assert asked == 60 + model.config.language_model.codebooks - 1
 
 
-def test_the_cache_grows_with_what_is_in_it_and_the_codes_stay_those_of_one_that_had_room(
+def test_codes_from_a_cache_that_grows_equal_those_from_a_cache_with_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, requests = music_model(), mixed_requests()[:5]

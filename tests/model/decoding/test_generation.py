@@ -1,4 +1,4 @@
-"""Generation: AudioCraft's greedy tokens, and what a request gets out of its seed, its prompt and its numbers."""
+"""Generation: AudioCraft's greedy tokens, and the effect of a request's seed, prompt and settings."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,14 +29,14 @@ def test_greedy_tokens_equal_the_oracle(oracles: Path, key: str) -> None:
     assert torch.equal(torch.stack(found), case.tokens)
 
 
-def test_a_stretched_condition_equals_the_oracle_where_the_oracle_uses_its_first_vector_alone(oracles: Path) -> None:
-    # AudioCraft stretches over the step at hand while it decodes, so that every step gets vector 0, unlike in training.
-    # Ours keeps to what training saw; given vector 0 alone, it has nothing else to stretch.
+def test_a_stretched_condition_of_one_vector_equals_the_oracle(oracles: Path) -> None:
+    # While decoding, AudioCraft stretches over the current step, so that every step gets vector 0, unlike in training.
+    # Ours stretches as in training; with vector 0 alone, there is nothing else to stretch.
     case = greedy_case(oracles, "input_interpolate", vectors=1)
     assert torch.equal(torch.stack(generate_conditioned(case.model, case.requests, case.passes)), case.tokens)
 
 
-def test_other_seeds_give_other_tokens_and_the_same_seed_the_same() -> None:
+def test_other_seeds_give_other_tokens_and_the_same_seed_the_same_tokens() -> None:
     model = music_model()
     request = GenerationRequest(Attributes("bass"), 16, seed=1)
     first, second, third = generate(model, [request, replace(request, seed=2), request])
@@ -44,7 +44,7 @@ def test_other_seeds_give_other_tokens_and_the_same_seed_the_same() -> None:
     assert torch.equal(first, third)
 
 
-def test_a_clip_begins_with_its_prompt_and_goes_on_in_range() -> None:
+def test_a_clip_begins_with_its_prompt_and_its_codes_are_in_range() -> None:
     model, prompt = music_model(), random_codes(1, 7)[0]
     (found,) = generate(model, [GenerationRequest(Attributes("bass"), 15, seed=1, prompt=prompt)])
     assert torch.equal(found[:, :7], prompt)
@@ -52,7 +52,7 @@ def test_a_clip_begins_with_its_prompt_and_goes_on_in_range() -> None:
     assert found.max() < 24
 
 
-def test_progress_counts_exactly_the_frames_that_were_asked_for() -> None:
+def test_progress_counts_exactly_the_requested_frames() -> None:
     told: list[int] = []
     requests = mixed_requests() * 2
     generate(music_model(), requests, DecodingOptions(progress=told.append))
@@ -60,7 +60,7 @@ def test_progress_counts_exactly_the_frames_that_were_asked_for() -> None:
     assert all(made > 0 for made in told)
 
 
-def test_a_stop_ends_the_work_within_a_step() -> None:
+def test_a_stop_ends_decoding_within_one_step() -> None:
     asked = 0
 
     def stop() -> bool:
@@ -73,7 +73,7 @@ def test_a_stop_ends_the_work_within_a_step() -> None:
     assert asked == 5
 
 
-def test_a_model_in_training_is_put_back_into_training() -> None:
+def test_generation_with_a_model_in_training_is_exact_and_leaves_it_in_training() -> None:
     model = music_model(config(dropout=0.5)).train()
     request = GenerationRequest(Attributes("bass"), 8, seed=0)
     first, second = generate(model, [request])[0], generate(model, [request])[0]
@@ -85,7 +85,7 @@ def test_no_requests_give_no_clips() -> None:
     assert generate(music_model(), []) == []
 
 
-def test_a_broken_model_raises_instead_of_making_noise() -> None:
+def test_a_model_with_nan_weights_raises_an_error() -> None:
     model = music_model()
     with torch.no_grad():
         model.language_model.out_norm.weight.fill_(float("nan"))
@@ -113,12 +113,12 @@ def test_a_broken_model_raises_instead_of_making_noise() -> None:
         ({"top_p": 1.5}, "expected a top_p from 0 to 1, got 1.5"),
     ],
 )
-def test_a_request_that_cannot_be_says_why(changes: dict, words: str) -> None:
+def test_an_invalid_request_is_refused_with_the_reason(changes: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         GenerationRequest(**({"attributes": Attributes(), "frames": 8, "seed": 0} | changes))
 
 
-def test_a_request_that_the_model_cannot_meet_says_why() -> None:
+def test_a_request_that_does_not_fit_the_model_is_refused_with_the_reason() -> None:
     model = music_model()
     request = GenerationRequest(Attributes(), 8, seed=0)
     with pytest.raises(ValueError, match=r"expected a prompt of 3 codebooks, got \[2, 4\]"):

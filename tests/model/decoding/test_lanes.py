@@ -1,4 +1,4 @@
-"""Decoding in lanes: the codes are those of one, and the threads end with what asked for them."""
+"""Decoding in lanes: the codes are those of one lane, and the threads end with their caller."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -22,14 +22,14 @@ from tests.worlds.tiny_model import music_model
 
 @pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads, and a lane for each wherever there are two requests."""
+    """Two threads, and two lanes as soon as there are two requests."""
     torch.set_num_threads(2)
     monkeypatch.setattr(lanes, "LEAST_SLOTS", 1)
 
 
 @pytest.fixture
 def lanes_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many lanes each decoding had."""
+    """The number of lanes of each decoding."""
     seen: list[int] = []
     plain = lanes.decode_in_lanes
 
@@ -58,7 +58,7 @@ def test_long_clips_with_prompts_and_melodies_have_the_same_codes_in_lanes_as_al
     assert lanes_seen == [2]
 
 
-def test_lanes_are_as_many_as_threads_and_slots_are_enough_for() -> None:
+def test_the_number_of_lanes_depends_on_threads_and_slots() -> None:
     found = {}
     for threads, slots in ((1, 128), (2, 8), (2, 31), (2, 32), (2, 64), (4, 32), (4, 64), (16, 128)):
         torch.set_num_threads(threads)
@@ -67,7 +67,7 @@ def test_lanes_are_as_many_as_threads_and_slots_are_enough_for() -> None:
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_what_one_lane_raises_is_raised_and_all_of_them_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_one_lane_is_raised_and_ends_all_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     model, before = music_model(), threading.active_count()
     with torch.no_grad():
         model.language_model.heads[0].weight.fill_(float("nan"))
@@ -92,7 +92,7 @@ def test_a_stop_ends_all_lanes() -> None:
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_who_has_enough_ends_all_lanes_and_is_told_of_frames_in_its_own_thread() -> None:
+def test_closing_the_iterator_ends_all_lanes_and_progress_is_reported_in_the_callers_thread() -> None:
     before, told = threading.active_count(), []
     requests = [GenerationRequest(Attributes("bass"), frames, seed=frames) for frames in (3, 200, 200, 4)]
     model = music_model()
@@ -108,7 +108,7 @@ def test_who_has_enough_ends_all_lanes_and_is_told_of_frames_in_its_own_thread()
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_where_a_kernel_sums_in_another_order_with_fewer_threads_one_lane_does_all(
+def test_one_lane_decodes_everything_if_a_kernel_sums_differently_with_fewer_threads(
     lanes_seen: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = music_model().language_model

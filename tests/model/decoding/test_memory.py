@@ -1,4 +1,4 @@
-"""The plan of memory: what is planned is what is taken, and codes do not depend on how much there is."""
+"""The plan of memory: decoding takes what is planned, and codes do not depend on the memory available."""
 
 from dataclasses import fields, replace
 
@@ -28,7 +28,7 @@ CARDINALITY = 300
 
 
 def _peak(model: LanguageModel, sequences: list[SequenceRequest], precision: Precision, slots: int) -> int:
-    """The most bytes that torch had given out at any instant of decoding."""
+    """The most bytes that torch had allocated at any moment of decoding."""
     with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         assert len(list(generate_tokens(model, sequences, DecodingOptions(precision, slots=slots)))) == len(sequences)
     assert profiled.profiler is not None
@@ -51,7 +51,7 @@ def _model_and_sequences(
     return model, sequence_requests_of(model, [request] * number)
 
 
-# Of FBGEMM's matrices, of float16 and int8, torch's allocator knows nothing.
+# torch's allocator does not see FBGEMM's matrices (float16 and int8).
 @settings(max_examples=8, deadline=None)
 @given(
     form=some.sampled_from(
@@ -64,7 +64,7 @@ def _model_and_sequences(
     top_p=some.sampled_from([0.0, 0.9]),
 )
 @example(form={}, precision="bfloat16", frames=8, prompt=20, slots=1, top_p=0.0)
-def test_decoding_takes_no_more_than_was_planned_and_not_much_less(
+def test_decoding_takes_at_most_the_planned_memory_and_not_much_less(
     form: dict, precision: Precision, frames: int, prompt: int, slots: int, top_p: float
 ) -> None:
     model, sequences = _model_and_sequences(form, frames, prompt, slots, top_p)
@@ -76,7 +76,7 @@ def test_decoding_takes_no_more_than_was_planned_and_not_much_less(
 @pytest.mark.parametrize(
     "form", [{"layers": 4}, {"prepend": (), "interpolate": ("chroma",)}, {"codebooks": 8}], ids=str
 )
-def test_what_the_decoder_of_static_shapes_holds_is_planned(form: dict, slots: int) -> None:
+def test_the_plan_covers_the_memory_of_the_static_shape_decoder(form: dict, slots: int) -> None:
     model, sequences = _model_and_sequences(form, 600, 0, 2, 0.0)
     there = model.language_model.to("meta")
     decoder = StaticShapeDecoder(prepare_for_inference(there, "float32"), sequences, slots)
@@ -86,7 +86,7 @@ def test_what_the_decoder_of_static_shapes_holds_is_planned(form: dict, slots: i
     assert held <= MemoryRequirements(there, sequences, "float32").bytes_for(slots) <= 1.5 * held
 
 
-def test_as_many_slots_are_planned_as_fit_and_no_more_than_asked_for() -> None:
+def test_as_many_slots_are_planned_as_fit_and_at_most_as_many_as_asked_for() -> None:
     model, sequences = _model_and_sequences({}, 200, 0, 8, 0.0)
     required = MemoryRequirements(model.language_model, sequences, "float32")
     for slots in (2, 3, 8):
@@ -98,7 +98,7 @@ def test_as_many_slots_are_planned_as_fit_and_no_more_than_asked_for() -> None:
     assert plan_memory(model.language_model, sequences, "float32", 8, None).slots == 8
 
 
-def test_on_a_cpu_more_than_a_few_go_together_only_where_they_keep_little(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cpu_many_slots_are_planned_only_if_they_keep_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model, sequences = _model_and_sequences({}, 200, 0, 32, 0.0)
     required = MemoryRequirements(model.language_model, sequences, "float32")
 
@@ -112,13 +112,13 @@ def test_on_a_cpu_more_than_a_few_go_together_only_where_they_keep_little(monkey
         assert planned(3) == 3
 
 
-def test_the_rows_of_all_slots_are_a_number_that_is_seen_to_leave_a_rows_bits_as_they_are() -> None:
+def test_the_rows_of_all_slots_fit_into_the_largest_tested_number_of_rows() -> None:
     for device, most in MAX_SLOTS.items():
         sizes = candidate_sizes(torch.device(device), "float32")
         assert num_cfg_branches(3.0, guidance_text=2.0) * most <= max(sizes) == sizes[-1]
 
 
-def test_more_slots_longer_clips_and_wider_weights_need_more() -> None:
+def test_more_slots_longer_clips_and_wider_weights_need_more_memory() -> None:
     model, sequences = _model_and_sequences({}, 50, 0, 4, 0.0)
     _, longer = _model_and_sequences({}, 60, 0, 4, 0.0)
     needed = [MemoryRequirements(model.language_model, sequences, "float32").bytes_for(slots) for slots in (1, 2, 3)]
@@ -128,21 +128,21 @@ def test_more_slots_longer_clips_and_wider_weights_need_more() -> None:
         model.language_model, sequences, "bfloat16"
     ).bytes_for(2)
     narrow = MemoryRequirements(model.language_model, sequences, "bfloat16").bytes_for(2)
-    # Without instructions for it the fastest kernel may be one that holds single ones, as for float16, and what it
-    # multiplies is there once more, rounded: planned for.
+    # Without bfloat16 instructions the fastest kernel may hold float32 matrices, as for float16, and a rounded copy of
+    # its input: the plan allows for both.
     assert narrow < needed[1] if multiplies_bfloat16() else needed[1] <= narrow < 1.1 * needed[1]
-    # The fastest kernel for float16 may be one that holds single ones: that much is planned for.
+    # The fastest kernel for float16 may hold float32 matrices: the plan allows for that.
     assert MemoryRequirements(model.language_model, sequences, "float16").bytes_for(2) == needed[1]
 
 
-def test_too_little_memory_for_one_sequence_says_what_that_needs_and_what_to_do() -> None:
+def test_too_little_memory_for_one_sequence_is_an_error_that_says_how_much_is_needed() -> None:
     requests = [GenerationRequest(Attributes("bass"), 40, seed=0)]
     words = r"expected \d\.\d MB of free memory to decode one sequence of \d+ steps, got 0\.1 MB: .* shorter clips"
     with pytest.raises(ValueError, match=words):
         generate(music_model(), requests, DecodingOptions(free_memory=lambda: 100_000))
 
 
-def test_how_many_go_together_is_planned_before_the_first_step() -> None:
+def test_the_number_of_slots_is_planned_before_the_first_step() -> None:
     told: list[MemoryPlan] = []
 
     def stop() -> bool:
@@ -167,7 +167,7 @@ def test_codes_are_the_same_in_any_number_of_slots(slots: int) -> None:
     assert all(torch.equal(one, other) for one, other in zip(found, generate(model, requests), strict=True))
 
 
-def test_codes_are_the_same_where_memory_is_short() -> None:
+def test_codes_are_the_same_if_memory_is_short() -> None:
     model, requests, told = music_model(), mixed_requests(), list[MemoryPlan]()
     required = MemoryRequirements(model.language_model, sequence_requests_of(model, requests), "float32")
     short = DecodingOptions(free_memory=lambda: int(required.bytes_for(3) / USABLE_SHARE) + 1, on_plan=told.append)

@@ -1,4 +1,4 @@
-"""Sampling against AudioCraft's distributions, and that samples follow the distribution that they are sampled from."""
+"""Sampling: AudioCraft's distributions, and samples that follow them."""
 
 from pathlib import Path
 
@@ -33,8 +33,10 @@ def test_temperature_zero_is_the_argmax_of_the_oracle(oracles: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0.1, 3), st.integers(0, 12), st.floats(0, 1))
-def test_kept_entries_are_those_a_plain_loop_keeps(seed: int, temperature: float, top_k: int, top_p: float) -> None:
-    # Quarters, so that there are ties.
+def test_the_kept_entries_are_those_that_a_plain_loop_keeps(
+    seed: int, temperature: float, top_k: int, top_p: float
+) -> None:
+    # Multiples of a quarter, so that there are ties.
     logits = (torch.randn(1, 1, 10, generator=torch.Generator().manual_seed(seed)) * 4).round() / 4
     found = _probabilities(logits, temperature, top_k, top_p)[0, 0]
     plain = (logits[0, 0] / temperature).softmax(-1).tolist()
@@ -54,7 +56,7 @@ def test_kept_entries_are_those_a_plain_loop_keeps(seed: int, temperature: float
     assert set(found.nonzero().flatten().tolist()) == kept
 
 
-def test_rows_with_other_settings_do_not_disturb_each_other() -> None:
+def test_rows_with_different_settings_do_not_affect_each_other() -> None:
     logits = torch.randn(4, 3, 30, generator=torch.Generator().manual_seed(1))
     temperature, top_k, top_p = torch.tensor([1, 0, 0.5, 2]), torch.tensor([0, 3, 7, 5]), torch.tensor([0, 0, 0.8, 0])
     together = next_code_probabilities(logits, temperature, top_k, top_p)
@@ -66,7 +68,7 @@ def test_rows_with_other_settings_do_not_disturb_each_other() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0, 1, exclude_max=True))
-def test_an_entry_of_no_probability_is_never_sampled(seed: int, uniform: float) -> None:
+def test_an_entry_of_probability_0_is_never_sampled(seed: int, uniform: float) -> None:
     probabilities = torch.rand(1, 1, 12, generator=torch.Generator().manual_seed(seed))
     probabilities[probabilities < 0.6] = 0
     probabilities[..., 5] = 0.25
@@ -81,7 +83,7 @@ def test_the_ends_of_the_unit_interval_sample_the_first_and_the_last_entry() -> 
     assert sample_by_inversion(probabilities, largest).item() == 2
 
 
-def test_samples_are_as_frequent_as_they_are_probable() -> None:
+def test_entries_are_sampled_as_often_as_they_are_probable() -> None:
     probabilities = torch.tensor([0.05, 0.4, 0.0, 0.25, 0.3]).expand(1, 20_000, 5)
     uniform = torch.rand(1, 20_000, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     share = torch.bincount(sample_by_inversion(probabilities, uniform).flatten(), minlength=5) / 20_000

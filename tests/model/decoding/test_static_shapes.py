@@ -1,4 +1,5 @@
-"""The decoder of static shapes gives the tokens of that of dynamic ones, and looks at no value on the way."""
+"""The decoder of static shapes gives the tokens of the one of dynamic shapes, and reads no value from the device
+between steps."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -38,7 +39,7 @@ FORMS: list[dict[str, Any]] = [
 
 
 def _in_static_shapes(slots: int, monkeypatch: pytest.MonkeyPatch, bucket: int = 16) -> None:
-    """Have everything decoded in static shapes, on whatever device, launched one by one."""
+    """Make everything decode in static shapes, on any device, launched step by step."""
 
     @torch.inference_mode()
     def static(
@@ -54,7 +55,7 @@ def _in_static_shapes(slots: int, monkeypatch: pytest.MonkeyPatch, bucket: int =
 
 
 def _requests(model: MusicModel) -> list[GenerationRequest]:
-    """The mixed ones, with prompts of the model's own number of codebooks."""
+    """The mixed requests, without prompts if the model has another number of codebooks than they have."""
     codebooks = model.config.language_model.codebooks
     return [
         one if one.prompt is None or codebooks == 3 else GenerationRequest(one.attributes, one.frames, one.seed)
@@ -63,7 +64,7 @@ def _requests(model: MusicModel) -> list[GenerationRequest]:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_the_tokens_are_those_of_dynamic_shapes(form: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tokens_equal_those_of_dynamic_shapes(form: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model = music_model(config(**form))
     requests = _requests(model)
     expected = generate(model, requests)
@@ -73,7 +74,7 @@ def test_the_tokens_are_those_of_dynamic_shapes(form: dict[str, Any], monkeypatc
 
 
 @pytest.mark.parametrize(("slots", "bucket"), [(1, 4), (2, 64), (7, 8)])
-def test_the_tokens_are_the_same_in_any_number_of_slots_and_any_length_of_buckets(
+def test_the_tokens_are_the_same_with_any_number_of_slots_and_any_bucket_length(
     slots: int, bucket: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, requests = music_model(), mixed_requests()[2:9]
@@ -83,21 +84,21 @@ def test_the_tokens_are_the_same_in_any_number_of_slots_and_any_length_of_bucket
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
-def test_requests_that_begin_with_one_step_are_read_in_the_shapes_of_decoding_alone(
+def test_requests_that_begin_with_one_step_use_only_the_shapes_of_decoding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = music_model(config(prepend=(), cross=("description", "clap", "chroma")))
     requests = [request for request in mixed_requests() if request.prompt is None][:4]
     expected = generate(model, requests)
     _in_static_shapes(3, monkeypatch)
-    for passed_over in ("forward", "step"):  # whose shapes follow from how many begin together
+    for passed_over in ("forward", "step"):  # their shapes depend on how many begin together
         monkeypatch.setattr(Transformer, passed_over, lambda *_, **__: pytest.fail("read in other shapes"))
     found = generate(model, requests)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
-def test_the_tokens_are_the_same_with_keys_and_values_in_less_precision(
+def test_the_tokens_equal_those_of_dynamic_shapes_with_a_cache_of_less_precision(
     precision: CachePrecision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, requests, options = music_model(), mixed_requests()[2:7], DecodingOptions(cache_precision=precision)
@@ -127,7 +128,7 @@ def test_greedy_tokens_equal_the_oracle(oracles: Path, key: str, monkeypatch: py
     assert torch.equal(torch.stack(found), case.tokens)
 
 
-def test_progress_and_stop_are_those_of_dynamic_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_and_stop_work_as_with_dynamic_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     model, told, asked = music_model(), [0], 0
 
     def stop() -> bool:
@@ -142,7 +143,7 @@ def test_progress_and_stop_are_those_of_dynamic_shapes(monkeypatch: pytest.Monke
         generate(model, [GenerationRequest(Attributes(), 30, seed=0)], DecodingOptions(stop=stop))
 
 
-def test_a_broken_model_raises_instead_of_making_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_with_nan_weights_raises_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     model = music_model()
     with torch.no_grad():
         model.language_model.out_norm.weight.fill_(float("nan"))
@@ -151,7 +152,7 @@ def test_a_broken_model_raises_instead_of_making_noise(monkeypatch: pytest.Monke
         generate(model, [GenerationRequest(Attributes(), 5, seed=0)])
 
 
-def test_a_slot_that_nobody_reads_holds_numbers_to_the_end() -> None:
+def test_an_unused_slot_holds_finite_numbers_to_the_end() -> None:
     model = music_model()
     sequences = sequence_requests_of(model, mixed_requests()[:3])
     decoder = StaticShapeDecoder(prepare_for_inference(model.language_model, "float32"), sequences, 6)
@@ -164,7 +165,7 @@ def test_a_slot_that_nobody_reads_holds_numbers_to_the_end() -> None:
 
 
 class _OnlyOn(TorchDispatchMode):
-    """Every tensor of every operation is on one device: nothing goes to and fro."""
+    """Checks that every tensor of every operation is on one device: nothing is copied to or from it."""
 
     def __init__(self, device: str) -> None:
         super().__init__()
@@ -179,8 +180,8 @@ class _OnlyOn(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_no_step_waits_for_the_device_or_hands_it_anything(form: dict[str, Any]) -> None:
-    """A device that holds nothing cannot answer: a look at a value there is an error."""
+def test_no_step_waits_for_the_device_or_copies_to_it(form: dict[str, Any]) -> None:
+    """The meta device holds no values, so code that reads one fails."""
     model = music_model(config(**form))
     sequences = sequence_requests_of(model, _requests(model))
     decoder = StaticShapeDecoder(prepare_for_inference(model.language_model.to("meta"), "float32"), sequences, 3)
@@ -193,7 +194,7 @@ def test_no_step_waits_for_the_device_or_hands_it_anything(form: dict[str, Any])
             decoder.take_sequence(running[0])
 
 
-def test_each_length_is_a_launch_of_its_own_and_the_longest_fits_the_cache() -> None:
+def test_lengths_are_rounded_up_to_buckets() -> None:
     assert [round_up_to_bucket(length) for length in (1, 256, 257, 1504)] == [256, 256, 512, 1536]
 
 

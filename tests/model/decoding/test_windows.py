@@ -1,4 +1,4 @@
-"""Clips longer than a window: AudioCraft's calls and tokens, and that each window is a request of its own."""
+"""Clips longer than a window: AudioCraft's calls and tokens, and each window equals a request of its own."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -75,7 +75,7 @@ def test_windows_cover_a_clip_without_gaps(frames: int, prompt: int, window: int
 
 
 @given(some.integers(1, 400), some.integers(0, 59), some.integers(2, 60), some.integers(1, 59))
-def test_windows_are_those_of_the_published_loop(frames: int, prompt: int, window: int, stride: int) -> None:
+def test_windows_equal_those_of_the_published_loop(frames: int, prompt: int, window: int, stride: int) -> None:
     assume(stride < window and prompt < min(frames, window))
     calls, offset, known = [], 0, prompt
     while offset + known < frames:
@@ -95,7 +95,7 @@ def test_a_long_clip_is_the_same_alone_and_in_any_batch() -> None:
             assert torch.equal(codes[:, : request.prompt_frames], request.prompt)
 
 
-def test_a_clip_that_fits_into_a_window_is_a_plain_one() -> None:
+def test_a_clip_that_fits_into_one_window_equals_a_plain_one() -> None:
     model = music_model()
     requests = [request for request in long_requests() if request.frames <= WINDOW]
     requests += [replace(requests[0], frames=WINDOW), GenerationRequest(Attributes(chroma=melody(3, 1)), WINDOW, 4)]
@@ -106,7 +106,7 @@ def test_a_clip_that_fits_into_a_window_is_a_plain_one() -> None:
 
 @pytest.mark.parametrize("match_length", [True, False])
 @pytest.mark.parametrize("prompt_frames", [0, 4, 13, 30])
-def test_each_window_is_a_plain_request_with_the_melody_from_its_own_second(
+def test_each_window_equals_a_plain_request_with_the_melody_from_its_own_second(
     match_length: bool, prompt_frames: int
 ) -> None:
     chroma = MelodyConfig(frames=6, frame_rate=8.0, match_length=match_length)
@@ -146,8 +146,8 @@ def test_clips_with_beat_and_chords_are_the_same_alone_and_in_any_batch() -> Non
 
 
 @pytest.mark.parametrize("prompt_frames", [0, 4, 30])
-def test_each_window_has_its_own_frames_of_beat_and_chords(prompt_frames: int) -> None:
-    """Bars and chords stay where the whole clip has them, whatever the windows, and after a prompt too."""
+def test_each_window_gets_its_own_frames_of_beat_and_chords(prompt_frames: int) -> None:
+    """Bars and chords keep their places in the whole clip, for any windows and after a prompt."""
     model, attributes = beats_and_chords.music_model(), beats_and_chords.item(45)
     prompt = random_codes(1, prompt_frames)[0] if prompt_frames else None
     request = GenerationRequest(attributes, 45, seed=7, prompt=prompt)
@@ -162,7 +162,7 @@ def test_each_window_has_its_own_frames_of_beat_and_chords(prompt_frames: int) -
     assert not torch.equal(in_windows(model, [other])[0][:, 30:], found[:, 30:])
 
 
-def test_a_melody_starts_over_where_it_ends() -> None:
+def test_a_melody_starts_again_after_its_end() -> None:
     short, long = melody(0, 1, 2, 3, 4), torch.eye(12).repeat(30, 1)
     settings = MelodyConfig(frames=7)
     assert torch.equal(window_melody(short, 0.0, settings), short[[0, 1, 2, 3, 4, 0, 1]])
@@ -170,17 +170,17 @@ def test_a_melody_starts_over_where_it_ends() -> None:
     assert torch.equal(window_melody(long, 30.0, settings), long[234:241])
 
 
-def test_the_melody_of_every_window_changes_its_codes() -> None:
+def test_a_later_part_of_the_melody_changes_only_the_later_windows() -> None:
     model = music_model()
     base = GenerationRequest(Attributes(chroma=melody(*[0] * 30)), 45, seed=1, guidance=5.0)
-    # The same for the first window's 6 frames, and another from then on.
+    # The same for the first window's 6 frames, and different from then on.
     changed = replace(base, attributes=Attributes(chroma=melody(*[0] * 6, *[7] * 24)))
     first, second = in_windows(model, [base, changed])
     assert torch.equal(first[:, :WINDOW], second[:, :WINDOW])
     assert not torch.equal(first[:, WINDOW:], second[:, WINDOW:])
 
 
-def test_windows_have_random_numbers_of_their_own() -> None:
+def test_each_window_has_random_numbers_of_its_own() -> None:
     seeds = [window_seed(seed, number) for seed in (0, 1, 11, 2**63 - 1) for number in range(20)]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
@@ -190,7 +190,7 @@ def test_windows_have_random_numbers_of_their_own() -> None:
     assert not torch.equal(one[:, 40:], other[:, 40:])
 
 
-def test_stereo_codes_go_on_over_windows() -> None:
+def test_stereo_codes_continue_over_windows() -> None:
     settings = config(codebooks=8, delays=(0, 0, 1, 1, 2, 2, 3, 3))
     model, prompt = music_model(settings), random_codes(1, 12, codebooks=8)[0]
     (found,) = in_windows(model, [GenerationRequest(Attributes("bass"), 40, 1, prompt=prompt)])
@@ -199,7 +199,7 @@ def test_stereo_codes_go_on_over_windows() -> None:
     assert found.min() >= 0
 
 
-def test_what_is_asked_in_the_same_words_is_embedded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_with_the_same_conditions_are_embedded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, words = music_model(), ("calm piano", "loud drums", "calm piano", None, "calm piano", None)
     requests = [
         GenerationRequest(Attributes(text), (12, 40)[number % 2], seed=number, guidance=(3.0, 3.0, 5.0)[number // 2])
@@ -210,18 +210,19 @@ def test_what_is_asked_in_the_same_words_is_embedded_once(monkeypatch: pytest.Mo
     embedded, condition = [], MusicModel.condition
     monkeypatch.setattr(MusicModel, "condition", lambda *given: embedded.append(given) or condition(*given))
     assert all(map(torch.equal, in_windows(model, requests), alone))
-    # Five of the six in words are asked for in their own way, and a melody is embedded for itself; windows share.
+    # Five of the six requests with text differ in their way of being asked, and a melody is embedded separately; the
+    # windows of a clip share.
     assert len(embedded) == 5 + 1
 
 
-def test_progress_counts_exactly_the_frames_that_were_asked_for() -> None:
+def test_progress_counts_exactly_the_requested_frames() -> None:
     told: list[int] = []
     requests = long_requests()
     in_windows(music_model(), requests, options=DecodingOptions(progress=told.append))
     assert sum(told) == sum(request.frames - request.prompt_frames for request in requests)
 
 
-def test_a_stop_ends_the_work_in_a_later_window_too() -> None:
+def test_a_stop_ends_decoding_in_a_later_window_too() -> None:
     asked = 0
 
     def stop() -> bool:
@@ -234,7 +235,7 @@ def test_a_stop_ends_the_work_in_a_later_window_too() -> None:
     assert asked == 30
 
 
-def test_a_clip_comes_as_soon_as_its_last_window_is_done_and_no_clip_is_begun_before_a_slot_is_free() -> None:
+def test_a_clip_is_returned_after_its_last_window_and_the_next_begins_when_a_slot_is_free() -> None:
     asked = 0
 
     def count() -> bool:
@@ -249,7 +250,7 @@ def test_a_clip_comes_as_soon_as_its_last_window_is_done_and_no_clip_is_begun_be
     assert came == [(1, 46, 46 + 4 * 2), (2, 45, 46 + 45 + 8 * 2), (0, 12, 46 + 45 + 12 + 9 * 2)]
 
 
-def test_what_came_before_a_stop_is_whole_and_a_caller_that_has_enough_ends_the_work() -> None:
+def test_clips_before_a_stop_are_complete_and_closing_the_iterator_ends_decoding() -> None:
     model, requests = music_model().train(), long_requests()
     whole, asked = in_windows(model, requests), 0
 
@@ -282,7 +283,7 @@ def test_the_memory_of_later_windows_is_planned_before_the_first() -> None:
     options = DecodingOptions(on_plan=told.append)
     request = GenerationRequest(Attributes("calm piano"), 340, seed=0)
     in_windows(model, [request], window=300, stride=20, options=options)
-    # The first window is given nothing, the next ones 280 of their 300 frames at once.
+    # The first window has no prompt; the next ones begin with 280 of their 300 frames.
     last = replace(request, frames=300, prompt=random_codes(1, 280)[0])
     generate(model, [last], options)
     generate(model, [replace(request, frames=300)], options)
@@ -295,18 +296,18 @@ def test_no_requests_give_no_clips() -> None:
 
 
 @pytest.mark.parametrize("stride", [0, -3, 16, 40])
-def test_a_stride_that_leaves_nothing_to_go_on_from_says_so(stride: int) -> None:
+def test_a_stride_that_leaves_no_overlap_is_refused(stride: int) -> None:
     request = GenerationRequest(Attributes(), 60, seed=0)
     with pytest.raises(ValueError, match=f"expected a stride from 1 to 15 frames, .* got {stride}"):
         in_windows(music_model(), [request], stride=stride)
 
 
-def test_a_prompt_as_long_as_the_clip_says_so() -> None:
+def test_a_prompt_as_long_as_the_clip_is_refused() -> None:
     with pytest.raises(ValueError, match="expected more frames than the prompt's 60, got 60"):
         plan_windows(60, 60, WINDOW, STRIDE)
 
 
-def test_a_prompt_that_is_not_of_the_model_is_refused_wherever_it_is_wrong() -> None:
+def test_a_prompt_that_does_not_fit_the_model_is_refused_even_if_only_one_code_is_wrong() -> None:
     prompt = random_codes(1, 40)[0]
     with pytest.raises(ValueError, match=r"expected a prompt of 3 codebooks, got \[2, 40\]"):
         in_windows(music_model(), [GenerationRequest(Attributes(), 60, 0, prompt=prompt[:2])])

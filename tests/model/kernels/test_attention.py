@@ -1,4 +1,4 @@
-"""Attention written out as products, batch-invariant or for training, is the fused kernel's, gradients too."""
+"""Attention written out as products, batch-invariant or for training, equals the fused kernel, gradients included."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def _drawn(steps: int, length: int, dtype: torch.dtype = torch.float64) -> list[
 
 
 @pytest.mark.parametrize("steps", [1, 5, BLOCK, BLOCK + 1, 3 * BLOCK - 2])
-def test_causal_attention_and_its_gradients_are_the_fused_kernels(steps: int) -> None:
+def test_causal_attention_and_its_gradients_equal_the_fused_kernels(steps: int) -> None:
     drawn = _drawn(steps, steps)
     weights = torch.randn(2, 3, steps, 8, generator=torch.Generator().manual_seed(1)).double()
     queries, keys, values = drawn
@@ -31,7 +31,7 @@ def test_causal_attention_and_its_gradients_are_the_fused_kernels(steps: int) ->
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_attention_to_some_of_the_keys_is_the_fused_kernels(rows: int) -> None:
+def test_masked_attention_equals_the_fused_kernels(rows: int) -> None:
     queries, keys, values = _drawn(BLOCK + 9, 5)
     mask = torch.tensor([[True, True, False, True, False], [False, True, True, True, True]])[:rows, None, None]
     for given in (None, mask):
@@ -40,7 +40,7 @@ def test_attention_to_some_of_the_keys_is_the_fused_kernels(rows: int) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_it_takes_the_kernels_place_only_for_gradients_in_bfloat16_on_a_cpu() -> None:
+def test_products_replace_the_kernel_only_for_gradients_in_bfloat16_on_a_cpu() -> None:
     queries, keys, _ = _drawn(4, 4, torch.bfloat16)
     assert prefers_products(queries, keys, None)
     assert not prefers_products(queries.float(), keys.float(), None)
@@ -50,7 +50,7 @@ def test_it_takes_the_kernels_place_only_for_gradients_in_bfloat16_on_a_cpu() ->
         assert not prefers_products(queries, keys, None)
 
 
-def test_a_layer_gives_the_same_in_bfloat16_with_gradients_and_without() -> None:
+def test_a_layer_in_bfloat16_gives_the_same_with_gradients_and_without() -> None:
     torch.manual_seed(0)
     attention = SelfAttention(LanguageModelConfig(width=32, heads=4, codebooks=2, cardinality=8, layers=1), 0)
     shared = AttentionInputs([CacheSegment(slice(None), Uncached(None), None, "causal", None)])
@@ -64,7 +64,7 @@ def test_a_layer_gives_the_same_in_bfloat16_with_gradients_and_without() -> None
 
 @pytest.mark.parametrize("past_context", [None, 2])
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
-def test_batch_invariant_attention_is_the_fused_kernels(key_heads: int, past_context: int | None) -> None:
+def test_batch_invariant_attention_equals_the_fused_kernels(key_heads: int, past_context: int | None) -> None:
     torch.manual_seed(0)
     queries, (keys, values) = torch.randn(2, 4, 5, 8), torch.randn(2, 2, key_heads, 5, 8)
     mask = causal_mask(5, past_context, torch.device("cpu"))

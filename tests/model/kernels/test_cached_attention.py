@@ -1,4 +1,4 @@
-"""Attention to a cache where it lies: Triton's kernel, interpreted on a CPU, and compiled for GPUs."""
+"""Attention directly on the cache: Triton's kernel, interpreted on a CPU, and compiled for GPUs."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("how", ["interpreted", "compiled"])
-def test_the_kernel_gives_what_torch_does_and_whole_clips_their_tokens_and_compiles_for_gpus(how: str) -> None:
+def test_the_kernel_equals_torch_whole_clips_keep_their_tokens_and_it_compiles_for_gpus(how: str) -> None:
     environment = os.environ | {"TRITON_INTERPRET": str(int(how == "interpreted")), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.worlds.cached_attention", how],
@@ -26,7 +26,7 @@ def test_the_kernel_gives_what_torch_does_and_whole_clips_their_tokens_and_compi
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-def test_it_is_taken_on_cuda_alone_for_heads_that_fit_and_where_kernels_are_on() -> None:
+def test_the_kernel_is_used_only_on_cuda_for_heads_that_fit_with_kernels_enabled() -> None:
     cuda = torch.device("cuda")
     assert attends_in_cache(cuda, 64)
     assert not attends_in_cache(cuda, WIDEST + 1)
@@ -36,11 +36,11 @@ def test_it_is_taken_on_cuda_alone_for_heads_that_fit_and_where_kernels_are_on()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton finds the CUDA device that this machine has")
-def test_where_triton_cannot_launch_a_kernel_it_is_said_once_and_the_cache_is_read_by_torch(
+def test_a_triton_that_cannot_launch_kernels_is_reported_once_and_torch_reads_the_cache(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(cached_attention, "_triton_launches", cache(cached_attention._triton_launches.__wrapped__))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # as with a driver, and a part missing beside it
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # as with a driver, but with a missing part beside it
     assert not attends_in_cache(torch.device("cuda"), 64)
     assert not attends_in_cache(torch.device("cuda"), 64)
     (record,) = caplog.records

@@ -1,4 +1,4 @@
-"""Choosing kernels: by a clock that the test turns, for all numbers of rows together, and only what is remembered."""
+"""Choosing kernels: with a clock under the test's control, for all numbers of rows together, and only if remembered."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -29,14 +29,14 @@ EVERY_SIZE = (*SMALLER_SIZES, MAX_ROWS)
 
 
 class Full(ProcessMemory):
-    """A memory that nothing can be added to."""
+    """A memory that refuses new entries."""
 
     def keep(self, kind: str, choice: KernelChoice) -> None:
         return None
 
 
 class Bench:
-    """Kernels that take as long as the test says, by rows, on a clock of their own; the first is the usual one."""
+    """Kernels that take as long as the test says, by rows, on a clock of their own; the first is the default."""
 
     def __init__(self, **seconds: Callable[[int], float]) -> None:
         self.now, self.seconds, self.made, self.calls = 0.0, seconds, list[str](), 0
@@ -57,29 +57,29 @@ class Bench:
         return rows.round() @ WEIGHT.t()
 
     def rounds(self) -> int:
-        """Count the rounds that the kernel `other` has taken part in, after those that look at its bits."""
+        """Number of timed rounds of the kernel `other`, without the calls that compare its bits."""
         return (self.calls - 1 - 2 * len(SMALLER_SIZES) - 1) // len(TIMED_SIZES)
 
     def choose(self, memory: KernelMemory | None) -> KernelChoice:
         return KernelChooser(memory, clock=lambda: self.now).choose(KIND, self.makers(), WEIGHT)
 
 
-def test_another_kernel_is_taken_where_the_usual_one_is_slow() -> None:
+def test_the_faster_kernel_is_chosen() -> None:
     assert Bench(usual=lambda _: 2.0, other=lambda _: 1.0).choose(ProcessMemory()).kernel == "other"
     assert Bench(usual=lambda _: 1.0, other=lambda _: 2.0).choose(ProcessMemory()).kernel == "usual"
 
 
-def test_the_usual_kernel_stays_where_another_is_hardly_faster() -> None:
+def test_the_default_kernel_stays_if_another_is_hardly_faster() -> None:
     assert Bench(usual=lambda _: 1.0, other=lambda _: 0.97).choose(ProcessMemory()).kernel == "usual"
 
 
-def test_a_kernel_that_is_faster_only_now_and_then_is_not_taken() -> None:
-    """As what others do on the machine may slow the usual one in some rounds."""
+def test_a_kernel_that_is_faster_only_in_some_rounds_is_not_chosen() -> None:
+    """Other processes on the machine may slow the default kernel in some rounds."""
     bench = Bench(usual=lambda _: 1.0, other=lambda _: 0.5 if bench.rounds() % 2 else 2.0)
     assert bench.choose(ProcessMemory()).kernel == "usual"
 
 
-def test_of_one_thread_what_others_take_of_the_processor_makes_no_kernel_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_one_thread_time_taken_by_other_processes_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
     def maker(working: float, kept_away: float) -> Callable[[], LinearKernel]:
@@ -96,12 +96,12 @@ def test_of_one_thread_what_others_take_of_the_processor_makes_no_kernel_slow(mo
     assert KernelChooser(ProcessMemory()).choose(KIND, makers, WEIGHT).kernel == "other"
 
 
-def test_several_threads_are_timed_by_the_wall_for_they_wait_for_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_threads_are_timed_by_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert timing_clock() is time.perf_counter
 
 
-def test_one_kernel_is_taken_for_all_numbers_of_rows_by_what_it_takes_in_all() -> None:
+def test_one_kernel_is_chosen_for_all_numbers_of_rows_by_its_total_time() -> None:
     """Figures of a Xeon: MKL is faster at two rows and slower at eight and sixteen."""
     few = {2: 0.062, 4: 0.062}
     bench = Bench(onednn=lambda _: 0.079, mkl=lambda rows: few.get(rows, 0.13))
@@ -113,7 +113,7 @@ def test_numbers_of_rows_that_take_longer_than_more_rows_are_left_out() -> None:
     assert bench.choose(ProcessMemory()).sizes == tuple(size for size in EVERY_SIZE if size != 2)
 
 
-def test_what_is_remembered_is_neither_timed_nor_chosen_again() -> None:
+def test_a_remembered_choice_is_neither_timed_nor_made_again() -> None:
     memory = ProcessMemory()
     memory.choices[str(KIND)] = remembered = KernelChoice("usual", (4, MAX_ROWS))
     bench = Bench(usual=lambda _: 2.0, other=lambda _: 1.0)
@@ -121,28 +121,28 @@ def test_what_is_remembered_is_neither_timed_nor_chosen_again() -> None:
     assert bench.made == []
 
 
-def test_of_two_that_choose_at_once_the_first_one_to_write_decides() -> None:
+def test_of_two_concurrent_choices_the_first_to_be_written_counts() -> None:
     class Late(ProcessMemory):
         def recall(self, kind: str) -> KernelChoice | None:
-            return None  # as the other had not written yet
+            return None  # as if the other had not written yet
 
     memory = Late()
     assert Bench(usual=lambda _: 2.0, other=lambda _: 1.0).choose(memory).kernel == "other"
     assert Bench(usual=lambda _: 1.0, other=lambda _: 2.0).choose(memory).kernel == "other"
 
 
-def test_what_cannot_be_remembered_is_not_chosen() -> None:
+def test_without_a_memory_that_keeps_it_the_choice_is_the_default() -> None:
     for memory in (None, Full()):
         assert Bench(usual=lambda _: 2.0, other=lambda _: 1.0).choose(memory).kernel == "usual"
 
 
-def test_a_remembered_kernel_that_there_is_no_longer_is_not_asked_for() -> None:
+def test_a_remembered_kernel_that_no_longer_exists_is_not_used() -> None:
     memory = ProcessMemory()
     memory.choices[str(KIND)] = KernelChoice("gone", (MAX_ROWS,))
     assert Bench(usual=lambda _: 2.0, other=lambda _: 1.0).choose(memory).kernel == "usual"
 
 
-def test_a_kernel_whose_bits_follow_the_number_of_rows_is_always_given_the_same_number() -> None:
+def test_a_kernel_whose_bits_depend_on_the_number_of_rows_always_gets_the_largest_number() -> None:
     weight = torch.randn(8, 16)
     assert find_invariant_sizes(lambda rows: rows @ weight.t() + 1e-6 * len(rows), weight, (2, 8, MAX_ROWS)) == (
         MAX_ROWS,
@@ -154,7 +154,7 @@ def test_a_kernel_whose_bits_follow_the_number_of_rows_is_always_given_the_same_
     )
 
 
-def test_a_model_has_its_kernels_chosen_once_for_each_shape_and_reads_them_ever_after() -> None:
+def test_kernels_are_chosen_once_for_each_shape_of_matrix_and_then_read_from_memory() -> None:
     model = LanguageModel(LanguageModelConfig(width=256, heads=4, layers=2, codebooks=2, cardinality=256))
     memory = ProcessMemory()
     prepare_for_inference(model, "float32", memory)

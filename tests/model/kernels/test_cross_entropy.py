@@ -1,4 +1,4 @@
-"""Cross-entropy by chunks: torch's own, and its gradient, with no more memory than the logits take."""
+"""Cross-entropy by chunks: the loss and gradient of torch, with no more memory than the logits take."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def _logits_and_targets() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("chunk", [1, 1000, 2**17])
-def test_the_loss_and_its_gradient_are_those_of_a_copy_in_single_precision(
+def test_the_loss_and_its_gradient_equal_those_of_a_copy_in_single_precision(
     chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cross_entropy, "CHUNK", chunk)
@@ -35,7 +35,7 @@ def test_the_loss_and_its_gradient_are_those_of_a_copy_in_single_precision(
     assert not fast.grad[::7].any()
 
 
-def test_rows_without_a_single_target_have_no_loss_and_no_gradient() -> None:
+def test_rows_without_targets_have_no_loss_and_no_gradient() -> None:
     logits = _logits_and_targets()[0].requires_grad_()
     loss = summed_cross_entropy(logits, torch.full((70,), IGNORED))
     loss.backward()
@@ -44,13 +44,13 @@ def test_rows_without_a_single_target_have_no_loss_and_no_gradient() -> None:
     assert not logits.grad.any()
 
 
-def test_logits_that_are_not_finite_give_a_loss_that_is_not() -> None:
+def test_a_nan_in_the_logits_gives_a_nan_loss() -> None:
     logits, targets = _logits_and_targets()
     logits[3, 5] = float("nan")
     assert summed_cross_entropy(logits, targets).isnan()
 
 
-def test_nothing_as_large_as_the_logits_is_kept_beside_them() -> None:
+def test_nothing_else_as_large_as_the_logits_is_kept() -> None:
     logits, targets = _logits_and_targets()
     kept: list[torch.Tensor] = []
 
@@ -64,7 +64,7 @@ def test_nothing_as_large_as_the_logits_is_kept_beside_them() -> None:
     assert [tensor.dtype for tensor in kept if tensor.numel() >= logits.numel()] == [torch.bfloat16]
 
 
-def test_in_single_precision_and_without_kernels_it_is_torchs_own() -> None:
+def test_single_precision_and_disabled_kernels_use_torchs_own_loss() -> None:
     logits, targets = _logits_and_targets()
     expected = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
     assert torch.equal(summed_cross_entropy(logits.float(), targets), expected)

@@ -1,4 +1,4 @@
-"""Linear layers by oneDNN: torch's own results and gradients, chosen where they are faster and remembered."""
+"""Linear layers by oneDNN: the results and gradients of torch, chosen where they are faster, and remembered."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def _remembering(kind: str = KIND, choice: KernelChoice = ONEDNN) -> ProcessMemo
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(7, 24), (2, 5, 24), (1, 1, 24)])
-def test_products_and_their_gradients_are_torchs(shape: tuple[int, ...], bias: bool) -> None:
+def test_products_and_their_gradients_equal_torchs(shape: tuple[int, ...], bias: bool) -> None:
     torch.manual_seed(0)
     linear, inputs = nn.Linear(24, 40, bias=bias), torch.randn(shape)
     weights = torch.randn(*shape[:-1], 40)
@@ -42,20 +42,20 @@ def _of(linear: nn.Linear) -> list[Tensor]:
     return [linear.weight] if linear.bias is None else [linear.weight, linear.bias]
 
 
-def test_inputs_weights_and_gradients_may_lie_in_any_order() -> None:
+def test_inputs_weights_and_gradients_may_have_any_memory_order() -> None:
     torch.manual_seed(0)
     inputs, weight = torch.randn(24, 6).t(), torch.randn(24, 40).t()
     results = []
     for product in PRODUCTS.values():
         given = [inputs.detach().requires_grad_(), weight.detach().requires_grad_()]
         outputs = product(given[0], given[1], None)
-        # The gradients of a sum and of a transposed product are no matrices in rows.
+        # The gradients of a sum and of a transposed product are not stored in rows.
         results.append(torch.autograd.grad(outputs.sum() + (outputs.t() * torch.arange(40.0)[:, None]).sum(), given))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
 
 
-def test_what_is_frozen_gets_no_gradient() -> None:
+def test_frozen_weights_get_no_gradient() -> None:
     linear = nn.Linear(8, 8).requires_grad_(False)
     inputs = torch.randn(3, 8, requires_grad=True)
     multiply(inputs, linear.weight, linear.bias).sum().backward()
@@ -63,7 +63,7 @@ def test_what_is_frozen_gets_no_gradient() -> None:
     assert linear.weight.grad is linear.bias.grad is None
 
 
-def test_in_another_precision_and_without_kernels_it_is_torchs_own() -> None:
+def test_other_precisions_and_disabled_kernels_use_torchs_own_product() -> None:
     inputs, weight, bias = torch.randn(5, 24), torch.randn(40, 24), torch.randn(40)
     expected = F.linear(inputs, weight, bias)
     with kernels.disabled():
@@ -102,7 +102,7 @@ class Clock:
         ({"torch": 1.0, "onednn": 0.95}, "torch"),
     ],
 )
-def test_the_product_that_is_clearly_faster_here_is_taken_and_remembered(
+def test_the_clearly_faster_product_is_chosen_and_remembered(
     seconds: dict[str, float], chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, memory = Clock(monkeypatch, **seconds), ProcessMemory()
@@ -120,13 +120,13 @@ def test_the_product_that_is_clearly_faster_here_is_taken_and_remembered(
     [nn.Linear(16, 16), nn.Linear(256, 512, dtype=torch.float64), nn.Linear(256, 512, device="meta"), nn.GELU()],
     ids=["small", "double", "elsewhere", "without matrices"],
 )
-def test_models_that_nothing_is_gained_for_keep_torchs_own(model: nn.Module) -> None:
+def test_models_that_cannot_gain_keep_torchs_own_product(model: nn.Module) -> None:
     kind = type(model)
     assert choose_products(model, _remembering()) == "torch"
     assert type(model) is kind
 
 
-def test_without_a_memory_or_the_operators_it_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_memory_or_the_operators_torchs_own_product_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_products(nn.Linear(256, 512), None) == "torch"
     assert choose_products(nn.Linear(256, 512), _remembering(choice=KernelChoice("gone", ()))) in PRODUCTS
     monkeypatch.setattr(operators, "available", lambda library: False)
@@ -142,7 +142,7 @@ def _gradients(model: LanguageModel) -> dict[str, Tensor]:
     return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
 
 
-def test_a_language_model_learns_the_same_by_either_and_with_checkpointing_to_the_bit() -> None:
+def test_a_language_model_has_the_same_gradients_with_onednn_and_the_same_bits_with_checkpointing() -> None:
     torch.manual_seed(0)
     sizes = {"width": 256, "heads": 4, "layers": 2, "codebooks": 2, "cardinality": 8}
     model = LanguageModel(LanguageModelConfig(**sizes))

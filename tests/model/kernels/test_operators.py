@@ -1,4 +1,5 @@
-"""torch's private operators: as they are called here, and done without where they are not so."""
+"""torch's private operators: their signatures are those that are called, and without them torch's own kernels are
+used."""
 
 import re
 from pathlib import Path
@@ -16,7 +17,7 @@ SIGNATURES = [signature for library in operators.SIGNATURES.values() for signatu
 
 
 @pytest.mark.parametrize("signature", SIGNATURES)
-def test_the_installed_torch_has_each_private_operator_as_it_is_called(signature: str) -> None:
+def test_the_installed_torch_has_each_private_operator_with_the_expected_signature(signature: str) -> None:
     assert operators.signature_of(signature) == signature
 
 
@@ -32,7 +33,7 @@ def test_no_other_module_calls_an_operator_by_its_private_name() -> None:
 
 
 @pytest.mark.parametrize("changed", ["mkldnn::_no_such_operator(Tensor X) -> Tensor Y", "mkldnn::_linear_pointwise()"])
-def test_without_an_operator_as_it_is_called_torchs_own_takes_its_place(
+def test_an_operator_with_another_signature_is_replaced_by_torchs_own_kernel(
     changed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(operators.SIGNATURES, "onednn", (changed,))

@@ -1,4 +1,4 @@
-"""Packed matrices: the same products as the layers', and the same bits of a row whatever is beside it."""
+"""Packed matrices: the same products as the layers', and the same bits of a row whatever the other rows are."""
 
 from typing import Any, get_args
 
@@ -37,16 +37,14 @@ from tests.worlds.tiny_model import music_model
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 KERNELS = [(name, kernel) for name in PRECISIONS for kernel in linear_kernels(torch.full((8, 8), 0.1), None, name)]
-"""Every precision with each of its kernels; of float32 those of weights that use its precision."""
+"""Every precision with each of its kernels; for float32 those of weights that need its full precision."""
 ERRORS = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 1e-2, "int8": 2e-2}
-"""How far products may be from the layer's, in the layer's deviations."""
+"""Maximum deviation of products from the layer's, in standard deviations of the layer's."""
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("precision", "kernel"), KERNELS)
-def test_a_matrix_gives_what_its_layer_gives_within_its_precision(
-    precision: Precision, kernel: str, bias: bool
-) -> None:
+def test_a_packed_matrix_equals_its_layer_within_its_precision(precision: Precision, kernel: str, bias: bool) -> None:
     torch.manual_seed(0)
     linear, inputs = nn.Linear(256, 320, bias=bias), torch.randn(3, 2, 256)
     chooser = KernelChooser(Always(KernelChoice(kernel, (MAX_ROWS,))))
@@ -61,7 +59,7 @@ def test_a_matrix_gives_what_its_layer_gives_within_its_precision(
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_an_activation_is_that_of_what_the_layer_gives(
+def test_an_activation_equals_the_activation_of_the_plain_product(
     precision: Precision, activation: Activation, bias: bool
 ) -> None:
     torch.manual_seed(0)
@@ -69,21 +67,21 @@ def test_an_activation_is_that_of_what_the_layer_gives(
     with torch.no_grad():
         plain, found = (PackedLinear(linear, precision, KernelChooser(), name)(inputs) for name in ("none", activation))
         expected = ACTIVATIONS[activation](plain)
-        # What the kernel rounds to bfloat16 is the activation, not what it is of.
+        # The kernel rounds the activation to bfloat16, not its input.
         torch.testing.assert_close(
             found,
             expected,
             rtol=0.01 if precision == "bfloat16" else 1e-5,
             atol=1e-2 if precision == "bfloat16" else 1e-6,
         )
-        inner = nn.Sequential(linear)  # what is no layer by itself keeps its own product
+        inner = nn.Sequential(linear)  # a module that is not a plain layer keeps its own product
         torch.testing.assert_close(
             PackedLinear(inner, precision, KernelChooser(), activation)(inputs), ACTIVATIONS[activation](linear(inputs))
         )
 
 
 class Always:
-    """A memory of one choice for every matrix."""
+    """A memory with one choice for every matrix."""
 
     def __init__(self, choice: KernelChoice) -> None:
         self.choice = choice
@@ -98,7 +96,7 @@ class Always:
 @pytest.mark.parametrize("activation", ["none", "gelu"])
 @pytest.mark.parametrize(("precision", "kernel"), KERNELS)
 @pytest.mark.parametrize(("inside", "outside"), [(1024, 1024), (256, 1024), (1024, 256), (20, 36)])
-def test_a_row_has_the_same_bits_in_any_number_of_rows_by_every_kernel(
+def test_every_kernel_gives_a_row_the_same_bits_among_any_number_of_rows(
     precision: Precision, kernel: str, inside: int, outside: int, activation: Activation
 ) -> None:
     torch.manual_seed(0)
@@ -114,7 +112,7 @@ def test_a_row_has_the_same_bits_in_any_number_of_rows_by_every_kernel(
             assert torch.equal(matrix(rows[-number:]), expected[-number:])
 
 
-def test_sections_are_parts_of_the_whole_and_others_are_refused() -> None:
+def test_sections_are_parts_of_the_whole_and_other_ranges_are_refused() -> None:
     linear, inputs = nn.Linear(16, 48), torch.randn(2, 3, 16)
     sections = SplitLinear(linear, [16, 32], lambda section: PackedLinear(section, "float32", KernelChooser()))
     with torch.no_grad():
@@ -125,7 +123,7 @@ def test_sections_are_parts_of_the_whole_and_others_are_refused() -> None:
         sections.section(inputs, 0, 48)
 
 
-def test_a_model_prepared_for_inference_leaves_the_model_as_it_was_and_shares_its_embeddings() -> None:
+def test_preparing_for_inference_leaves_the_model_unchanged_and_shares_its_embeddings() -> None:
     model = music_model().language_model
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     inference = prepare_for_inference(model, "int8")
@@ -135,7 +133,7 @@ def test_a_model_prepared_for_inference_leaves_the_model_as_it_was_and_shares_it
 
 
 @pytest.mark.parametrize("precision", PRECISIONS[1:])
-def test_in_any_precision_decoding_is_batch_invariant(precision: Precision) -> None:
+def test_decoding_is_batch_invariant_in_any_precision(precision: Precision) -> None:
     model, requests = music_model(), mixed_requests()[:9]
     together = generate(model, requests, DecodingOptions(precision))
     for number in (0, 4, 8):
@@ -143,7 +141,7 @@ def test_in_any_precision_decoding_is_batch_invariant(precision: Precision) -> N
         assert torch.equal(together[number], alone)
 
 
-def test_another_precision_may_give_other_tokens_and_half_precision_seldom_does() -> None:
+def test_float16_gives_mostly_the_same_tokens_as_float32_and_int8_gives_others() -> None:
     model = music_model()
     requests = [GenerationRequest(Attributes("bass"), 40, seed=seed) for seed in range(4)]
     exact, half, whole = (
@@ -154,7 +152,7 @@ def test_another_precision_may_give_other_tokens_and_half_precision_seldom_does(
     assert not torch.equal(whole, exact)
 
 
-def test_weights_in_the_models_own_double_precision_stay_so() -> None:
+def test_weights_in_double_precision_stay_in_double_precision() -> None:
     weight, rows = torch.randn(4, 6, dtype=torch.float64), torch.randn(2, 6, dtype=torch.float64)
     (make,) = linear_kernels(weight, None, "float32").values()
     assert torch.equal(make()(rows), rows @ weight.t())
@@ -163,7 +161,7 @@ def test_weights_in_the_models_own_double_precision_stay_so() -> None:
 @pytest.mark.parametrize("activation", ["none", "gelu", "relu"])
 @pytest.mark.parametrize("rows", [1, 7, MAX_ROWS, MAX_ROWS + 1, 2 * MAX_ROWS])
 @pytest.mark.parametrize("inputs", [40, CONVOLVED_INPUTS, CONVOLVED_INPUTS + 24])
-def test_a_product_as_a_convolution_is_the_product_for_any_number_of_rows_and_inputs(
+def test_a_product_as_a_convolution_equals_the_product_for_any_number_of_rows_and_inputs(
     inputs: int, rows: int, activation: Activation
 ) -> None:
     torch.manual_seed(0)
@@ -172,7 +170,7 @@ def test_a_product_as_a_convolution_is_the_product_for_any_number_of_rows_and_in
     torch.testing.assert_close(ConvolutionKernel(weight, bias, activation)(inward), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_numbers_of_rows_that_want_the_weights_laid_out_anew_are_found_by_their_time(
+def test_numbers_of_rows_that_need_another_weight_layout_are_found_by_their_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 0.0
@@ -193,20 +191,20 @@ def test_numbers_of_rows_that_want_the_weights_laid_out_anew_are_found_by_their_
     assert suited({8, 24, 32}) == (MAX_ROWS,), "a layout that does for few numbers is no use"
     monkeypatch.setattr(linear, "has_avx2_alone", lambda: True)
     for slow, expected in ((set(), True), ({8}, False)):
-        suited(slow)  # has products take as long
+        suited(slow)  # makes products take that long
         assert isinstance(few_rows_kernel(torch.randn(8, 8)), ConvolutionKernel) is expected
     monkeypatch.setattr(linear, "has_avx2_alone", lambda: False)
     assert not isinstance(few_rows_kernel(torch.randn(8, 8)), ConvolutionKernel)
 
 
 def numbers_of_float16(outputs: int, inputs: int) -> torch.Tensor:
-    """Return weights in float32, the least and the largest that float16 has among them."""
+    """Random float32 weights that float16 represents exactly, among them its smallest and largest numbers."""
     weight = (torch.randn(outputs, inputs) / inputs**0.5).half().float()
     weight[0, :3] = torch.tensor([2.0**-24, -(2.0**-15), 65504.0])
     return weight
 
 
-def test_weights_that_are_numbers_of_float16_lose_nothing_where_they_are_held_as_such() -> None:
+def test_weights_that_float16_represents_exactly_lose_nothing_in_float16() -> None:
     torch.manual_seed(0)
     weight, bias, rows = numbers_of_float16(96, 64), torch.randn(96), torch.randn(5, 64)
     makers = linear_kernels(weight, bias, "float32")
@@ -217,14 +215,14 @@ def test_weights_that_are_numbers_of_float16_lose_nothing_where_they_are_held_as
 
 
 @pytest.mark.parametrize("weight", [1.0 + 2.0**-11, 65520.0, 2.0**-25, float("nan")])
-def test_one_weight_that_float16_has_not_leaves_the_matrix_in_float32(weight: float) -> None:
+def test_one_weight_that_float16_cannot_represent_keeps_the_matrix_in_float32(weight: float) -> None:
     matrix = torch.ones(8, 8)
     assert "fbgemm, float16" in linear_kernels(matrix, None, "float32")
     matrix[3, 5] = weight
     assert "fbgemm, float16" not in linear_kernels(matrix, None, "float32")
 
 
-def test_kernels_of_weights_from_float16_are_remembered_apart_and_chosen_where_they_are_faster() -> None:
+def test_kernels_of_weights_from_float16_are_remembered_separately() -> None:
     memory = ProcessMemory()
     weights = {"float32": torch.full((256, 512), 0.1), "float32, of float16": numbers_of_float16(256, 512)}
     for weight in weights.values():
@@ -241,10 +239,10 @@ def test_kernels_of_weights_from_float16_are_remembered_apart_and_chosen_where_t
         assert rounded is (name == "float32, of float16"), "what is remembered of other weights rounds none"
 
 
-def test_clips_of_weights_from_float16_have_the_codes_of_float32_by_either_kernel(
+def test_clips_of_weights_from_float16_have_the_codes_of_float32_with_either_kernel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(choosing, "SMALLEST_TIMED", 0)  # or matrices as small as these would have the usual kernel
+    monkeypatch.setattr(choosing, "SMALLEST_TIMED", 0)  # or matrices as small as these would keep the default kernel
     model, requests = music_model(), mixed_requests()[:6]
     for weight in model.language_model.parameters():
         weight.data = weight.data.half().float()
@@ -258,10 +256,10 @@ def test_clips_of_weights_from_float16_have_the_codes_of_float32_by_either_kerne
     assert all(map(torch.equal, usual, half))
 
 
-def test_without_instructions_for_bfloat16_its_numbers_are_multiplied_in_another_form(
+def test_without_bfloat16_instructions_its_products_use_another_precision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """torch emulates them there, many times slower, and oneDNN may refuse to lay them out."""
+    """torch emulates such products, many times slower, and oneDNN may refuse the layout."""
     monkeypatch.setattr(linear, "multiplies_bfloat16", lambda: False)
     torch.manual_seed(0)
     weight, bias, rows = torch.randn(96, 64), torch.randn(96), torch.randn(5, 64)
@@ -277,7 +275,7 @@ def test_without_instructions_for_bfloat16_its_numbers_are_multiplied_in_another
 
 
 class _Multiplied(TorchDispatchMode):
-    """Notes which operators multiply matrices inside, and which of them are given bfloat16."""
+    """Records which operators multiply matrices, and which of them are given bfloat16."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -292,7 +290,7 @@ class _Multiplied(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_weights_that_are_rounded_to_bfloat16_are_counted_in_the_form_that_they_are_held_in(
+def test_bfloat16_weights_are_counted_in_the_precision_that_holds_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = music_model().language_model
@@ -302,8 +300,8 @@ def test_weights_that_are_rounded_to_bfloat16_are_counted_in_the_form_that_they_
     assert 2 * packed_bytes(model, "bfloat16") == packed_bytes(model, "float32")
 
 
-def test_sums_of_int8_are_exact_where_the_processor_would_cut_them_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without VNNI two products are added up in 16 bits, which the largest of 8 bits overflow."""
+def test_sums_of_int8_are_exact_on_a_processor_that_would_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without VNNI, two products are added in 16 bits, which the largest 8-bit numbers overflow."""
     monkeypatch.setattr(linear, "adds_up_int8", lambda: False)
     weight, rows = torch.ones(32, 64), torch.ones(3, 64)
     weight[1::2], rows[1] = -1.0, -1.0

@@ -1,4 +1,4 @@
-"""The one switch of the kernels: what is computed with them and without is the same but for rounding."""
+"""The one switch of the kernels: results with and without them are the same except for rounding."""
 
 from typing import get_args
 
@@ -16,7 +16,7 @@ from tests.worlds.small_codecs import HOPS, small_codec, sound
 from tests.worlds.tiny_model import music_model, random_codes
 
 
-def test_kernels_are_on_and_come_back_after_each_block_that_turned_them_off() -> None:
+def test_kernels_are_on_and_come_back_after_nested_blocks_that_disable_them() -> None:
     assert kernels.enabled()
     with kernels.disabled():
         with kernels.disabled():
@@ -25,7 +25,7 @@ def test_kernels_are_on_and_come_back_after_each_block_that_turned_them_off() ->
     assert kernels.enabled()
 
 
-def test_kernels_come_back_after_an_error_too() -> None:
+def test_kernels_come_back_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError), kernels.disabled():
         raise ZeroDivisionError
     assert kernels.enabled()
@@ -51,7 +51,7 @@ def test_greedy_codes_are_the_same_with_kernels_and_without() -> None:
     assert all(torch.equal(one, other) for one, other in zip(fast, plain, strict=True))
 
 
-def test_training_in_bfloat16_has_the_same_loss_and_gradients_with_kernels_and_without() -> None:
+def test_training_in_bfloat16_has_nearly_the_same_loss_and_gradients_with_kernels_and_without() -> None:
     model, codes = music_model().language_model, random_codes(2, 40)
     conditions = music_model().condition(music_model().prepare([item.attributes for item in mixed_requests()[:2]]))
 
@@ -69,7 +69,7 @@ def test_training_in_bfloat16_has_the_same_loss_and_gradients_with_kernels_and_w
 
 
 @pytest.mark.parametrize("kind", list(HOPS))
-def test_codes_and_sound_of_a_codec_are_the_same_with_kernels_and_without(kind: str) -> None:
+def test_codes_and_sound_of_a_codec_are_nearly_the_same_with_kernels_and_without(kind: str) -> None:
     fast = Codec(small_codec(kind))
     with kernels.disabled():
         plain = Codec(small_codec(kind))

@@ -1,4 +1,4 @@
-"""Attention: what it reaches, and a projection that something else stands in for."""
+"""Attention: its reach, and a projection that is replaced by an adapter."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.worlds.plain_transformer import WIDTH, transformer
 
 
 class LowRank(nn.Module):
-    """A linear layer with a low-rank product added, as adapters do it."""
+    """A linear layer plus a low-rank product, like an adapter."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class LowRank(nn.Module):
 
 
 @pytest.mark.parametrize("form", ["as published", "biases", "query-key norm"])
-def test_an_adapted_projection_counts_as_much_as_a_merged_one(form: str) -> None:
+def test_an_adapted_projection_equals_a_merged_one(form: str) -> None:
     made, inputs, source = transformer(form, cross=True), torch.randn(2, 6, WIDTH), torch.randn(2, 3, WIDTH)
     attentions = [part for part in made.modules() if isinstance(part, Attention)]
     assert len(attentions) == 4
@@ -52,13 +52,13 @@ def test_an_adapted_projection_counts_as_much_as_a_merged_one(form: str) -> None
             torch.testing.assert_close(second, third, rtol=1e-5, atol=1e-5)
 
 
-def test_a_step_reaches_itself_and_as_many_before_as_it_may() -> None:
+def test_a_step_attends_to_itself_and_to_the_allowed_number_of_earlier_steps() -> None:
     everything, near = (causal_mask(5, past, torch.device("cpu"))[0, 0].sum(1).tolist() for past in (None, 2))
     assert everything == [1, 2, 3, 4, 5]
     assert near == [1, 2, 3, 3, 3]
 
 
-def test_cross_attention_has_as_many_keys_as_queries_and_looks_at_everything() -> None:
+def test_cross_attention_has_as_many_key_heads_as_query_heads_and_self_attention_may_have_fewer() -> None:
     config = LanguageModelConfig(width=16, heads=4, key_value_heads=2, past_context=3)
     own, cross = SelfAttention(config, 0), CrossAttention(config, 0)
     assert (own.key_value_heads, tuple(own.in_projection.weight.shape)) == (2, (32, 16))

@@ -1,4 +1,4 @@
-"""Keys and values in less than single precision: how near they stay, what they take, and that views are of the same."""
+"""Keys and values in less than single precision: their error, their size, and views that share their memory."""
 
 from typing import get_args
 
@@ -21,17 +21,17 @@ def room(precision: CachePrecision) -> CachedVectors:
 
 
 @pytest.mark.parametrize(("precision", "apart"), [("float32", 0.0), ("bfloat16", 2**-8), ("int8", 0.5 / 127)])
-def test_vectors_come_back_as_near_as_their_precision_says(precision: CachePrecision, apart: float) -> None:
+def test_vectors_are_read_back_within_the_error_of_their_precision(precision: CachePrecision, apart: float) -> None:
     cached, vectors = room(precision), torch.randn(SHAPE) * torch.logspace(-3, 3, SHAPE[2])[:, None]
     vectors[0, 0, 0] = 0
     cached.write(vectors)
-    # Each vector has a scale of its own, so that a large one takes nothing from the small ones beside it.
+    # Each vector has a scale of its own, so a large one does not affect the small ones beside it.
     error = (cached.read() - vectors).abs().amax(-1)
     assert (error <= apart * vectors.abs().amax(-1) * (1 + 1e-5)).all()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_what_is_written_to_a_view_or_by_an_index_is_written_there(precision: CachePrecision) -> None:
+def test_writes_to_a_view_or_by_an_index_reach_the_cache(precision: CachePrecision) -> None:
     cached, vectors = room(precision), torch.randn(2, 2, 3, 16)
     cached.view(slice(1, 3), slice(2, 5)).write(vectors)
     written = cached.read().abs().sum((1, 3)) > 0
@@ -47,13 +47,13 @@ def test_what_is_written_to_a_view_or_by_an_index_is_written_there(precision: Ca
     assert torch.equal(longer.read()[:, :, :7], cached.read())
 
 
-def test_half_precision_takes_half_the_bytes_and_eight_bits_little_more_than_a_quarter() -> None:
+def test_half_precision_takes_half_the_bytes_and_int8_a_little_more_than_a_quarter() -> None:
     single, half, eighth = (room(precision).nbytes for precision in ("float32", "bfloat16", "int8"))
     assert (half / single, eighth / single) == (0.5, 0.25 + 1 / SHAPE[3])
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
-def test_a_clip_has_the_same_tokens_alone_as_beside_others_in_any_precision(precision: CachePrecision) -> None:
+def test_a_clip_has_the_same_tokens_alone_and_in_a_batch_in_any_precision(precision: CachePrecision) -> None:
     model, requests, options = music_model(), mixed_requests()[2:8], DecodingOptions(cache_precision=precision)
     together = generate(model, requests, options)
     plain = generate(model, requests)

@@ -1,4 +1,4 @@
-"""Conditions joining the decoder: against AudioCraft's fuser, frame by frame, and with padding that is not read."""
+"""Fusing conditions into the decoder: against AudioCraft's fuser, frame by frame, and with padding that is not read."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def test_inputs_with_fused_conditions_equal_the_oracle(oracles: Path, name: str)
         torch.testing.assert_close(fused.cross, pack.tensors[f"{name}.cross_src"], rtol=1e-5, atol=1e-5)
 
 
-def test_positions_of_what_cross_attention_reads_are_scaled_and_have_a_period_of_their_own() -> None:
+def test_positions_of_cross_attention_are_scaled_and_have_their_own_period() -> None:
     given, pattern = {"text": _condition(3)}, delayed(4, (0, 1, 2))
     plain = fuse(_config(cross=("text",), cross_positions=True), given, pattern).cross
     other = fuse(_config(cross=("text",), cross_positions=True, position_period=50.0), given, pattern).cross
@@ -64,7 +64,7 @@ def test_positions_of_what_cross_attention_reads_are_scaled_and_have_a_period_of
     assert not torch.equal(plain, embedding)
 
 
-def test_cross_attention_reads_what_means_something_and_one_zero_of_a_null() -> None:
+def test_cross_attention_reads_what_the_mask_keeps_and_one_zero_vector_of_a_null() -> None:
     given = {"text": _condition(3, 0, 1), "clap": _condition(1, 1, 0)}
     pattern, names = delayed(4, (0, 1, 2)), ("text", "clap")
     masked = fuse(_config(cross=names), given, pattern).cross_mask
@@ -93,7 +93,7 @@ def test_a_batch_of_conditions_of_different_lengths_equals_each_row_alone(form: 
             torch.testing.assert_close(found, together[row : row + 1], rtol=0, atol=5e-6)
 
 
-def test_padding_is_read_as_zeros_where_the_configuration_says_so() -> None:
+def test_padding_is_masked_or_read_as_zeros_as_the_config_says() -> None:
     codes, short, padded = random_codes(1, 6), _condition(2), _condition(2, 5)
     padded = Condition(torch.cat([short.embedding, torch.zeros(1, 3, WIDTH)], dim=1), padded.mask[:1])
     for padding, same in (("masked", True), ("attended", False)):
@@ -103,7 +103,7 @@ def test_padding_is_read_as_zeros_where_the_configuration_says_so() -> None:
         assert torch.allclose(first, second, rtol=0, atol=1e-6) == same
 
 
-def test_a_null_is_read_as_zeros_in_both_ways() -> None:
+def test_a_null_is_read_as_zeros_whether_padding_is_masked_or_attended() -> None:
     codes = random_codes(1, 6)
     with torch.no_grad():
         masked, attended = (
@@ -135,7 +135,7 @@ def test_a_frame_of_a_summed_condition_reaches_its_own_codes_and_none_before(pat
                     assert bool(moved[codebook, other]) == (order[(other, codebook)] >= firsts[frame])
 
 
-def test_a_summed_condition_of_one_vector_goes_to_every_step_and_a_longer_one_is_cut_to_the_clip() -> None:
+def test_a_summed_vector_goes_to_every_step_and_a_longer_condition_is_cut_to_the_clip() -> None:
     config, pattern = _config(sum=("melody",)), delayed(5, (0, 1, 2))
     one, long = _condition(1), _condition(9)
     added = fuse(config, {"melody": one}, pattern).added
@@ -144,7 +144,7 @@ def test_a_summed_condition_of_one_vector_goes_to_every_step_and_a_longer_one_is
     assert torch.equal(added, long.embedding[:, [0, 1, 2, 3, 4, 4, 4, 4]])
 
 
-def test_what_is_added_in_valid_mode_is_the_beginning_of_what_is_added_in_full_mode() -> None:
+def test_the_sum_added_in_valid_mode_is_the_beginning_of_that_in_full_mode() -> None:
     config, pattern = _config(sum=("melody",), interpolate=("chroma",)), delayed(7, (0, 1, 2))
     given = {"melody": _condition(7), "chroma": _condition(3)}
     valid, full = fuse(config, given, pattern, "valid").added, fuse(config, given, pattern).added
@@ -154,9 +154,9 @@ def test_what_is_added_in_valid_mode_is_the_beginning_of_what_is_added_in_full_m
     assert torch.equal(full[:, :8], valid)
 
 
-def test_a_stretched_condition_keeps_its_pace_in_sequences_of_any_length_where_its_steps_are_given() -> None:
+def test_a_stretched_condition_with_given_steps_keeps_its_pace_at_any_length() -> None:
     config, condition = _config(interpolate=("chroma",), interpolate_steps=40), _condition(10)
-    # One step more than frames in valid mode.
+    # In valid mode there is one step more than frames.
     whole, short, long = (
         fuse(config, {"chroma": condition}, delayed(frames, (0, 1, 2)), "valid").added for frames in (39, 24, 49)
     )
@@ -171,7 +171,7 @@ def _raises(given: dict[str, Condition], words: str) -> None:
         _model(sum=("genre",))(random_codes(2, 5), given)
 
 
-def test_bad_conditions_say_what_was_expected() -> None:
+def test_invalid_conditions_are_refused() -> None:
     genre = _condition(1, 1)
     _raises({}, r"expected conditions \['genre'\], got \[\]")
     _raises({"genre": genre, "mood": genre}, r"expected conditions \['genre'\], got \['genre', 'mood'\]")
@@ -182,13 +182,13 @@ def test_bad_conditions_say_what_was_expected() -> None:
     _raises({"genre": empty}, r"expected genre of \[2, 1 or more, 16\], got \[2, 0, 16\]")
 
 
-def test_conditions_of_other_rows_than_each_other_are_refused() -> None:
+def test_conditions_with_different_numbers_of_rows_are_refused() -> None:
     given = {"genre": _condition(1, 1), "mood": _condition(1)}
     with pytest.raises(ValueError, match=r"expected mood of \[2, 1 or more, 16\], got \[1, 1, 16\]"):
         fuse(_config(sum=("genre", "mood")), given, delayed(5, (0, 1, 2)))
 
 
-def test_no_gradient_of_a_step_reaches_a_later_code_and_all_of_a_prefix_is_read() -> None:
+def test_no_gradient_of_a_step_reaches_a_later_code_and_the_whole_prefix_is_read() -> None:
     for form in ({}, {"positions": "rotary"}, {"positions": "both", "xpos": True}, {"norm": "after"}):
         model = _model(prepend=("text",), cross=("clap",), **form)
         text, clap = _condition(4).embedding.requires_grad_(), _condition(1).embedding.requires_grad_()

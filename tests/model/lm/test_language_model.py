@@ -1,4 +1,4 @@
-"""The language model against AudioCraft's logits, losses and gradients, and its own promises."""
+"""The language model against AudioCraft's logits, losses and gradients, and its own properties."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +97,7 @@ def _small(**changes: object) -> LanguageModel:
     return LanguageModel(LanguageModelConfig.model_validate(sizes | changes)).eval()
 
 
-def test_patterns_of_a_config_are_those_of_its_numbers() -> None:
+def test_the_pattern_of_a_config_follows_its_settings() -> None:
     assert (
         _small(pattern="unroll", flattening=(0, 1, 1)).pattern(5).layout
         == patterns.unrolled(5, (0, 1, 1), (0, 0, 0)).layout
@@ -107,7 +107,7 @@ def test_patterns_of_a_config_are_those_of_its_numbers() -> None:
     assert _small(pattern="grouped", group=3).pattern(5).layout == patterns.grouped(5, 3, 3).layout
 
 
-def test_the_feedforward_width_is_a_multiple_or_a_number_of_its_own() -> None:
+def test_the_feedforward_width_is_a_multiple_of_the_width_or_a_given_number() -> None:
     assert _small().transformer.layers[0].expand.weight.shape == (64, 16)
     assert _small(feedforward_width=40).transformer.layers[0].contract.weight.shape == (16, 40)
 
@@ -131,7 +131,7 @@ def test_a_prediction_depends_only_on_codes_before_it_in_the_pattern(pattern: st
                         assert bool(moved[other, place]) == later
 
 
-def test_what_lies_past_a_length_changes_nothing_and_counts_for_nothing() -> None:
+def test_codes_past_a_length_change_nothing_and_have_no_loss() -> None:
     model, codes, lengths = _small(), random_codes(2, 9), torch.tensor([5, 9])
     other = codes.clone()
     other[0, :, 5:] = 0
@@ -143,7 +143,7 @@ def test_what_lies_past_a_length_changes_nothing_and_counts_for_nothing() -> Non
 
 
 @pytest.mark.parametrize("pattern", ["delay", "unroll", "coarse_first", "grouped"])
-def test_the_loss_is_that_of_the_predictions_whatever_the_pattern_and_the_padding(pattern: str) -> None:
+def test_the_loss_equals_that_of_the_predictions_for_any_pattern_and_padding(pattern: str) -> None:
     model, codes, lengths = (
         _small(pattern=pattern, group=3, empty_initial=1),
         random_codes(3, 9),
@@ -156,20 +156,20 @@ def test_the_loss_is_that_of_the_predictions_whatever_the_pattern_and_the_paddin
 
 
 @pytest.mark.parametrize("loss_of", LOSSES)
-def test_a_gradient_of_the_loss_is_finite_where_nothing_is_predicted(loss_of: Callable[..., Loss]) -> None:
+def test_gradients_are_finite_if_some_codes_are_not_predicted(loss_of: Callable[..., Loss]) -> None:
     model, codes = _small(), random_codes(2, 5)
     loss_of(model, codes, {}, torch.tensor([3, 5])).mean.backward()
     assert all(weight.grad is None or weight.grad.isfinite().all() for weight in model.parameters())
 
 
-def test_the_loss_of_an_even_guess_is_the_logarithm_of_the_cardinality() -> None:
+def test_the_loss_of_a_uniform_prediction_is_the_logarithm_of_the_cardinality() -> None:
     model = _small()
     for head in model.heads:
         torch.nn.init.zeros_(head.weight)
     torch.testing.assert_close(model.loss(random_codes(2, 6), {}).codebooks, torch.full((3,), 24.0).log())
 
 
-def test_a_codebook_without_a_prediction_has_no_loss() -> None:
+def test_a_codebook_without_predictions_has_a_nan_loss() -> None:
     loss = _small().loss(random_codes(2, 2), {})
     assert loss.codebooks[:2].isfinite().all()
     assert loss.codebooks[2].isnan()
@@ -191,12 +191,12 @@ def test_a_codebook_without_a_prediction_has_no_loss() -> None:
         ({"codebooks": 0}, "greater than or equal to 1"),
     ],
 )
-def test_a_config_that_cannot_be_says_why(changes: dict, words: str) -> None:
+def test_an_invalid_config_is_refused_with_the_reason(changes: dict, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         _small(**changes)
 
 
-def test_bad_codes_and_lengths_say_what_was_expected() -> None:
+def test_invalid_codes_and_lengths_are_refused() -> None:
     model = _small()
     with pytest.raises(ValueError, match=r"expected codes \[B, 3, T\], got \[1, 4, 5\]"):
         model(random_codes(1, 5, codebooks=4), {})

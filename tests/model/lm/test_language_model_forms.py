@@ -1,4 +1,4 @@
-"""The language model in all its forms against AudioCraft's logits and tokens, and what every form promises."""
+"""The language model in all its forms against AudioCraft's logits and tokens, and properties of every form."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def _conditions(rows: int) -> dict[str, Condition]:
 
 
 def _greedy(model: LanguageModel, rows: int, frames: int, cache: KVCache) -> Tensor:
-    """Codes of so many frames by the likeliest, step by step with a cache."""
+    """The most likely codes of `frames` frames, decoded step by step with a cache."""
     pattern = model.pattern(frames)
     sequence = pattern.build(torch.full((rows, model.config.codebooks, frames), -1), model.special)
     for step in range(sequence.shape[-1] - 1):
@@ -67,9 +67,9 @@ def test_greedy_tokens_of_every_variant_equal_the_oracle(oracles: Path, name: st
 
 
 def _stuck(true: Positions, model: LanguageModel, frames: int) -> Positions:
-    """Positions as AudioCraft 1.3 takes them in decoding where they are rotary: after the first step it reads the
-    number of heads for the number of steps that are cached, so that all later steps are turned alike. Here they are
-    turned as in training; this is for the comparison alone."""
+    """Positions as AudioCraft 1.3 uses them in decoding if they are rotary. After the first step it takes the number of
+    heads for the number of cached steps, so that all later steps get the same rotation. Here they are rotated as in
+    training; this function is only for the comparison."""
     config = model.config
     place = torch.full((model.pattern(frames).steps(),), config.heads)
     place[0] = 0
@@ -79,7 +79,7 @@ def _stuck(true: Positions, model: LanguageModel, frames: int) -> Positions:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_logits_step_by_step_with_a_cache_equal_those_of_the_whole_sequence_at_once(form: str) -> None:
+def test_logits_step_by_step_with_a_cache_equal_those_of_the_whole_sequence(form: str) -> None:
     model = _model(form)
     given, frames, rows = _conditions(2), 8, 2
     pattern = model.pattern(frames)
@@ -102,14 +102,14 @@ def test_logits_step_by_step_with_a_cache_equal_those_of_the_whole_sequence_at_o
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_parameter_of_every_form_learns(form: str) -> None:
+def test_every_parameter_of_every_form_gets_a_gradient(form: str) -> None:
     model, codes = _model(form).train(), random_codes(2, 8)
     model.loss(codes, _conditions(2)).mean.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         if not name.endswith("attention.in_projection.bias") and not name.endswith("key_norm.bias"):
-            # A bias of keys moves all scores of a query alike, so attention does not see it.
+            # A bias of keys shifts all scores of a query equally, so attention does not depend on it.
             assert parameter.grad.abs().max() > 0, name
 
 
@@ -122,7 +122,7 @@ def test_a_prediction_of_every_form_depends_only_on_codes_before_it(form: str) -
             changed = codes.clone()
             changed[0, 1, frame] = (changed[0, 1, frame] + 1) % 24
             moved = (model(changed, _conditions(1), mode="full").logits[0] != before).any(-1)
-            # Codebook 1 of a frame stands one step after codebook 0, and codebook 2 one step later still.
+            # Codebook 1 of a frame comes one step after codebook 0, and codebook 2 one step after codebook 1.
             for codebook in range(3):
                 assert not moved[codebook, : frame + 2 - codebook].any()
             assert moved[2, frame]

@@ -1,4 +1,4 @@
-"""The figures of patterns show what the patterns say."""
+"""The figures of patterns show the patterns."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -22,13 +22,13 @@ PATTERNS = [
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_every_code_stands_once_in_its_row_in_order(pattern: Pattern) -> None:
+def test_every_code_appears_once_in_its_row_and_in_order(pattern: Pattern) -> None:
     for row in pattern_cells(pattern):
         assert [frame for frame in row if frame is not None] == list(range(1, pattern.frames + 1))
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=5), st.integers(1, 6))
-def test_a_cell_is_the_step_at_which_the_sequence_holds_that_code(delays: list[int], frames: int) -> None:
+def test_the_column_of_a_code_is_its_step_in_the_sequence(delays: list[int], frames: int) -> None:
     pattern = patterns.delayed(frames, tuple(delays))
     indexes = pattern.sequence_placement("full").indexes
     for codebook, row in enumerate(pattern_cells(pattern)):
@@ -37,14 +37,14 @@ def test_a_cell_is_the_step_at_which_the_sequence_holds_that_code(delays: list[i
                 assert indexes[codebook, step] == frame - 1 + codebook * frames
 
 
-def test_the_text_lines_up() -> None:
+def test_the_lines_of_the_text_align() -> None:
     lines = pattern_text(patterns.delayed(12, (0, 1))).splitlines()
     assert lines[0].startswith("step      ")
     assert lines[2].split() == ["codebook", "2", "·", "·", *map(str, range(1, 13))]
     assert len({len(line) for line in lines}) == 1
 
 
-def test_the_image_is_well_formed_and_holds_a_title_as_text() -> None:
+def test_the_image_is_well_formed_and_holds_the_title_as_text() -> None:
     root = ElementTree.fromstring(pattern_svg(patterns.delayed(3, (0, 1)), 'a "delay" <of> one & more'))
     texts = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
     assert texts[0] == 'a "delay" <of> one & more'

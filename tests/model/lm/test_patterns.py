@@ -37,7 +37,7 @@ def test_layouts_equal_the_oracle(oracles: Path) -> None:
         assert list(pattern.first_steps) == case["first_step_with_timestep"], case["key"]
 
 
-def test_sequences_and_what_they_are_read_back_as_equal_the_oracle(oracles: Path) -> None:
+def test_sequences_and_their_reverted_codes_equal_the_oracle(oracles: Path) -> None:
     pack = read_pack(oracles, "patterns")
     for case in pack.cases:
         pattern, special = _pattern_of(case), case["special_token"]
@@ -58,7 +58,7 @@ def test_sequences_and_what_they_are_read_back_as_equal_the_oracle(oracles: Path
                 assert torch.equal(value, pack.tensors[f"{key}.{name}"]), f"{key}.{name}"
 
 
-def test_outputs_read_back_to_frames_equal_the_oracle(oracles: Path) -> None:
+def test_outputs_reverted_to_frames_equal_the_oracle(oracles: Path) -> None:
     pack = read_pack(oracles, "patterns")
     compared = 0
     for case in pack.cases:
@@ -118,7 +118,7 @@ def any_pattern(draw: st.DrawFn) -> Pattern:
 
 @settings(max_examples=80, deadline=None)
 @given(any_pattern(), st.integers(1, 3))
-def test_what_is_built_is_read_back_unchanged(pattern: Pattern, batch: int) -> None:
+def test_a_built_sequence_is_reverted_to_the_same_codes(pattern: Pattern, batch: int) -> None:
     codes = torch.arange(batch * pattern.codebooks * pattern.frames).view(batch, pattern.codebooks, -1)
     sequence = pattern.build(codes, 10**6)
     assert torch.equal(pattern.revert(sequence, -1), codes)
@@ -128,7 +128,7 @@ def test_what_is_built_is_read_back_unchanged(pattern: Pattern, batch: int) -> N
 
 @settings(max_examples=80, deadline=None)
 @given(any_pattern())
-def test_what_a_valid_sequence_holds_is_the_beginning_of_the_full_one_and_is_read_back(pattern: Pattern) -> None:
+def test_a_valid_sequence_is_the_beginning_of_the_full_one_and_is_reverted_to_its_codes(pattern: Pattern) -> None:
     codes = torch.arange(pattern.codebooks * pattern.frames).view(1, pattern.codebooks, -1)
     full, valid = pattern.build(codes, SPECIAL), pattern.build(codes, SPECIAL, "valid")
     assert torch.equal(full[..., : valid.shape[-1]], valid)
@@ -139,14 +139,14 @@ def test_what_a_valid_sequence_holds_is_the_beginning_of_the_full_one_and_is_rea
 
 @settings(max_examples=80, deadline=None)
 @given(any_pattern())
-def test_a_frame_is_upcoming_right_before_its_first_code(pattern: Pattern) -> None:
+def test_a_frame_is_upcoming_just_before_its_first_code(pattern: Pattern) -> None:
     upcoming = pattern.upcoming_frames
     assert len(upcoming) == pattern.steps()
     assert upcoming[torch.tensor(pattern.first_steps) - 1].tolist() == list(range(pattern.frames))
     assert upcoming.max() == pattern.frames - 1
 
 
-def test_upcoming_frames_of_delayed_codebooks_are_those_of_the_first_and_stay_at_the_last() -> None:
+def test_upcoming_frames_follow_the_first_codebook_and_stay_at_the_last_frame() -> None:
     assert patterns.delayed(4, (0, 1, 2)).upcoming_frames.tolist() == [0, 1, 2, 3, 3, 3, 3]
     assert patterns.delayed(3, (0, 0)).upcoming_frames.tolist() == [0, 1, 2, 2]
     assert patterns.coarse_first(3, (0,)).upcoming_frames.tolist() == [0, 1, 2, 0, 1, 2, 2]
@@ -155,7 +155,7 @@ def test_upcoming_frames_of_delayed_codebooks_are_those_of_the_first_and_stay_at
 
 @settings(max_examples=80, deadline=None)
 @given(any_pattern())
-def test_a_step_never_holds_a_code_before_an_earlier_one_of_its_codebook(pattern: Pattern) -> None:
+def test_the_codes_of_a_codebook_come_in_the_order_of_their_frames(pattern: Pattern) -> None:
     steps = pattern.frame_placement(len(pattern.layout)).indexes % len(pattern.layout)
     assert (steps.diff(dim=1) > 0).all()
 
@@ -172,7 +172,7 @@ def test_a_valid_delay_sequence_predicts_all_but_the_last_frames_of_late_codeboo
     assert mask.sum(1).tolist() == [frames - delay + least for delay in delays]
 
 
-def test_bad_patterns_say_what_was_expected() -> None:
+def test_invalid_patterns_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected 4 delays.*got \(0, 1\)"):
         patterns.unrolled(5, (0, 1, 2, 3), (0, 1))
     with pytest.raises(ValueError, match=r"each 0 or more, got \(0, -1\)"):

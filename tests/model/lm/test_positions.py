@@ -1,4 +1,4 @@
-"""Positions: sinusoids as tabulated, and rotations of which only the distance is left."""
+"""Positions: sinusoids with the tabulated values, and rotations of which only the distance matters."""
 
 import math
 
@@ -28,7 +28,7 @@ def test_sinusoids_are_cosines_then_sines_of_periods_from_one_to_the_longest() -
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 400), st.booleans(), st.integers(0, 1000))
-def test_the_product_of_turned_queries_and_keys_depends_on_their_distance_alone(
+def test_products_of_rotated_queries_and_keys_depend_only_on_their_distance(
     step: int, other: int, shift: int, xpos: bool, seed: int
 ) -> None:
     turned = rotation(801, 8, _config(positions="rotary", xpos=xpos), CPU)
@@ -36,11 +36,11 @@ def test_the_product_of_turned_queries_and_keys_depends_on_their_distance_alone(
     queries = turned.of_queries(vectors[0].expand(1, 1, 801, 8))[0, 0].double()
     keys = turned.of_keys(vectors[1].expand(1, 1, 801, 8))[0, 0].double()
     here, there = queries[step] @ keys[other], queries[step + shift] @ keys[other + shift]
-    # Where the distance is negative, which causality forbids, fading turns into growing.
+    # At negative distances, which causality excludes, the decay becomes growth.
     torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-3 * max(1.0, 4 ** ((other - step) / 512)))
 
 
-def test_a_rotation_keeps_lengths_and_leaves_the_first_step_as_it_is() -> None:
+def test_a_rotation_keeps_lengths_and_leaves_the_first_step_unchanged() -> None:
     turned, vectors = rotation(50, 8, _config(positions="rotary"), CPU), torch.randn(2, 3, 50, 8)
     found = turned.of_queries(vectors)
     torch.testing.assert_close(found.norm(dim=-1), vectors.norm(dim=-1))
@@ -48,7 +48,7 @@ def test_a_rotation_keeps_lengths_and_leaves_the_first_step_as_it_is() -> None:
     assert torch.equal(found, turned.of_keys(vectors))
 
 
-def test_fading_products_shrink_by_their_rates_every_512_steps() -> None:
+def test_xpos_products_decay_by_their_rates_every_512_steps() -> None:
     turned = rotation(1025, 8, _config(positions="rotary", xpos=True), CPU)
     rates = xpos_decay_rates(8, CPU)
     torch.testing.assert_close(rates, torch.tensor([0.4, 0.65, 0.9, 1.15]) / 1.4)
@@ -56,11 +56,11 @@ def test_fading_products_shrink_by_their_rates_every_512_steps() -> None:
     torch.testing.assert_close(turned.keys.norm(dim=0)[1024], rates**-2)
 
 
-def test_frequencies_fall_from_one_step_to_nearly_the_longest_period() -> None:
+def test_rotation_frequencies_fall_from_one_step_to_nearly_the_longest_period() -> None:
     torch.testing.assert_close(rotation_frequencies(8, 10_000.0, CPU), torch.tensor([1, 0.1, 0.01, 0.001]))
 
 
-def test_a_scale_of_zero_leaves_everything_where_it_is() -> None:
+def test_a_position_scale_of_zero_turns_positions_off() -> None:
     place = positions(9, _config(positions="both", xpos=True, position_scale=0.0), CPU)
     vectors = torch.randn(1, 2, 9, 8)
     assert place.sinusoids is not None
@@ -71,7 +71,7 @@ def test_a_scale_of_zero_leaves_everything_where_it_is() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sinusoidal", "rotary", "both"])
-def test_positions_between_steps_are_a_part_of_the_whole(kind: str) -> None:
+def test_positions_between_steps_are_a_slice_of_the_whole(kind: str) -> None:
     place = positions(9, _config(positions=kind), CPU)
     part = place.between(3, 5)
     assert (place.sinusoids is None) == (part.sinusoids is None) == (kind == "rotary")

@@ -1,4 +1,5 @@
-"""Stereo surgery: a stereo model that hears the same on both sides is the mono model that it was made of."""
+"""Stereo surgery: with the same sound on both sides, a stereo model predicts what the mono model it was made from
+predicts."""
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def stereo_of(mono: MusicModel) -> MusicModel:
 
 @settings(max_examples=12, deadline=None)
 @given(some.integers(1, 4), some.integers(6, 9), some.integers(0, 2**16), some.booleans())
-def test_with_equal_sides_both_heads_of_a_codebook_say_what_the_mono_model_says(
+def test_with_equal_sides_both_heads_of_a_codebook_predict_what_the_mono_model_predicts(
     codebooks: int, frames: int, seed: int, biased: bool
 ) -> None:
     mono = music_model(config(codebooks=codebooks, head_bias=biased), seed=seed).double()
@@ -43,7 +44,7 @@ def test_channels_that_differ_change_the_logits() -> None:
     assert not torch.allclose(stereo(codes, [EVERYTHING]).logits, stereo(other, [EVERYTHING]).logits, atol=1e-3)
 
 
-def test_delays_come_in_pairs_and_nothing_else_changes() -> None:
+def test_delays_are_doubled_and_nothing_else_changes() -> None:
     stereo = stereo_configuration(LanguageModelConfig())
     assert (stereo.codebooks, stereo.codebook_delays) == (8, (0, 0, 1, 1, 2, 2, 3, 3))
     late = stereo_configuration(LanguageModelConfig(codebooks=2, delays=(0, 3)))
@@ -51,7 +52,7 @@ def test_delays_come_in_pairs_and_nothing_else_changes() -> None:
     assert stereo.model_copy(update={"codebooks": 4, "delays": None}) == LanguageModelConfig()
 
 
-def test_the_copies_are_tensors_of_their_own() -> None:
+def test_the_copied_weights_do_not_share_memory() -> None:
     weights = stereo_weights(music_model().weights())
     left, right = (weights[f"language_model.heads.{codebook}.weight"] for codebook in (4, 5))
     assert torch.equal(left, right)
@@ -59,14 +60,14 @@ def test_the_copies_are_tensors_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["unroll", "coarse_first", "grouped"])
-def test_patterns_without_a_double_are_refused(pattern: str) -> None:
+def test_patterns_without_a_stereo_form_are_refused(pattern: str) -> None:
     with pytest.raises(
         ValueError, match=f"expected a mono model with the pattern delay to make stereo of, got {pattern}"
     ):
         stereo_configuration(LanguageModelConfig.model_validate({"pattern": pattern}))
 
 
-def test_frames_that_are_flattened_have_no_double_either() -> None:
+def test_flatten_first_has_no_stereo_form() -> None:
     with pytest.raises(ValueError, match="expected a mono model without flatten_first to make stereo of, got 2"):
         stereo_configuration(LanguageModelConfig(flatten_first=2))
     assert stereo_configuration(LanguageModelConfig(empty_initial=2)).empty_initial == 2

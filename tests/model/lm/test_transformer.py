@@ -1,4 +1,4 @@
-"""The decoder in all its forms: causal, equal to a plain reckoning, and the same with its cache as without."""
+"""The decoder in all its forms: causal, equal to a plain computation, and the same with its cache as without."""
 
 import subprocess
 import sys
@@ -30,12 +30,12 @@ def test_the_decoder_equals_attention_written_as_loops(form: str, cross: bool) -
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_no_gradient_reaches_a_later_step_or_one_past_the_context(form: str) -> None:
+def test_no_gradient_reaches_a_later_step_or_one_before_the_context(form: str) -> None:
     made = transformer(form, cross=True, layers=1)
     past = made.config.past_context or 9
     inputs, cross_states = torch.randn(1, 9, WIDTH, requires_grad=True), torch.randn(1, 4, WIDTH, requires_grad=True)
     for step in range(9):
-        # A random sum: after a norm, a plain one is the same for all inputs.
+        # A random sum, because after a norm the plain sum is the same for all inputs.
         direction = torch.randn(WIDTH)
         ahead, conditions = torch.autograd.grad(
             (made(inputs, cross_states)[0, step] * direction).sum(), (inputs, cross_states)
@@ -63,7 +63,7 @@ def _assert_steps_equal_the_whole(made: Transformer, known: int) -> None:
 
 @pytest.mark.parametrize("cross", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-def test_step_by_step_with_a_cache_is_the_same_as_at_once(form: str, cross: bool) -> None:
+def test_decoding_step_by_step_with_a_cache_equals_one_pass(form: str, cross: bool) -> None:
     _assert_steps_equal_the_whole(transformer(form, cross), known=4)
 
 
@@ -85,12 +85,13 @@ def test_step_by_step_with_a_cache_is_the_same_as_at_once(form: str, cross: bool
     st.booleans(),
     st.integers(1, 11),
 )
-def test_step_by_step_is_the_same_as_at_once_for_any_mixture_of_forms(form: dict, cross: bool, known: int) -> None:
+def test_decoding_step_by_step_equals_one_pass_for_any_mixture_of_forms(form: dict, cross: bool, known: int) -> None:
     _assert_steps_equal_the_whole(transformer("as published", cross, **form), known)
 
 
 def _assert_rows_have_their_own_bits(made: Transformer, threads: int = 1) -> None:
-    """For as many rows as the engine decodes: matrix products of another number may treat the last ones otherwise."""
+    """For as many rows as the engine decodes: matrix products with another number of rows may round the last rows
+    differently."""
     rows, width, before = 16, made.config.width, torch.get_num_threads()
     inputs, cross_states = torch.randn(rows, 6, width), torch.randn(rows, 5, width)
     mask = torch.arange(5) < (torch.arange(rows) % 5 + 1)[:, None]
@@ -115,15 +116,15 @@ def _assert_rows_have_their_own_bits(made: Transformer, threads: int = 1) -> Non
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_decoding_gives_a_row_the_same_bits_wherever_it_stands(form: str) -> None:
+def test_decoding_gives_a_row_the_same_bits_at_any_place_in_the_batch(form: str) -> None:
     _assert_rows_have_their_own_bits(transformer(form, cross=True))
 
 
-def test_decoding_gives_a_row_the_same_bits_wherever_it_stands_where_there_are_two_threads() -> None:
+def test_decoding_with_two_threads_gives_a_row_the_same_bits_at_any_place_in_the_batch() -> None:
     _assert_rows_have_their_own_bits(transformer("all together", cross=True, width=224, layers=1), threads=2)
 
 
-def test_grouped_heads_are_cached_as_they_are_and_not_repeated() -> None:
+def test_grouped_heads_are_cached_without_repetition() -> None:
     cache = transformer("grouped heads", cross=True).allocate(3, 5, 2)
     assert [tuple(layer.keys.numbers.shape) for layer in cache.layers] == [(3, 2, 5, 4)] * 2
     assert [tuple(layer.cross_keys.numbers.shape) for layer in cache.layers if layer.cross_keys is not None] == [
@@ -154,7 +155,7 @@ def test_checkpointed_layers_give_the_same_loss_and_gradients_bit_for_bit(form: 
         torch.manual_seed(5)
         loss = made(inputs, cross_states, mask).square().mean()
         gradients = torch.autograd.grad(loss, wanted)
-        # What is drawn after the layers must not depend on whether they were checkpointed either.
+        # Draws after the layers must not depend on checkpointing either.
         results.append((loss.detach(), *gradients, torch.rand(3)))
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
@@ -167,7 +168,7 @@ def test_compiled_layers_give_the_same_loss_and_gradients_and_share_one_graph(ba
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-def test_checkpointed_layers_keep_less_for_the_gradient() -> None:
+def test_checkpointed_layers_keep_less_than_a_fifth_of_the_tensors_for_the_gradient() -> None:
     made, inputs = transformer(layers=4), torch.randn(2, 16, WIDTH)
     kept = []
     for made.checkpointing in (False, True):
@@ -183,7 +184,7 @@ def test_checkpointed_layers_keep_less_for_the_gradient() -> None:
     assert kept[1] < kept[0] / 5
 
 
-def test_dropout_drops_and_attention_may_have_its_own_share() -> None:
+def test_attention_may_have_its_own_dropout() -> None:
     inputs = torch.randn(1, 6, WIDTH)
     sizes = {"width": WIDTH, "heads": 4, "layers": 1, "cross": ()}
     for shares in ({"dropout": 0.5, "attention_dropout": 0.0}, {"attention_dropout": 0.5}):
@@ -200,7 +201,7 @@ def test_dropout_drops_and_attention_may_have_its_own_share() -> None:
             assert torch.equal(made(inputs), made(inputs))
 
 
-def test_what_is_written_to_rows_of_a_cache_is_in_the_cache() -> None:
+def test_writes_to_rows_of_a_cache_reach_the_cache() -> None:
     made = transformer(cross=True)
     cache = made.allocate(4, 6, 3)
     with torch.no_grad():
@@ -216,12 +217,12 @@ def test_what_is_written_to_rows_of_a_cache_is_in_the_cache() -> None:
     assert cache.cross_mask.sum((1, 2, 3)).tolist() == [0, 0, 2, 2]
 
 
-def test_deeper_layers_start_narrower_and_biases_at_zero() -> None:
+def test_deeper_layers_start_with_smaller_weights_and_biases_at_zero() -> None:
     torch.manual_seed(0)
     config = LanguageModelConfig(width=128, heads=4, layers=4, cross=(), feedforward_bias=True, attention_bias=True)
     for depth, layer in enumerate(Transformer(config).layers, start=1):
         deviation = layer.contract.weight.std().item()
-        # A Gaussian cut at three deviations has 0.9866 of its deviation.
+        # A Gaussian cut at three standard deviations has 0.9866 of its standard deviation.
         assert deviation == pytest.approx(0.9866 * (4 * 128) ** -0.5 / (2 * depth) ** 0.5, rel=0.02)
         for linear in (layer.expand, layer.contract, layer.self_attention.in_projection):
             assert (linear.bias == 0).all()
@@ -234,7 +235,7 @@ def test_a_layer_scale_starts_from_its_value() -> None:
             assert torch.equal(scale, torch.full((16,), 1e-3))
 
 
-def test_wrong_use_says_what_was_expected() -> None:
+def test_wrong_use_is_refused() -> None:
     made = transformer(cross=True)
     with pytest.raises(ValueError, match="expected conditions for cross-attention, got none"):
         made(torch.randn(1, 3, WIDTH))

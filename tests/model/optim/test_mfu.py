@@ -1,4 +1,4 @@
-"""The count of a training's operations, and the rate that it is held against."""
+"""The number of operations of a training, and the rate that it is compared with."""
 
 import pytest
 import torch
@@ -15,26 +15,26 @@ FRAMES = 64
 
 
 @pytest.mark.parametrize("changes", [{}, {"key_value_heads": 2}, {"feedforward_width": 48}, {"cross": ()}])
-def test_operations_are_those_that_torch_counts_in_a_step(changes: dict) -> None:
+def test_the_operations_of_a_step_are_those_that_torch_counts(changes: dict) -> None:
     torch.manual_seed(0)
     sizes = {"codebooks": 3, "cardinality": 24, "width": 32, "heads": 4, "layers": 3}
     config = LanguageModelConfig.model_validate(sizes | changes)
     model = LanguageModel(config)
     given = {name: Condition(torch.randn(2, 1, 32), torch.ones(2, 1, dtype=torch.bool)) for name in config.conditions}
-    with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):  # it does not look into fused kernels
+    with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):  # cannot see into fused kernels
         model.loss(random_codes(2, FRAMES), given).mean.backward()
-    # It counts scores of steps that are not seen, and those of conditions and their projections.
+    # torch also counts the scores of masked steps, and those of conditions and their projections.
     unseen = 2 * 3 * config.layers * 2 * config.width * FRAMES**2
     assert 2 * training_flops(config, FRAMES) + unseen == pytest.approx(counted.get_total_flops(), rel=0.05)
 
 
-def test_matrices_that_stay_as_they_are_cost_a_third_less() -> None:
+def test_frozen_matrices_cost_a_third_less() -> None:
     config = LanguageModelConfig()
     full, frozen = training_flops(config, 1), training_flops(config, 1, frozen=True)
     assert frozen == pytest.approx(2 / 3 * full, rel=1e-3)
 
 
-def test_a_decoder_of_the_small_models_size_costs_six_operations_a_weight_and_step() -> None:
+def test_the_small_decoder_costs_six_operations_a_weight_and_step() -> None:
     config = LanguageModelConfig()
     with torch.device("meta"):
         weights = sum(value.numel() for value in LanguageModel(config).parameters() if value.ndim == 2)
@@ -43,5 +43,5 @@ def test_a_decoder_of_the_small_models_size_costs_six_operations_a_weight_and_st
     assert training_flops(config, 1) == pytest.approx(6 * (weights - embeddings - source), rel=1e-3)
 
 
-def test_the_measured_rate_is_a_processors() -> None:
+def test_the_measured_rate_is_plausible_for_a_processor() -> None:
     assert 1e8 < matmul_rate(torch.device("cpu"), torch.float32) < 1e15

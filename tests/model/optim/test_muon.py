@@ -1,4 +1,4 @@
-"""Muon: against PyTorch's own, and what its steps are."""
+"""Muon: against PyTorch's own, and the properties of its steps."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def gradients(step: int) -> list[torch.Tensor]:
     return [torch.randn(shape, generator=generator) for shape in SHAPES]
 
 
-def test_steps_are_those_of_pytorchs_muon() -> None:
+def test_steps_equal_those_of_pytorchs_muon() -> None:
     start = gradients(99)
     own, theirs = ([nn.Parameter(value.clone()) for value in start] for _ in range(2))
     optimizer = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, momentum=MOMENTUM, adjust_lr_fn="original")
@@ -25,7 +25,7 @@ def test_steps_are_those_of_pytorchs_muon() -> None:
         optimizer.step()
         step_matrices(own, momenta, 0.02, 0.1, torch.tensor(True))
     for mine, other, first in zip(own, theirs, start, strict=True):
-        # Batched and single products in bfloat16 are rounded otherwise: to a hundredth of the way moved.
+        # Batched and single products in bfloat16 round differently: within two hundredths of the distance moved.
         assert (mine - other).norm() < 0.02 * (other - first).norm()
 
 

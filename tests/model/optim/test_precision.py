@@ -1,4 +1,4 @@
-"""The precision of a training's products follows from what the processor has instructions for."""
+"""The precision of a training's products follows from the processor's instructions."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ PROCESSORS = [
 
 @pytest.fixture
 def dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.dtype]:
-    """What is right for a processor that has these capabilities, while torch says of this one that it has them."""
+    """The type expected on a processor with these capabilities, while torch reports them for this one."""
     capabilities, expected = request.param
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     multiplies_bfloat16.cache_clear()
@@ -27,11 +27,11 @@ def dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 @pytest.mark.parametrize("dtype", PROCESSORS, indirect=True)
-def test_bfloat16_is_multiplied_only_where_the_processor_has_instructions_for_it(dtype: torch.dtype) -> None:
+def test_bfloat16_is_multiplied_only_if_the_processor_has_instructions_for_it(dtype: torch.dtype) -> None:
     with in_precision(torch.device("cpu"), "bfloat16"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
 @pytest.mark.parametrize("dtype", PROCESSORS, indirect=True)
-def test_muon_multiplies_bfloat16_only_where_the_processor_has_instructions_for_it(dtype: torch.dtype) -> None:
+def test_muon_multiplies_bfloat16_only_if_the_processor_has_instructions_for_it(dtype: torch.dtype) -> None:
     assert orthogonalised(torch.eye(4)[None]).dtype == dtype

@@ -51,7 +51,7 @@ def test_seeds_are_repeatable_and_differ_with_every_part() -> None:
     assert all(0 <= step_seed(seed) < 2**63 for seed in range(100))
 
 
-def test_the_updates_are_those_of_adamw_written_out() -> None:
+def test_the_updates_equal_adamw_written_out() -> None:
     config = small(weight_decay=0.1, gradient_norm=0.5)
     parameter = nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
     holder = nn.Module()
@@ -71,7 +71,7 @@ def test_the_updates_are_those_of_adamw_written_out() -> None:
         torch.testing.assert_close(parameter.detach(), value, atol=1e-10, rtol=0)
 
 
-def test_without_a_largest_norm_gradients_stay_as_they_are() -> None:
+def test_without_a_maximum_norm_gradients_are_not_clipped() -> None:
     def moments(largest: float | None) -> torch.Tensor:
         holder = nn.Linear(2, 1, bias=False)
         train_state = TrainState(holder, small(gradient_norm=largest))
@@ -117,7 +117,7 @@ def test_the_first_averaged_weights_are_the_newest_bit_for_bit() -> None:
         assert not any(torch.equal(value, moving[name]) for name, value in model.named_parameters())
 
 
-def test_a_training_that_moved_nothing_is_refused() -> None:
+def test_a_training_that_moved_no_weight_is_refused() -> None:
     model = network()
     before, config = parameter_checksums(model), small(steps=3)
     train_state = TrainState(model, config)
@@ -131,7 +131,7 @@ def test_a_training_that_moved_nothing_is_refused() -> None:
 
 
 @pytest.mark.parametrize("at", [0, 1, 17])
-def test_a_state_taken_up_by_another_process_goes_on_bit_for_bit(at: int) -> None:
+def test_a_training_resumed_in_another_process_continues_bit_for_bit(at: int) -> None:
     undisturbed = network()
     whole = TrainState(undisturbed, small())
     descend(undisturbed, whole, range(40))
@@ -151,7 +151,7 @@ def test_a_state_taken_up_by_another_process_goes_on_bit_for_bit(at: int) -> Non
 
 
 class _Counting(nn.Module):
-    """A network with buffers that move as it trains: a running mean that is stored, and one that is not."""
+    """A network with buffers: a running mean, which moves in training and is stored, and a table, which is neither."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class _Counting(nn.Module):
         return self.network(inputs - self.mean + self.table)
 
 
-def test_buffers_come_back_bit_for_bit_and_are_not_averaged() -> None:
+def test_buffers_are_restored_bit_for_bit_and_are_not_averaged() -> None:
     undisturbed, killed, resumed = _Counting(), _Counting(), _Counting(seed=99)
     whole = TrainState(undisturbed, small())
     descend(undisturbed, whole, range(40))
@@ -186,7 +186,7 @@ def test_buffers_come_back_bit_for_bit_and_are_not_averaged() -> None:
         after.load(got)
 
 
-def test_what_is_frozen_neither_moves_nor_is_part_of_the_state() -> None:
+def test_frozen_weights_neither_move_nor_are_part_of_the_state() -> None:
     model = network()
     model[0].requires_grad_(False)
     before = model[0].weight.clone()
@@ -237,7 +237,7 @@ def muon_pair(steps: int, **changes: object) -> tuple[nn.Sequential, TrainState]
     return model, TrainState(model, small(optimizer="muon", steps=steps, **changes), ["0.weight", "2.weight"])
 
 
-def test_an_interrupted_training_by_muon_goes_on_bit_for_bit() -> None:
+def test_an_interrupted_training_with_muon_resumes_bit_for_bit() -> None:
     whole, state = muon_pair(8)
     descend(whole, state, range(8))
     first, interrupted = muon_pair(8)
@@ -249,7 +249,7 @@ def test_an_interrupted_training_by_muon_goes_on_bit_for_bit() -> None:
         assert torch.equal(resumed.state()[name], value), name
 
 
-def test_a_gradient_that_is_not_finite_leaves_matrices_and_momenta_as_they_were() -> None:
+def test_a_gradient_that_is_not_finite_leaves_matrices_and_momenta_unchanged() -> None:
     model, state = muon_pair(8)
     descend(model, state, range(2))
     before = {name: value.clone() for name, value in state.state().items() if name.startswith(("weights", "momentum"))}

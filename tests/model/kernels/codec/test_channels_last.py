@@ -1,4 +1,4 @@
-"""Convolutions over rows are PyTorch's own, for all of their settings."""
+"""Convolutions over rows equal PyTorch's, for all settings."""
 
 import torch
 from hypothesis import given, settings
@@ -35,7 +35,7 @@ def close(output: Tensor, expected: Tensor) -> None:
     st.booleans(), st.integers(0, 8), st.integers(0, 8),
 )  # fmt: skip
 @settings(max_examples=150, deadline=None)
-def test_a_convolution_is_that_of_pytorch_over_the_padded_activation(
+def test_a_convolution_equals_pytorchs_over_the_padded_activation(
     channels: int, wanted: int, kernel: int, stride: int, dilation: int, length: int, mode: PaddingMode, biased: bool,
     before: int, after: int,
 ) -> None:  # fmt: skip
@@ -54,7 +54,9 @@ def test_a_convolution_is_that_of_pytorch_over_the_padded_activation(
 
 @given(st.integers(1, 40), st.integers(0, 9), st.integers(1, 6), st.integers(1, 9))
 @settings(max_examples=60, deadline=None)
-def test_filling_the_end_gives_a_row_for_every_stride_begun(length: int, before: int, stride: int, kernel: int) -> None:
+def test_filling_the_end_gives_a_row_for_every_started_stride(
+    length: int, before: int, stride: int, kernel: int
+) -> None:
     kernel = max(kernel, stride)
     layer = Convolution(drawn(2, 3, kernel), None, stride, padding=Padding(kernel - stride, fill=True, mode="reflect"))
     assert layer(drawn(length, 3)).shape == (-(-length // stride), 2)
@@ -62,7 +64,7 @@ def test_filling_the_end_gives_a_row_for_every_stride_begun(length: int, before:
 
 @given(SIZES, SIZES, st.integers(1, 12), st.integers(1, 6), st.integers(1, 30), st.data())
 @settings(max_examples=100, deadline=None)
-def test_a_transposed_convolution_is_that_of_pytorch_without_what_is_cut_off(
+def test_a_transposed_convolution_equals_pytorchs_without_the_trimmed_ends(
     channels: int, wanted: int, kernel: int, stride: int, length: int, data: st.DataObject
 ) -> None:
     inputs, weight, bias = drawn(1, channels, length), drawn(channels, wanted, kernel, seed=1), drawn(wanted, seed=2)
@@ -75,7 +77,7 @@ def test_a_transposed_convolution_is_that_of_pytorch_without_what_is_cut_off(
 
 @given(st.integers(1, 3), SIZES, st.integers(1, 6), st.integers(1, 90), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_two_taps_by_three_products_are_the_convolution(
+def test_a_two_tap_convolution_by_three_products_equals_pytorchs(
     stride: int, channels: int, wanted: int, spare: int, biased: bool
 ) -> None:
     rows, weight = drawn(2 * stride + spare, channels), drawn(wanted, channels, 2 * stride, seed=1)
@@ -85,7 +87,7 @@ def test_two_taps_by_three_products_are_the_convolution(
 
 @given(st.integers(17, 40), st.integers(1, 2), st.integers(2, 8), st.integers(1, 3), st.integers(0, 60), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_a_convolution_into_few_channels_is_pytorch_s(
+def test_a_convolution_into_few_channels_equals_pytorchs(
     channels: int, wanted: int, kernel: int, dilation: int, spare: int, biased: bool
 ) -> None:
     length = (kernel - 1) * dilation + 1 + spare
@@ -97,7 +99,7 @@ def test_a_convolution_into_few_channels_is_pytorch_s(
     torch.testing.assert_close(layer(rows), expected[0].t(), rtol=1e-5, atol=3e-5)
 
 
-def test_wide_convolutions_take_that_way_and_are_the_same_ones() -> None:
+def test_wide_convolutions_use_the_two_tap_path_and_equal_pytorchs() -> None:
     inputs, weight, bias = drawn(1, 128, 39), drawn(512, 128, 8, seed=1) / 32, drawn(512, seed=2)
     layer = Convolution(weight, bias, 4, padding=Padding(3, 1, mode="reflect"), activation=elu_into)
     assert isinstance(layer.fast_path, TwoTapConvolution)
@@ -110,7 +112,7 @@ def test_wide_convolutions_take_that_way_and_are_the_same_ones() -> None:
     close(back(wide[0].t().contiguous()), expected)
 
 
-def test_snake_is_its_formula_in_every_channel() -> None:
+def test_snake_equals_its_formula_in_every_channel() -> None:
     rows, alpha = drawn(50, 4), drawn(4, seed=1).abs() + 0.1
     out = torch.empty_like(rows)
     snake_into(alpha)(rows, out)
@@ -124,7 +126,7 @@ def test_a_linear_layer_is_a_convolution_of_one_row() -> None:
         torch.testing.assert_close(Convolution(linear.weight[:, :, None], linear.bias.detach())(rows), linear(rows))
 
 
-def test_rows_that_do_not_lie_together_are_convolved_as_if_they_did() -> None:
+def test_rows_that_are_not_contiguous_are_convolved_correctly() -> None:
     rows, weight = drawn(40, 8)[:, ::2], drawn(3, 4, 2, seed=1)
     assert not rows.is_contiguous()
     close(Convolution(weight, None)(rows), F.conv1d(rows.t()[None], weight))

@@ -1,4 +1,4 @@
-"""Layers over blocks of time give what they give in one pass, and look no further than they say."""
+"""Layers over blocks of time give the result of one pass, and depend on no more rows than their receptive field."""
 
 from fractions import Fraction
 
@@ -20,7 +20,7 @@ from tests.model.kernels.codec.test_channels_last import MODES, drawn
 
 
 def chain(generator: torch.Generator, mode: PaddingMode) -> list[RowLayer]:
-    """Layers of every kind, at random."""
+    """Random layers of every kind."""
 
     def number(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (), generator=generator))
@@ -53,7 +53,7 @@ def chain(generator: torch.Generator, mode: PaddingMode) -> list[RowLayer]:
 
 @given(st.integers(0, 10_000), st.integers(1, 900), st.integers(1, 4000), st.sampled_from(MODES))
 @settings(max_examples=150, deadline=None)
-def test_blocks_give_what_one_pass_gives(seed: int, length: int, block_bytes: int, mode: PaddingMode) -> None:
+def test_blocks_give_the_result_of_one_pass(seed: int, length: int, block_bytes: int, mode: PaddingMode) -> None:
     layers = chain(torch.Generator().manual_seed(seed), mode)
     rows = drawn(length, 3, seed=seed)
     whole = apply_layers(layers, rows)
@@ -64,7 +64,7 @@ def test_blocks_give_what_one_pass_gives(seed: int, length: int, block_bytes: in
 
 
 class Listening:
-    """A layer that notes how many rows it was given."""
+    """A layer that records how many rows it was given."""
 
     def __init__(self, layer: RowLayer) -> None:
         self.layer, self.receptive_field, self.lengths = layer, layer.receptive_field, list[int]()
@@ -74,7 +74,7 @@ class Listening:
         return self.layer(rows)
 
 
-def test_a_long_sound_takes_several_blocks_that_overlap_by_what_the_layers_see() -> None:
+def test_a_long_sound_takes_several_blocks_that_overlap_by_the_receptive_field() -> None:
     layer = Convolution(drawn(4, 3, 8), None, stride=2, padding=Padding(4, 2, mode="reflect"))
     listening = Listening(layer)
     chunked = ChunkedLayers([listening], block_bytes=1200)
@@ -86,7 +86,7 @@ def test_a_long_sound_takes_several_blocks_that_overlap_by_what_the_layers_see()
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=60, deadline=None)
-def test_what_lies_further_off_than_layers_look_does_not_change_a_row(seed: int) -> None:
+def test_rows_outside_the_receptive_field_do_not_change_a_row(seed: int) -> None:
     layers = chain(torch.Generator().manual_seed(seed), "constant")
     field, place = receptive_field_of(layers), 240
     rows = drawn(480, 3)

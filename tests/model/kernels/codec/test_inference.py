@@ -1,4 +1,4 @@
-"""A network prepared for inference gives what the network gives, and leaves it as it was."""
+"""A network prepared for inference computes the same as the network, and leaves it unchanged."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from tests.worlds.small_codecs import HOPS, small_codec, sound
 
 
 def halves(kind: str, network: Any) -> tuple[nn.Module, nn.Module]:
-    """The encoder and the decoder that are chains of convolutions."""
+    """The parts of the encoder and the decoder that are chains of convolutions."""
     if kind == "mimi":
         return network.encoder.encoder_seanet, network.decoder.decoder_seanet
     return network.encoder, network.decoder
@@ -32,7 +32,7 @@ def check(plain: nn.Module, prepared: nn.Module, inputs: Tensor) -> None:
 
 @pytest.mark.parametrize("kind", list(HOPS))
 @pytest.mark.parametrize("samples", [1, 79, 81, 1_601, 50_003])
-def test_prepared_halves_give_what_the_network_s_own_give(kind: str, samples: int) -> None:
+def test_prepared_halves_compute_the_same_as_the_halves_of_the_network(kind: str, samples: int) -> None:
     network: Any = small_codec(kind)
     encoder, decoder = halves(kind, network)
     prepared_encoder, prepared_decoder = halves(kind, prepare_codec_for_inference(network))
@@ -54,7 +54,7 @@ def test_prepared_halves_give_what_the_network_s_own_give(kind: str, samples: in
     st.integers(1, 3),
 )
 @settings(max_examples=60, deadline=None)
-def test_an_encodec_of_any_shape_is_the_same_when_it_is_prepared(
+def test_an_encodec_of_any_shape_computes_the_same_when_it_is_prepared(
     channels: int, causal: bool, shortcut: bool, ratios: list[int], residuals: int, recurrent: int, padding: str,
     samples: int, batch: int,
 ) -> None:  # fmt: skip
@@ -72,7 +72,7 @@ def test_an_encodec_of_any_shape_is_the_same_when_it_is_prepared(
         check(network.decoder, prepared.decoder, network.encoder(wav))
 
 
-def test_folding_the_weight_norm_changes_nothing_for_a_prepared_network() -> None:
+def test_a_prepared_network_computes_the_same_with_the_weight_norm_folded() -> None:
     config = EncodecConfig(num_filters=4, hidden_size=8, upsampling_ratios=[4, 2], codebook_dim=8, codebook_size=4)
     torch.manual_seed(0)
     network, other = EncodecModel(config).eval(), EncodecModel(config).eval()
@@ -83,7 +83,7 @@ def test_folding_the_weight_norm_changes_nothing_for_a_prepared_network() -> Non
 
 
 @pytest.mark.parametrize("kind", list(HOPS))
-def test_preparing_a_network_leaves_it_as_it_was_and_copies_no_weights(kind: str) -> None:
+def test_preparing_a_network_leaves_it_unchanged_and_copies_no_weights(kind: str) -> None:
     network: Any = small_codec(kind)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     prepared: Any = prepare_codec_for_inference(network)
@@ -96,7 +96,7 @@ def test_preparing_a_network_leaves_it_as_it_was_and_copies_no_weights(kind: str
 
 
 @pytest.mark.parametrize("kind", ["dac", "mimi"])
-def test_an_item_of_a_batch_has_the_bits_that_it_has_alone(kind: str) -> None:
+def test_an_item_of_a_batch_has_the_same_bits_as_the_item_alone(kind: str) -> None:
     prepared: Any = prepare_codec_for_inference(small_codec(kind))
     encoder, decoder = halves(kind, prepared)
     wavs = torch.stack([sound(4_000, seed=seed) for seed in range(3)])
@@ -106,7 +106,7 @@ def test_an_item_of_a_batch_has_the_bits_that_it_has_alone(kind: str) -> None:
         assert torch.equal(decoder(latents[number : number + 1])[0], decoder(latents)[number])
 
 
-def test_a_half_with_a_layer_of_another_kind_runs_as_it_is() -> None:
+def test_a_half_with_a_layer_of_an_unknown_kind_is_not_replaced() -> None:
     network: Any = small_codec("encodec")
     network.encoder.layers[2] = nn.SELU()
     prepared: Any = prepare_codec_for_inference(network)
@@ -117,6 +117,6 @@ def test_a_half_with_a_layer_of_another_kind_runs_as_it_is() -> None:
         assert torch.equal(prepared.encoder(wav), network.encoder(wav))
 
 
-def test_a_network_in_another_precision_runs_as_it_is() -> None:
+def test_a_network_in_another_precision_is_not_replaced() -> None:
     network: Any = small_codec("encodec").double()
     assert prepare_codec_for_inference(network) is network

@@ -1,4 +1,4 @@
-"""Recurrent layers in segments give what PyTorch's own give from end to end, however long they remember."""
+"""Recurrent layers computed in segments give PyTorch's results, whatever the length of their memory."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ WIDTH = 12
 
 
 def recurrent(layers: int = 2, memory: float = 0.0) -> nn.LSTM:
-    """Random layers; `memory` is added to the forget gates' bias: 20 keeps all that was ever heard."""
+    """Random layers; `memory` is added to the bias of the forget gates: with 20 nothing is ever forgotten."""
     torch.manual_seed(0)
     lstm = nn.LSTM(WIDTH, WIDTH, layers)
     with torch.no_grad():
@@ -37,21 +37,21 @@ def check(lstm: nn.LSTM, inputs: Tensor, warm_up: int = recurrence.WARM_UP_FRAME
 
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize(("batch", "frames"), [(1, 1), (1, 127), (1, 256), (1, 1_001), (2, 600), (3, 300), (5, 40)])
-def test_any_number_of_sequences_of_any_length_are_as_pytorch_has_them(layers: int, batch: int, frames: int) -> None:
+def test_any_number_of_sequences_of_any_length_equals_pytorchs_result(layers: int, batch: int, frames: int) -> None:
     check(recurrent(layers), noise(batch, frames))
 
 
 @pytest.mark.parametrize("memory", [0.0, 2.0, 5.0, 20.0])
 @pytest.mark.parametrize("warm_up", [1, 8, 64])
 @pytest.mark.parametrize(("batch", "frames"), [(1, 1_003), (2, 515)])
-def test_segments_give_the_whole_however_long_layers_remember(
+def test_segments_give_the_whole_result_whatever_the_length_of_the_memory(
     memory: float, warm_up: int, batch: int, frames: int
 ) -> None:
     check(recurrent(memory=memory), noise(batch, frames), warm_up)
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Frames of the longest segment of each run from now on."""
+    """Lengths, in frames, of the longest segment of each later run."""
     lengths: list[int] = []
     run = recurrence._run_segments
 
@@ -74,7 +74,7 @@ def test_layers_that_forget_run_once_and_others_until_all_segments_agree(monkeyp
     assert lengths == [recurrence.WARM_UP_FRAMES, 250, 250, 250, 250]
 
 
-def test_what_is_no_number_ends_too() -> None:
+def test_a_nan_ends_and_spreads_only_to_later_frames() -> None:
     inputs = noise(1, 1_000)
     inputs[0, 500] = torch.nan
     with torch.no_grad():
@@ -83,7 +83,7 @@ def test_what_is_no_number_ends_too() -> None:
     assert found[500:].isnan().all()
 
 
-def test_narrow_layers_are_run_by_pytorch_and_wide_ones_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_narrow_layers_run_in_pytorch_and_wide_ones_here(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = counted(monkeypatch)
     inputs = noise(1, 200)
     with torch.no_grad():
@@ -96,7 +96,7 @@ def test_narrow_layers_are_run_by_pytorch_and_wide_ones_here(monkeypatch: pytest
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=8), st.sampled_from([0.0, 3.0, 20.0]))
 @settings(max_examples=10, deadline=None)
-def test_sequences_of_any_lengths_have_the_bits_that_they_have_alone(lengths: list[int], memory: float) -> None:
+def test_sequences_of_any_lengths_have_the_same_bits_as_each_alone(lengths: list[int], memory: float) -> None:
     inputs = [noise(1, frames)[0] * (number + 1) for number, frames in enumerate(lengths)]
     with torch.no_grad():
         lstm = recurrent(memory=memory)
@@ -107,7 +107,7 @@ def test_sequences_of_any_lengths_have_the_bits_that_they_have_alone(lengths: li
         torch.testing.assert_close(together[0], lstm(inputs[0])[0] + inputs[0], rtol=1e-5, atol=1e-5)
 
 
-def test_wide_layers_give_sequences_the_bits_that_they_have_alone() -> None:
+def test_sequences_in_wide_layers_have_the_same_bits_as_each_alone() -> None:
     width = recurrence.NARROWEST
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(frames, width, generator=generator) for frames in (1, 7, 200, 50, 410, 50, 3, 120)]
@@ -118,7 +118,7 @@ def test_wide_layers_give_sequences_the_bits_that_they_have_alone() -> None:
             assert torch.equal(found, layers([alone])[0])
 
 
-def test_sequences_that_are_too_many_for_one_go_are_run_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_sequences_for_one_run_are_split_into_several(monkeypatch: pytest.MonkeyPatch) -> None:
     layers = Recurrence(recurrent(1), narrowest=WIDTH)
     lengths = counted(monkeypatch)
     layers([noise(1, frames)[0] for frames in [30] * 100 + [10]])
