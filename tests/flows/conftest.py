@@ -19,7 +19,7 @@ from flows.service.service import SERVER_SETTINGS
 from tests.worlds.postgresql import PROGRAMS, postgresql
 from tests.worlds.prefect_home import keep_database, make_home
 
-# Before anything imports Prefect, which reads its settings once.
+# Set before anything imports Prefect, which reads its settings once.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="segue-prefect-")
 os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
 os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
@@ -30,10 +30,10 @@ SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
 DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 
 START_SECONDS = 300.0
-"""A first start migrates its database, on a machine with much other work for two minutes and more."""
+"""A first start migrates its database, which takes two minutes and more on a busy machine."""
 
 LOG_CHARACTERS = 6_000
-"""How much of the end of a log a failed test shows."""
+"""Number of characters that a failed test shows of the end of a log."""
 
 _FOLDER = pytest.StashKey[Path]()
 
@@ -47,7 +47,7 @@ class Server:
 
     @property
     def log(self) -> Path:
-        """What the server writes."""
+        """The server's log file."""
         return Path(self.environment["PREFECT_HOME"]) / "server.log"
 
     def command(self, *words: str, timeout: float = 120, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -59,7 +59,7 @@ class Server:
 
 @pytest.fixture(autouse=True)
 def folder_of_logs(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """What a test's server and workers write under its folder stands in the report where it fails."""
+    """If a test fails, its report shows what servers and workers wrote into its folder."""
     request.node.stash[_FOLDER] = tmp_path
 
 
@@ -81,7 +81,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 class ServerProcess:
-    """A Prefect server that can be ended and started again, with the same database and at the same address."""
+    """A Prefect server that can be ended and started again, with the same database and address."""
 
     def __init__(self, home: Path, **settings: str) -> None:
         with socket.socket() as probe:
@@ -104,7 +104,7 @@ class ServerProcess:
         self.server = Server(environment["PREFECT_API_URL"], environment | settings)
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         words = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self._port)]
         with open(self.server.log, "a") as log:
             environment = self.server.environment | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
@@ -116,13 +116,13 @@ class ServerProcess:
             time.sleep(0.2)
 
     def kill(self) -> None:
-        """End it at once, as a machine that is gone does."""
+        """End the server at once, as if its machine were gone."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
 
     def end(self) -> None:
-        """End it in good order."""
+        """End the server in good order."""
         if self._process is None:
             return
         self._process.terminate()
@@ -154,7 +154,7 @@ def _answers(url: str) -> bool:
 
 @pytest.fixture
 def away(tmp_path: Path, common: Path, request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
-    """A server of the test's own, which can go away; with PostgreSQL where a test's parameter says so."""
+    """A server of the test's own, which can be ended; with PostgreSQL if the test's parameter says so."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with ExitStack() as stack:
@@ -188,7 +188,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def write_words(source: Path):
-    """Writes files for the tiny stages: one for each word, two a shard."""
+    """Writes files for the tiny stages: one a word, two a shard."""
 
     def write(*words: str) -> None:
         for number, word in enumerate(words):

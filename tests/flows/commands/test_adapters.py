@@ -1,4 +1,4 @@
-"""Adapters by request: what a fine-tuning left, asked for by name and strength beside other requests."""
+"""Adapters by request: the result of a fine-tuning, used by name and strength beside requests without it."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ OPTIMIZATION = {"steps": 3, "learning_rate": 0.05, "warmup_steps": 0, "precision
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in which a fine-tuning named `noir` has run, and the model that it began with."""
+    """A store in which a fine-tuning named `noir` has run, and the model that it started from."""
     folder = tmp_path_factory.mktemp("tuned")
     save(random_musicgen(SHAPES["mono"]), SHAPES["mono"], folder / "model")
     make_recordings(folder / "music", 3, seconds=5.0)
@@ -39,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ordered(place: Path, store: str, *adapters: str, model: str = "model", **named: str) -> dict[str, np.ndarray]:
-    """Codes of the same words with different adapters, by what was asked of these; the likeliest codes."""
+    """The most likely codes of the same description with different adapters, by the adapters asked for."""
     lines = [
         {"description": DESCRIPTION, "name": each or "none", "seconds": 1.0, "temperature": 0, "adapters": each}
         for each in adapters
@@ -57,7 +57,7 @@ def ordered(place: Path, store: str, *adapters: str, model: str = "model", **nam
     return {row["name"]: np.array(row["codes"]) for row in rows.to_pylist()}
 
 
-def test_requests_with_different_adapters_side_by_side_are_what_they_are_alone(place: Path) -> None:
+def test_requests_with_different_adapters_in_one_batch_equal_requests_alone(place: Path) -> None:
     folder = str(next((place / "store" / "models").glob("*/adapter")))
     asked = ("", "noir:1", "noir:0.5, other:-2")
     together = ordered(place, "store", *asked, other=folder)
@@ -67,7 +67,7 @@ def test_requests_with_different_adapters_side_by_side_are_what_they_are_alone(p
         assert np.array_equal(alone[each or "none"], together[each or "none"])
 
 
-def test_the_updates_at_full_strength_are_the_checkpoint_that_they_were_merged_into(place: Path) -> None:
+def test_an_adapter_at_full_strength_equals_the_checkpoint_with_the_adapter_merged(place: Path) -> None:
     (row,) = query(Store(str(place / "store")), "SELECT checkpoint_id, adapter FROM checkpoints").to_pylist()
     assert row["adapter"] == "noir"
     updated = ordered(place, "store", f"{row['checkpoint_id']}:1", "noir:1")
@@ -75,12 +75,12 @@ def test_the_updates_at_full_strength_are_the_checkpoint_that_they_were_merged_i
     assert all(np.array_equal(codes, merged["none"]) for codes in updated.values())
 
 
-def test_an_adapter_that_is_not_there_is_refused_with_the_nearest_name(place: Path) -> None:
+def test_an_unknown_adapter_is_refused_with_the_nearest_name(place: Path) -> None:
     with pytest.raises(Exception, match=r"expected one of .*noir, got 'nori' \(did you mean noir\?\)"):
         ordered(place, "store", "nori:1", "")
 
 
-def test_a_clip_says_by_which_adapters_it_was_made_and_descends_from_what_they_learned(place: Path) -> None:
+def test_a_clip_records_its_adapters_and_descends_from_their_training_recordings(place: Path) -> None:
     ordered(place, "store", "noir:0.5", "")
     store = Store(str(place / "store"))
     rows = query(store, "SELECT request_id, name, adapters FROM requests ORDER BY name").to_pylist()
@@ -98,7 +98,7 @@ def test_a_clip_says_by_which_adapters_it_was_made_and_descends_from_what_they_l
     assert clips.column("request_id").to_pylist() == [rows[0]["request_id"]]
 
 
-def test_another_strength_is_another_request_with_the_same_chance(place: Path) -> None:
+def test_another_strength_is_another_request_with_the_same_seed(place: Path) -> None:
     lines = [{"description": DESCRIPTION, "adapters": {"noir": strength}} for strength in (0.5, 0.6)]
     (place / "strengths.json").write_text(json.dumps(lines))
     settings = {"store": str(place / "store"), "requests": str(place / "strengths.json"), "drop_requests": True}

@@ -37,26 +37,26 @@ def test_json_is_strict_and_holds_nested_values(capsys):
     assert second == {"title": None, "codes": [], "loss": None, "metrics": None, "at": None}
 
 
-def test_numbers_of_single_precision_have_the_digits_that_they_were_given_with(capsys):
+def test_numbers_of_single_precision_are_printed_with_their_original_digits(capsys):
     numbers = pa.array([0.91, float("nan"), None, 1e-20], pa.float32())
     rows = json.loads(printed("json", capsys, pa.table({"likeness": numbers})))
     assert [row["likeness"] for row in rows] == [0.91, None, None, 1e-20]
 
 
-def test_csv_reads_back(capsys):
+def test_csv_can_be_read_back(capsys):
     rows = list(csv.reader(io.StringIO(printed("csv", capsys))))
     assert rows[0] == ANSWER.column_names
     assert rows[1][0] == 'a "quoted", odd\n[bold]title[/bold]'
     assert json.loads(rows[1][1]) == [[1, 2], [3, 4]]
 
 
-def test_tables_hold_data_not_markup_and_count_their_rows(capsys):
+def test_tables_show_markup_as_text_and_count_their_rows(capsys):
     out = printed("table", capsys)
     assert "[bold]title[/bold]" in out
     assert out.splitlines()[-1] == "(2 rows)"
 
 
-def test_columns_of_one_name_are_all_there(capsys):
+def test_columns_of_the_same_name_are_all_printed(capsys):
     twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["n", "n"])
     assert json.loads(printed("json", capsys, twice)) == [{"n": 1, "n_1": 2}]
     assert printed("csv", capsys, twice) == "n,n\n1,2\n"
@@ -79,7 +79,7 @@ def on_terminal(capsys, answer, width, full=False):
     return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
 
 
-def test_what_does_not_fit_is_records_and_no_line_is_wider_than_the_terminal(capsys):
+def test_a_row_that_does_not_fit_is_printed_as_a_record_within_the_width_of_the_terminal(capsys):
     out = on_terminal(capsys, ANSWER, 40)
     assert out.splitlines()[0].rstrip() == "row 1 of 2"
     assert max(map(len, out.splitlines())) <= 40
@@ -87,14 +87,14 @@ def test_what_does_not_fit_is_records_and_no_line_is_wider_than_the_terminal(cap
     assert on_terminal(capsys, ANSWER.select(["loss"]), 40).splitlines()[0].split() == ["loss"]
 
 
-def test_words_are_wrapped_before_an_answer_becomes_records(capsys):
+def test_text_is_wrapped_before_an_answer_becomes_records(capsys):
     words = pa.table({"n": [1], "description": ["a warm ambient piece with bells over a pad, slow and calm"]})
     lines = on_terminal(capsys, words, 40).splitlines()
     assert lines[0].split() == ["n", "description"]
     assert max(map(len, lines)) <= 40
 
 
-def test_ids_are_shortened_as_far_as_they_can_be_told_apart_and_paths_never(capsys):
+def test_ids_are_shortened_to_a_unique_prefix_and_paths_are_not_shortened(capsys):
     out = on_terminal(capsys, WIDE, 200)
     assert ID[:16] in out
     assert NEAR[:16] in out
@@ -104,7 +104,7 @@ def test_ids_are_shortened_as_far_as_they_can_be_told_apart_and_paths_never(caps
     assert re.search(rf"\b{ID[:12]}\b", on_terminal(capsys, WIDE.slice(0, 1), 200))
 
 
-def test_full_and_whatever_is_no_terminal_shorten_nothing(capsys):
+def test_full_output_and_output_that_is_not_to_a_terminal_are_not_shortened(capsys):
     codes = WIDE.append_column("codes", pa.array([list(range(100))] * 2))
     for out in (on_terminal(capsys, codes, 120, full=True), printed("table", capsys, codes)):
         assert out.count(ID) == 4
@@ -115,7 +115,7 @@ def test_full_and_whatever_is_no_terminal_shorten_nothing(capsys):
 NUMBERS = {"loudness": -17.507876203951334, "bytes": 12345678.9, "beats": [0.5217391304347826, 1.0], "n": 123456789}
 
 
-def test_numbers_on_a_terminal_have_the_digits_that_a_person_reads(capsys):
+def test_numbers_on_a_terminal_are_rounded_for_reading(capsys):
     answer = pa.Table.from_pylist([NUMBERS])
     short = ["-17.5079", "12345679", "[0.521739,", "1.0]", "123456789"]
     assert on_terminal(capsys, answer, 120).splitlines()[1].split() == short
@@ -127,7 +127,7 @@ def test_numbers_on_a_terminal_have_the_digits_that_a_person_reads(capsys):
     assert "| -17.507876203951334 |" in printed("markdown", capsys, answer)
 
 
-def test_a_record_has_short_numbers_on_a_terminal_alone_and_ids_that_are_whole(capsys):
+def test_a_record_has_short_numbers_only_on_a_terminal_and_always_full_ids(capsys):
     row = NUMBERS | {"track_id": ID}
     print_record(Console(width=200, force_terminal=True, no_color=True), row)
     out = capsys.readouterr().out
@@ -138,12 +138,12 @@ def test_a_record_has_short_numbers_on_a_terminal_alone_and_ids_that_are_whole(c
     assert "-17.507876203951334" in capsys.readouterr().out
 
 
-def test_markdown_keeps_a_row_a_line(capsys):
+def test_markdown_prints_one_line_a_row(capsys):
     lines = printed("markdown", capsys, pa.table({"a|b": ["x|y\nz"], "n": [1.25]})).splitlines()
     assert lines == ["| a\\|b | n |", "| --- | --- |", "| x\\|y<br>z | 1.25 |"]
 
 
-def test_parquet_reads_back(capfdbinary):
+def test_parquet_can_be_read_back(capfdbinary):
     print_answer(ANSWER, "parquet", Console(width=200))
     read = pq.read_table(io.BytesIO(capfdbinary.readouterr().out))
     assert read.schema.names == ANSWER.schema.names

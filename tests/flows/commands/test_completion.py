@@ -1,4 +1,4 @@
-"""What a shell completes, asked as shells ask."""
+"""Shell completion, requested as a shell requests it."""
 
 import os
 import re
@@ -24,7 +24,7 @@ from tests.worlds.patience import PATIENCE_SECONDS
 
 
 def completed(words: str) -> list[str]:
-    """What bash is told for a line whose last word is being typed."""
+    """Bash's completions of the last word of a line."""
     script = "import sys; sys.argv[0] = 'segue'; from flows.cli import main; main()"
     environment = os.environ | {
         "_SEGUE_COMPLETE": "complete_bash",
@@ -52,7 +52,7 @@ def test_a_shell_completes_presets_stages_tables_and_knobs(words, expected):
     assert completed(words)[: len(expected)] == expected
 
 
-def test_every_name_is_completed_and_said_what_it_is():
+def test_every_name_is_completed_with_its_meaning():
     assert [name for name, _ in complete_preset("")] == list(PRESETS)
     assert [name for name, _ in complete_stage("")] == list(STAGES)
     assert {name for name, _ in complete_table("")} > set(TABLES)
@@ -61,7 +61,7 @@ def test_every_name_is_completed_and_said_what_it_is():
     assert [name for name, meaning in everything if not meaning] == []
 
 
-def test_the_version_is_said_with_the_commit_where_it_is_known(capfd):
+def test_the_version_is_printed_with_the_commit_if_it_is_known(capfd):
     assert run_command(["--version"]) == 0
     out = capfd.readouterr().out
     assert re.fullmatch(rf"segue {re.escape(version('segue'))}( \(commit [0-9a-f]{{12}}(, with changes)?\))?\n", out)

@@ -1,4 +1,4 @@
-"""`segue verify` on a delivery: a file that carries no signature is held against the checksums beside it."""
+"""`segue verify` on a delivery: a file without a signature is compared with the checksums beside it."""
 
 import json
 import shutil
@@ -32,12 +32,12 @@ def change_a_byte(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_a_delivery_as_it_was_made_holds_and_is_told_in_one_line(delivery, capsys):
+def test_an_unchanged_delivery_is_verified_in_one_line(delivery, capsys):
     assert run_command(["verify", str(delivery)]) == 0
     assert capsys.readouterr().out == f"{delivery}: 13 files, 8 sounds: all that is claimed of them holds\n"
 
 
-def test_a_changed_byte_of_an_unsigned_clip_is_told_for_the_clip_and_for_its_folder(delivery, capsys):
+def test_a_changed_byte_of_an_unsigned_clip_is_reported_for_the_clip_and_for_its_folder(delivery, capsys):
     clip = delivery / "clips" / "opening_1.mp3"
     assert run_command(["verify", str(clip)]) == 0
     assert "holds  checksum: as it was delivered, byte for byte" in capsys.readouterr().out
@@ -60,7 +60,7 @@ def test_a_clip_is_found_in_its_delivery_from_any_folder(delivery, capsys, monke
     assert "\nclips/opening_2.mp3\n" in f"\n{capsys.readouterr().out}"
 
 
-def test_what_is_gone_what_was_added_and_what_is_no_sound_is_told(delivery, capsys):
+def test_removed_added_and_changed_files_of_a_delivery_are_reported(delivery, capsys):
     (delivery / "clips" / "opening_1.mp3").unlink()
     shutil.copy(delivery / "clips" / "opening_2.mp3", delivery / "clips" / "added.mp3")
     with (delivery / "catalog.csv").open("a") as file:
@@ -76,7 +76,7 @@ def test_what_is_gone_what_was_added_and_what_is_no_sound_is_told(delivery, caps
     assert {each["subject"] for each in findings["added.mp3"]} == {"checksum", "marks", "signature"}
 
 
-def test_a_folder_without_checksums_is_refused_with_what_to_do(delivery, capsys):
+def test_a_folder_without_valid_checksums_is_refused_with_the_reason(delivery, capsys):
     (delivery / "SHA256SUMS").unlink()
     assert run_command(["verify", str(delivery / "clips" / "opening_1.mp3")]) == 0
     assert "  checksum: " not in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""`segue doctor` tells what there is and what to type; without a server too, and of one whose its places are."""
+"""`segue doctor` lists what there is and what to type, without a server, and with one also who takes its slots."""
 
 import os
 from datetime import UTC, datetime
@@ -19,12 +19,12 @@ from tests.worlds.deploying import clear
 
 @pytest.fixture(autouse=True)
 def own_state(tmp_path, monkeypatch):
-    """A state folder of the test's own, and no server that something else names."""
+    """A state folder of the test's own, and no server in the environment."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
 
 
-def test_the_doctor_tells_without_a_server_what_there_is_and_what_to_type(capsys, tmp_path):
+def test_without_a_server_the_doctor_lists_what_there_is_and_what_to_type(capsys, tmp_path):
     assert run_command(["doctor", "--store", str(tmp_path / "none")]) == 0
     lines = capsys.readouterr().out.splitlines()
     told = {line[3:].split("  ")[0].strip(): line for line in lines}
@@ -35,7 +35,7 @@ def test_the_doctor_tells_without_a_server_what_there_is_and_what_to_type(capsys
     assert "give --store" in told["store"]
 
 
-def test_the_doctor_takes_a_folder_of_something_else_for_no_store(capsys, tmp_path):
+def test_the_doctor_does_not_take_a_folder_with_other_files_for_a_store(capsys, tmp_path):
     (tmp_path / "src").mkdir()
     assert run_command(["doctor", "--store", str(tmp_path)]) == 0
     (told,) = [line for line in capsys.readouterr().out.splitlines() if line[3:].startswith("store ")]
@@ -43,7 +43,7 @@ def test_the_doctor_takes_a_folder_of_something_else_for_no_store(capsys, tmp_pa
     assert "a folder of something else" in told
 
 
-def test_the_doctor_tells_which_weights_are_published_ones_and_which_a_store_has_trained(capsys, tmp_path):
+def test_the_doctor_lists_published_weights_and_weights_trained_in_the_store(capsys, tmp_path):
     store = Store(str(tmp_path / "store"))
     store.require()
     rows = [{"checkpoint_id": kind, "kind": kind, "path": f"models/{kind}"} for kind in ("language_model", "codec")]
@@ -57,7 +57,7 @@ def test_the_doctor_tells_which_weights_are_published_ones_and_which_a_store_has
     assert told["weights of the store"].endswith("  codec, language_model")
 
 
-def test_the_doctor_says_bad_of_what_ended_of_a_server_that_does_not_answer_and_of_a_full_disk(capsys, monkeypatch):
+def test_the_doctor_reports_ended_workers_a_server_that_does_not_answer_and_a_full_disk_as_bad(capsys, monkeypatch):
     save_service(Service(parts={"cpu": Part(os.getpid(), 1.0)}))
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setattr(doctor, "LEAST_FREE", float("inf"))
@@ -68,7 +68,7 @@ def test_the_doctor_says_bad_of_what_ended_of_a_server_that_does_not_answer_and_
     assert any("disk of the state" in line and "make room" in line for line in bad)
 
 
-def test_the_doctor_tells_whose_the_taken_places_are_and_the_next_run_of_each_schedule(on_server):
+def test_the_doctor_names_the_runs_that_take_slots_and_the_next_run_of_each_schedule(on_server):
     options = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
     clear(on_server)
     with get_client(sync_client=True) as client:
@@ -86,7 +86,7 @@ def test_the_doctor_tells_whose_the_taken_places_are_and_the_next_run_of_each_sc
         assert [line for what, _, line in told if what == "next run" and "other" in line] == [
             "2040-01-01 00:00 other: Scheduled"
         ]
-        client.delete_flow_run(holder.id)  # and its place is free, which then nobody's run takes
+        client.delete_flow_run(holder.id)  # its slot becomes free, and is then taken by no run
         client.increment_concurrency_slots([f"deployment:{train}"], 1, "concurrency")
         told = {(finding.what, finding.state) for finding in doctor._server(on_server.url)}
         assert ("slot of train", "!!") in told

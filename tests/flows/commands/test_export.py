@@ -1,4 +1,4 @@
-"""`segue export`: what it prints, what it refuses in one line, and which requests words and files mean."""
+"""`segue export`: what it prints, what it refuses in one line, and how requests are chosen."""
 
 import io
 import json
@@ -25,7 +25,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture
 def export(store: Store, capsys: pytest.CaptureFixture[str]) -> Segue:
-    """Runs a command, and returns what it printed, to standard error too."""
+    """Runs the command and returns what it printed, standard error included."""
 
     def run(*words: object, code: int = 0) -> str:
         assert run_command(["export", *map(str, words), "--store", store.url]) == code
@@ -35,7 +35,7 @@ def export(store: Store, capsys: pytest.CaptureFixture[str]) -> Segue:
     return run
 
 
-def test_a_delivery_tells_what_was_written_and_that_nothing_was(export: Segue, tmp_path: Path) -> None:
+def test_an_export_says_what_was_written_and_whether_anything_was(export: Segue, tmp_path: Path) -> None:
     assert f"{tmp_path}/d: 8 clips written, 0 as they were\n" in export(tmp_path / "d")
     assert export(tmp_path / "d") == f"{tmp_path}/d: 8 clips as they were, nothing to write\n"
     told = export(tmp_path / "d", "--where", "take = 2")
@@ -44,12 +44,12 @@ def test_a_delivery_tells_what_was_written_and_that_nothing_was(export: Segue, t
     assert "7 clips of earlier exports removed" in export(tmp_path / "d", "--where", "take = 2", "--prune")
 
 
-def test_clips_that_the_development_certificate_signed_are_signed_by_it_in_another_form(
+def test_clips_signed_by_the_development_certificate_are_signed_by_it_in_other_formats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     signed = delivered_store(tmp_path)
-    credentials = identified_credentials(Credentials())  # as decode's version records them
+    credentials = identified_credentials(Credentials())  # as recorded in the version of decode
     config = json.dumps({"credentials": credentials.model_dump(mode="json")})
     record_version(signed, VERSION, "decode", 1, config, {})
     words = ["export", f"{tmp_path}/d", "--format", "mp3", "--where", "name = 'test'", "--store", signed.url]
@@ -60,7 +60,7 @@ def test_clips_that_the_development_certificate_signed_are_signed_by_it_in_anoth
     assert "development" in claim.signer
 
 
-def test_requests_are_meant_by_name_by_id_and_by_a_file_of_them(export: Segue, tmp_path: Path) -> None:
+def test_requests_are_chosen_by_name_by_id_and_by_a_file(export: Segue, tmp_path: Path) -> None:
     (tmp_path / "order.csv").write_text("name,description\ntest,whatever\nopening,\n")
     told = export(tmp_path / "d", "--requests", "CON", "--requests", f"{5:016x}", "--requests", tmp_path / "order.csv")
     assert "5 clips written" in told
@@ -73,7 +73,7 @@ def test_requests_are_meant_by_name_by_id_and_by_a_file_of_them(export: Segue, t
     assert "'openning', which is no file, id or name of one (did you mean opening?)" in told
 
 
-def test_the_best_takes_and_the_picks_of_a_person_choose(export: Segue, tmp_path: Path) -> None:
+def test_the_best_takes_are_chosen_among_those_that_a_person_did_not_refuse(export: Segue, tmp_path: Path) -> None:
     picks = [{"request_id": f"{0:016x}", "take": 2, "verdict": "refuse"}]
     (tmp_path / "picks.json").write_text(json.dumps({"format": "segue-picks-2", "store": "", "picks": picks}))
     export(tmp_path / "d", "--by", "clap_similarity", "--requests", "opening")
@@ -83,7 +83,7 @@ def test_the_best_takes_and_the_picks_of_a_person_choose(export: Segue, tmp_path
     assert [path.name for path in (tmp_path / "e" / "clips").iterdir()] == ["opening_1.flac"]
 
 
-def test_a_request_of_which_every_take_was_refused_is_told_with_how_more_are_made(
+def test_a_request_whose_takes_were_all_refused_is_reported_with_how_to_make_more(
     export: Segue, tmp_path: Path
 ) -> None:
     picks = tmp_path / "picks.csv"
@@ -100,7 +100,7 @@ def test_a_request_of_which_every_take_was_refused_is_told_with_how_more_are_mad
     )
 
 
-def test_an_order_of_which_a_clip_is_quarantined_is_delivered_without_it_and_tells_which(
+def test_quarantined_clips_are_left_out_of_a_delivery_and_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = delivered_store(tmp_path / "s")
@@ -141,14 +141,16 @@ def test_an_order_of_which_a_clip_is_quarantined_is_delivered_without_it_and_tel
         (("--certificate", "development", "--key", "a.pem"), "expected no --key beside the development certificate"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line_and_nothing_is_written(export, tmp_path, words, message) -> None:
+def test_an_invalid_option_is_refused_in_one_line_and_nothing_is_written(export, tmp_path, words, message) -> None:
     told = export(tmp_path / "d", *words, code=2)
     assert message in told
     assert len(told.splitlines()) == 1
     assert not (tmp_path / "d").exists()
 
 
-def test_a_clip_that_could_not_be_delivered_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_export_with_a_clip_that_cannot_be_delivered_exits_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = delivered_store(tmp_path / "s")
     store.remove(store.read(CLIPS, VERSION).to_pylist()[2]["path"])
     assert run_command(["export", str(tmp_path / "d"), "--store", store.url]) == 1

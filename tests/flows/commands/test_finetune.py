@@ -1,4 +1,4 @@
-"""`segue finetune`: a model from elsewhere learns a small collection, with its folder and nothing else."""
+"""`segue finetune`: a model from elsewhere is fine-tuned on a small collection, with only its folder."""
 
 import signal
 import subprocess
@@ -34,7 +34,7 @@ SMALL = ["train.optimization.steps=4", "train.batch_size=2", "train.optimization
 
 
 def tuned(place: Path, model: str, *overrides: str, **options: Any) -> list[str]:
-    """Run the stages of a tuning as `segue finetune` has them, and return their names."""
+    """Run the stages of `segue finetune`, and return their names."""
     difference, stages = recipe_of_tuning(model, Store(str(place / "store")), options.pop("text_encoder", None))
     settings = {"store": str(place / "store"), "source": str(place / "music"), "device": "cpu", "offline": True}
     parsed = parse_run_options(stages, "musicgen-small", settings, overrides, recipe_difference=difference)
@@ -43,7 +43,7 @@ def tuned(place: Path, model: str, *overrides: str, **options: Any) -> list[str]
 
 
 @pytest.mark.parametrize("name", ["mono", "stereo", "melody"])
-def test_a_folder_says_without_its_weights_what_they_are(name: str, tmp_path: Path) -> None:
+def test_a_hugging_face_folder_is_described_without_loading_its_weights(name: str, tmp_path: Path) -> None:
     folder = save(random_musicgen(SHAPES[name]), SHAPES[name], tmp_path / "model")
     described = describe_model(folder, WeightsLibrary(Store(str(tmp_path))).get)
     facts = load_checkpoint(folder, WeightsLibrary(Store(str(tmp_path))).get).facts
@@ -53,7 +53,7 @@ def test_a_folder_says_without_its_weights_what_they_are(name: str, tmp_path: Pa
     assert (described.segment_seconds, described.channels) == (facts.segment_seconds, facts.codec.channels)
 
 
-def test_an_audiocraft_folder_says_without_its_weights_what_they_are(tmp_path: Path) -> None:
+def test_an_audiocraft_folder_is_described_without_loading_its_weights(tmp_path: Path) -> None:
     folder, encoder = written(tmp_path, "stereo").folder, WeightsRef(str(text_encoder(tmp_path / "t5")))
     weights = WeightsLibrary(Store(str(tmp_path))).get
     described, facts = describe_model(folder, weights, encoder), load_checkpoint(folder, weights, "cpu", encoder).facts
@@ -61,7 +61,7 @@ def test_an_audiocraft_folder_says_without_its_weights_what_they_are(tmp_path: P
     assert (described.segment_seconds, described.channels) == (facts.segment_seconds, 2)
 
 
-def test_nothing_is_named_but_the_model_and_what_it_reads(tmp_path: Path) -> None:
+def test_a_fine_tuning_names_only_the_weights_of_the_model_and_of_its_conditions(tmp_path: Path) -> None:
     for shape, conditions in (("mono", set()), ("melody", {"chroma"})):
         folder = str(save(random_musicgen(SHAPES[shape]), SHAPES[shape], tmp_path / shape))
         difference, stages = recipe_of_tuning(folder, Store(str(tmp_path / "store")))
@@ -72,7 +72,7 @@ def test_nothing_is_named_but_the_model_and_what_it_reads(tmp_path: Path) -> Non
         assert {str(reference) for reference in named} == {folder} | ({"demucs:htdemucs"} if conditions else set())
 
 
-def test_what_is_learned_from_is_told_of_the_recordings_that_are_given_and_of_no_others(tmp_path: Path) -> None:
+def test_the_plan_describes_the_training_data_only_of_the_given_recordings(tmp_path: Path) -> None:
     folder = str(save(random_musicgen(SHAPES["mono"]), SHAPES["mono"], tmp_path / "model"))
     difference, stages = recipe_of_tuning(folder, Store(str(tmp_path / "store")))
     settings = {"source": str(tmp_path), "store": str(tmp_path / "store")}
@@ -90,7 +90,7 @@ def test_what_is_learned_from_is_told_of_the_recordings_that_are_given_and_of_no
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with music, a model, and the store of a tuning, which nobody changes."""
+    """A folder with music, a model, and the store of a fine-tuning; no test changes it."""
     folder, shape = tmp_path_factory.mktemp("tuned"), SHAPES["mono"]
     save(random_musicgen(shape), shape, folder / "model")
     make_recordings(folder / "music", 4, seconds=5.0)
@@ -101,7 +101,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_folder_of_music_and_a_checkpoint_make_updates_of_it_and_a_page(place: Path) -> None:
+def test_a_folder_of_music_and_a_checkpoint_give_an_adapter_and_a_page_with_samples(place: Path) -> None:
     rows = query(Store(str(place / "store")), "SELECT path, steps, rows_seen FROM checkpoints").to_pylist()
     assert [(row["steps"], row["rows_seen"]) for row in rows] == [(4, 3)]  # one of four is held out
     names = {file.name for file in (place / "store" / rows[0]["path"] / "adapter").iterdir()}
@@ -113,7 +113,7 @@ def test_a_folder_of_music_and_a_checkpoint_make_updates_of_it_and_a_page(place:
     assert page.count("<audio controls") == 3
 
 
-def test_the_updates_of_a_store_are_exported_for_peft_and_no_others_are(
+def test_the_adapter_of_a_store_is_exported_for_peft_and_other_models_are_refused(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (row,) = query(Store(str(place / "store")), "SELECT checkpoint_id, path FROM checkpoints").to_pylist()
@@ -127,7 +127,7 @@ def test_the_updates_of_a_store_are_exported_for_peft_and_no_others_are(
 
 
 class DiesAt(Progress):
-    """Fails a run when so many steps of a training have been made."""
+    """Fails a run after a number of training steps."""
 
     def __init__(self, step: int) -> None:
         self.left = step
@@ -138,7 +138,7 @@ class DiesAt(Progress):
             raise RuntimeError("the machine is gone")
 
 
-def test_a_tuning_that_fails_on_the_way_and_goes_on_leaves_what_an_undisturbed_one_leaves(tmp_path: Path) -> None:
+def test_a_fine_tuning_that_fails_and_resumes_gives_what_an_undisturbed_one_gives(tmp_path: Path) -> None:
     shape = SHAPES["mono"]
     save(random_musicgen(shape), shape, tmp_path / "model")
     make_recordings(tmp_path / "music", 3, seconds=3.0)
@@ -166,7 +166,7 @@ def test_a_tuning_that_fails_on_the_way_and_goes_on_leaves_what_an_undisturbed_o
 
 
 @pytest.mark.slow
-def test_a_model_in_two_parts_makes_its_samples_on_the_way_as_a_whole_one_does(tmp_path: Path) -> None:
+def test_a_model_sharded_over_two_processes_makes_the_same_samples_as_a_whole_one(tmp_path: Path) -> None:
     shape = SHAPES["mono"]
     save(random_musicgen(shape), shape, tmp_path / "model")
     make_recordings(tmp_path / "music", 3, seconds=3.0)
@@ -186,18 +186,22 @@ def test_a_model_in_two_parts_makes_its_samples_on_the_way_as_a_whole_one_does(t
     assert whole.keys() == parts.keys()
     assert {step for step, _ in whole} == {0, 2, 4}
     before = [place for place in whole if place[0] == 0]
-    assert [parts[place] for place in before] == [whole[place] for place in before]  # as they began with equal weights
+    assert [parts[place] for place in before] == [
+        whole[place] for place in before
+    ]  # the weights were still equal at step 0
 
 
 @pytest.mark.slow
-def test_an_audiocraft_folder_is_tuned_with_the_text_encoder_that_it_is_given(tmp_path: Path) -> None:
+def test_an_audiocraft_folder_is_fine_tuned_with_the_given_text_encoder(tmp_path: Path) -> None:
     folder = written(tmp_path, "text").folder
     make_recordings(tmp_path / "music", 3, seconds=5.0)
     encoder = str(text_encoder(tmp_path / "t5"))
     assert "train" in tuned(tmp_path, str(folder), *SMALL, text_encoder=encoder)
 
 
-def test_what_is_missing_is_one_line_that_says_what_to_fetch_and_how_to_name_it(tmp_path: Path, capfd: Any) -> None:
+def test_missing_weights_are_reported_in_one_line_with_what_to_fetch_and_how_to_name_it(
+    tmp_path: Path, capfd: Any
+) -> None:
     make_recordings(tmp_path / "music", 1)
     words = ["--source", str(tmp_path / "music"), "--store", str(tmp_path / "store")]
     assert run_command(["finetune", "facebook/musicgen-small", *words, "--set", "settings.offline=true"]) == 1
@@ -205,7 +209,7 @@ def test_what_is_missing_is_one_line_that_says_what_to_fetch_and_how_to_name_it(
     assert last.endswith("put the folder here and name it: segue finetune ./musicgen-small"), last
 
 
-def test_a_melody_model_that_is_missing_is_told_together_with_its_separator(tmp_path: Path, capfd: Any) -> None:
+def test_a_missing_melody_model_is_reported_together_with_its_separator(tmp_path: Path, capfd: Any) -> None:
     words = ["--source", str(tmp_path), "--store", str(tmp_path / "store"), "--set", "settings.offline=true"]
     assert run_command(["finetune", "facebook/musicgen-melody", *words]) == 1
     last = capfd.readouterr().err.splitlines()[-1]
@@ -214,12 +218,12 @@ def test_a_melody_model_that_is_missing_is_told_together_with_its_separator(tmp_
     assert last.endswith("or do without a separator by --set chroma.separator=null")
 
 
-def test_recordings_are_asked_for(capfd: Any) -> None:
+def test_a_fine_tuning_without_source_is_refused(capfd: Any) -> None:
     assert run_command(["finetune", "facebook/musicgen-small"]) == 2
     assert "expected recordings to learn from, --source FOLDER" in capfd.readouterr().err
 
 
-def test_recordings_that_are_not_there_are_told_before_anything_is_promised(tmp_path: Path, capfd: Any) -> None:
+def test_a_source_folder_that_does_not_exist_is_reported_by_a_dry_run(tmp_path: Path, capfd: Any) -> None:
     shape = SHAPES["mono"]
     model = save(random_musicgen(shape), shape, tmp_path / "model")
     words = ["--source", str(tmp_path / "nowhere"), "--store", str(tmp_path / "store"), "--dry-run"]
@@ -228,7 +232,7 @@ def test_recordings_that_are_not_there_are_told_before_anything_is_promised(tmp_
 
 
 def started(store: Path, process: "subprocess.Popen[str]") -> None:
-    """Wait until a training has kept its state for the first time."""
+    """Wait until a training has saved its state for the first time."""
     for line in process.stderr or ():
         if "training: " in line and "steps" in line:
             break
@@ -237,7 +241,7 @@ def started(store: Path, process: "subprocess.Popen[str]") -> None:
 
 
 @pytest.mark.slow
-def test_a_command_that_was_killed_or_stopped_ends_as_an_undisturbed_one_and_below_where_it_began(
+def test_a_killed_and_interrupted_command_gives_what_an_undisturbed_one_gives_and_lowers_the_loss(
     server: Any, corpus: Path, tmp_path: Path
 ) -> None:
     shape = SHAPES["mono"]

@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "music"
 
 
-def test_what_fails_is_named_with_its_reason_and_the_limits_that_would_let_it_pass(
+def test_failing_recordings_are_named_with_the_reason_and_the_limits_that_would_pass_them(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command(["gates", "--source", str(folder), "--format", "json"]) == 1
@@ -40,7 +40,7 @@ def test_what_fails_is_named_with_its_reason_and_the_limits_that_would_let_it_pa
     assert run_command(["gates", "--source", str(folder), *options]) == 0
 
 
-def test_a_limit_that_is_none_and_a_folder_without_recordings_are_usage_errors(
+def test_an_unknown_limit_and_a_folder_without_recordings_are_usage_errors(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command(["gates", "--source", str(folder), "--set", "gate.limits.hed_silence=3"]) == 2

@@ -1,4 +1,4 @@
-"""`segue generate`: clips of a checkpoint that somebody else published, with its folder and nothing else."""
+"""`segue generate`: clips of a checkpoint that somebody else published, with only its folder."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ DESCRIPTION = "calm piano at night"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A MusicGen as Hugging Face's hub has it."""
+    """A MusicGen in the form of Hugging Face's hub."""
     return save(random_musicgen(SHAPES["mono"]), SHAPES["mono"], tmp_path / "small")
 
 
@@ -41,11 +41,11 @@ def order(*words: str) -> int:
 
 
 def made(store: Path, *stages: str, **difference: Any) -> list[dict[str, Any]]:
-    """Run the stages of an order as `segue generate` has them, and return its clips with their codes."""
+    """Run the stages of `segue generate`, and return its clips with their codes."""
     model, requests = difference.pop("model"), difference.pop("requests")
     recipe = recipe_of_checkpoint(model, Store(str(store)), difference.pop("text_encoder", None))
     settings = {"store": str(store), "requests": requests, "device": "cpu", "offline": True}
-    opened = [f"{name}={value}" for name, value in OPEN_GATE.items()]  # what has learned nothing makes noise
+    opened = [f"{name}={value}" for name, value in OPEN_GATE.items()]  # an untrained model makes noise
     options = parse_run_options(list(stages), "musicgen-small", settings, opened, recipe_difference=recipe)
     run_stages(Run(options.plan))
     columns = "description, take, codes, clips.seconds, clips.path"
@@ -54,7 +54,7 @@ def made(store: Path, *stages: str, **difference: Any) -> list[dict[str, Any]]:
     return list(clips.to_pylist())
 
 
-def test_an_order_of_a_folder_makes_clips_scores_and_the_page_and_greedy_codes_are_those_of_transformers(
+def test_an_order_of_a_folder_makes_clips_scores_and_the_page_with_the_greedy_codes_of_transformers(
     folder: Path, tmp_path: Path
 ) -> None:
     line = {"description": DESCRIPTION, "seconds": 0.8, "temperature": 0, "guidance": 3}
@@ -70,7 +70,7 @@ def test_an_order_of_a_folder_makes_clips_scores_and_the_page_and_greedy_codes_a
     assert (place / "report" / "index.html").read_text().count("<audio controls") == 1
 
 
-def test_an_audiocraft_folder_makes_clips_with_the_text_encoder_that_it_is_given(tmp_path: Path) -> None:
+def test_an_audiocraft_folder_makes_clips_with_the_given_text_encoder(tmp_path: Path) -> None:
     checkpoint = written(tmp_path, "text").folder
     (tmp_path / "order.csv").write_text(f"description,seconds\n{DESCRIPTION},0.5\n")
     given = {"model": str(checkpoint), "text_encoder": str(text_encoder(tmp_path / "t5"))}
@@ -78,7 +78,7 @@ def test_an_audiocraft_folder_makes_clips_with_the_text_encoder_that_it_is_given
     assert [(row["description"], row["seconds"]) for row in rows] == [(DESCRIPTION, 0.5)]
 
 
-def test_an_order_in_a_store_that_has_tokens_asks_for_no_other_codec(folder: Path, tmp_path: Path) -> None:
+def test_an_order_in_a_store_that_has_tokens_needs_no_other_codec(folder: Path, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     store.write_shard(TOKENS, "v1", "0", pa.Table.from_pylist([], schema=TOKENS.schema), "k")
     (tmp_path / "order.csv").write_text(f"description,seconds\n{DESCRIPTION},0.5\n")
@@ -87,7 +87,7 @@ def test_an_order_in_a_store_that_has_tokens_asks_for_no_other_codec(folder: Pat
     assert [row["description"] for row in rows] == [DESCRIPTION]
 
 
-def test_words_are_added_to_those_that_were_ordered_before(folder: Path, tmp_path: Path, capfd: Any) -> None:
+def test_texts_are_added_to_those_ordered_before(folder: Path, tmp_path: Path, capfd: Any) -> None:
     place = tmp_path / "store"
     place.mkdir()
     for words in (["--text", DESCRIPTION, "--takes", "4"], ["--text", "loud drums", "--text", "fast bass"]):
@@ -101,7 +101,7 @@ def test_words_are_added_to_those_that_were_ordered_before(folder: Path, tmp_pat
     assert "order: 2 requests, 5 clips" in capfd.readouterr().err
 
 
-def test_a_plan_says_what_the_model_is_and_what_its_weights_take(folder: Path, tmp_path: Path, capfd: Any) -> None:
+def test_a_plan_describes_the_model_and_the_size_of_its_weights(folder: Path, tmp_path: Path, capfd: Any) -> None:
     assert order(str(folder), "--text", DESCRIPTION, "--store", str(tmp_path / "store"), "--dry-run") == 0
     told = capfd.readouterr().err
     assert f"model: {folder}, in Hugging Face's form, reads description" in told
@@ -109,7 +109,7 @@ def test_a_plan_says_what_the_model_is_and_what_its_weights_take(folder: Path, t
     assert not (tmp_path / "store" / "audio").exists()
 
 
-def test_a_plan_says_which_lines_are_refused_and_why_and_that_a_run_would_stop(
+def test_a_plan_lists_refused_lines_with_reasons_and_says_that_a_run_would_stop(
     folder: Path, tmp_path: Path, capfd: Any
 ) -> None:
     (tmp_path / "order.csv").write_text("text;duration\ncalm piano;1,5\nloud drums;-1\n")
@@ -132,7 +132,7 @@ def test_a_plan_refuses_a_codec_that_is_not_the_models(folder: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("form", ["hub", "audiocraft"])
-def test_what_is_missing_is_one_line_that_says_what_to_fetch_and_how_to_name_it(
+def test_missing_weights_are_reported_in_one_line_with_what_to_fetch_and_how_to_name_it(
     form: str, tmp_path: Path, capfd: Any
 ) -> None:
     model = "facebook/musicgen-small" if form == "hub" else str(written(tmp_path, "text").folder)
@@ -148,7 +148,7 @@ def test_what_is_missing_is_one_line_that_says_what_to_fetch_and_how_to_name_it(
     assert lines[1].endswith(cure), lines[1]
 
 
-def test_a_melody_model_that_is_missing_is_told_together_with_its_separator(tmp_path: Path, capfd: Any) -> None:
+def test_a_missing_melody_model_is_reported_together_with_its_separator(tmp_path: Path, capfd: Any) -> None:
     words = ["facebook/musicgen-melody", "--text", DESCRIPTION, "--store", str(tmp_path / "store")]
     assert order(*words) == 1
     last = capfd.readouterr().err.splitlines()[-1]
@@ -158,7 +158,7 @@ def test_a_melody_model_that_is_missing_is_told_together_with_its_separator(tmp_
     assert "demucs" not in capfd.readouterr().err
 
 
-def test_what_a_model_that_nobody_knows_may_turn_out_to_need_is_told_with_it(tmp_path: Path, capfd: Any) -> None:
+def test_a_missing_unknown_model_is_reported_with_the_weights_that_it_may_need(tmp_path: Path, capfd: Any) -> None:
     assert order("somebody/music-model", "--text", DESCRIPTION, "--store", str(tmp_path / "store")) == 1
     last = capfd.readouterr().err.splitlines()[-1]
     assert last.startswith("segue: missing weights somebody/music-model (")
@@ -172,7 +172,7 @@ def test_what_a_model_that_nobody_knows_may_turn_out_to_need_is_told_with_it(tmp
     ("words", "told"),
     [([], "got neither"), (["--text", "x", "--requests", "order.csv"], "got --requests and --text")],
 )
-def test_an_order_is_either_words_or_a_file(words: list[str], told: str, capfd: Any) -> None:
+def test_an_order_is_either_text_or_a_file(words: list[str], told: str, capfd: Any) -> None:
     assert order("facebook/musicgen-small", *words) == 2
     assert told in capfd.readouterr().err
 
@@ -185,7 +185,7 @@ def test_an_order_is_either_words_or_a_file(words: list[str], told: str, capfd: 
         (["./small", "--text", "x", "--seconds", "400"], "expected --seconds of at most 300, got 400"),
     ],
 )
-def test_a_slip_is_told_in_one_line_at_once_and_orders_nothing(
+def test_an_invalid_order_is_refused_in_one_line_and_orders_nothing(
     words: list[str], told: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     monkeypatch.chdir(folder.parent)
@@ -196,7 +196,7 @@ def test_a_slip_is_told_in_one_line_at_once_and_orders_nothing(
     assert not list(tmp_path.glob("store/order*"))
 
 
-def test_an_order_that_a_plan_refuses_is_not_kept_for_the_next_one(folder: Path, tmp_path: Path, capfd: Any) -> None:
+def test_a_refused_order_is_not_kept_for_the_next_one(folder: Path, tmp_path: Path, capfd: Any) -> None:
     place = tmp_path / "store"
     assert order(str(folder), "--text", "x" * 3000, "--store", str(place)) == 2
     last = capfd.readouterr().err.splitlines()[-1]
@@ -204,12 +204,12 @@ def test_an_order_that_a_plan_refuses_is_not_kept_for_the_next_one(folder: Path,
     assert not (place / "order.jsonl").exists()
 
 
-def test_what_is_missing_at_a_url_is_fetched_as_that_is() -> None:
+def test_weights_missing_at_a_url_are_fetched_as_their_url_says() -> None:
     assert "hf download" not in _cure("s3://models/none", "generate.checkpoint", {})
     assert "`hf download someone/mono --local-dir ./mono`" in _cure("hf://someone/mono", "generate.checkpoint", {})
 
 
-def test_nothing_is_named_but_the_model(tmp_path: Path) -> None:
+def test_decode_and_evaluate_name_only_the_weights_of_the_model(tmp_path: Path) -> None:
     difference = recipe_of_checkpoint("facebook/musicgen-small", Store(str(tmp_path)))
     options = parse_run_options(stages_of_order(), "musicgen-small", {}, [], recipe_difference=difference)
     named = {stage.name: weights_in(stage.config) for stage in options.plan.stages if stage.name in options.plan.names}
@@ -218,7 +218,7 @@ def test_nothing_is_named_but_the_model(tmp_path: Path) -> None:
     }
 
 
-def test_clips_that_are_marked_are_listened_to_where_something_finds_the_mark(
+def test_the_watermark_stage_runs_only_for_marked_clips_with_a_detector(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[RunOptions] = []
@@ -243,7 +243,7 @@ def test_clips_that_are_marked_are_listened_to_where_something_finds_the_mark(
     assert ["watermark" in options.plan.names for options in runs] == [True, False, False]
 
 
-def test_an_order_is_delivered_where_it_is_to_go_and_a_place_that_is_taken_is_told_before_any_work(
+def test_an_order_is_exported_and_an_export_folder_in_use_is_refused_before_any_work(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     def run_without_prefect(options: RunOptions) -> int:
@@ -261,12 +261,12 @@ def test_an_order_is_delivered_where_it_is_to_go_and_a_place_that_is_taken_is_to
     assert (tmp_path / "clips" / "catalog.csv").is_file()
 
 
-def test_a_folder_of_one_word_is_no_id(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_named_by_one_word_is_not_taken_for_an_id(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
     assert recipe_of_checkpoint("small", Store("nowhere"))["generate"] == {"checkpoint": "./small"}
 
 
-def test_of_a_model_of_the_store_the_store_knows_what_made_its_codes_and_conditions(tmp_path: Path) -> None:
+def test_the_recipe_of_a_stored_model_names_what_made_its_codes_and_conditions(tmp_path: Path) -> None:
     store = filled_store(tmp_path)
     codec = CodecFacts(
         **{"reference": "checkpoint:abc", "identity": "0" * 64, "sample_rate": 8_000, "frame_rate": 25.0},

@@ -1,4 +1,4 @@
-"""`segue verify --store` of deliveries: a clip in another form is known for what it is, and nothing else passes."""
+"""`segue verify --store` on deliveries: a clip in another form is recognised, and other files fail."""
 
 import io
 import json
@@ -30,14 +30,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def delivered(store: Store, folder: Path, *words: str) -> Path:
-    """The file of take 1 of `opening`, in a form that is asked for."""
+    """The file of take 1 of `opening`, exported with the given options."""
     assert run_command(["export", str(folder / "d"), "--store", store.url, *words]) == 0
     (path,) = (folder / "d" / "clips").glob("opening_1.*")
     return path
 
 
 def verify(store: Store, path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, Findings]:
-    """The exit code, and by subject verdict and words."""
+    """The exit code, and verdict and words by subject."""
     capsys.readouterr()
     code = run_command(["verify", str(path), "--store", store.url, "--format", "json"])
     (findings,) = json.loads(capsys.readouterr().out).values()
@@ -45,7 +45,7 @@ def verify(store: Store, path: Path, capsys: pytest.CaptureFixture[str]) -> tupl
 
 
 def changed(path: Path, sound: np.ndarray, rate: int, **tags: str) -> None:
-    """Put other sound into a file, under its own tags but for some."""
+    """Put other sound into a file, with its own tags and the given changes of them."""
     own = read_own_tags(io.BytesIO(path.read_bytes())) | tags
     path.write_bytes(encode_audio(sound.astype(np.float32), rate, "mp3", own, source=SourceType.TRAINED))
 
@@ -64,7 +64,7 @@ def sound_of(path: Path) -> tuple[np.ndarray, int]:
         ("--format", "wav", "--bit-depth", "24", "--sample-rate", "48000"),
     ],
 )
-def test_a_clip_in_another_form_holds(store, tmp_path, capsys, words: tuple[str, ...]) -> None:
+def test_a_clip_in_another_form_is_verified(store, tmp_path, capsys, words: tuple[str, ...]) -> None:
     code, found = verify(store, delivered(store, tmp_path, *words), capsys)
     request = store.read(CLIPS, VERSION).to_pylist()[0]["request_id"]
     assert found["row"] == ("holds", f"a delivery of clip {request} take 1 in another form")
@@ -73,7 +73,7 @@ def test_a_clip_in_another_form_holds(store, tmp_path, capsys, words: tuple[str,
     assert code == 0
 
 
-def test_another_clip_s_sound_under_a_clip_s_tags_fails(store, tmp_path, capsys) -> None:
+def test_the_sound_of_another_clip_under_a_clips_tags_fails(store, tmp_path, capsys) -> None:
     path = delivered(store, tmp_path, "--format", "mp3")
     (other,) = (tmp_path / "d" / "clips").glob("test_1.mp3")
     changed(path, *sound_of(other))
@@ -92,7 +92,7 @@ def test_another_clip_s_sound_under_a_clip_s_tags_fails(store, tmp_path, capsys)
     ],
     ids=["silenced", "cut", "softer", "doubled"],
 )
-def test_a_form_with_other_sound_fails_and_says_what_is_not_the_clip_s(store, tmp_path, capsys, change, told) -> None:
+def test_a_changed_sound_fails_with_its_difference_from_the_clip(store, tmp_path, capsys, change, told) -> None:
     path = delivered(store, tmp_path, "--format", "mp3")
     sound, rate = sound_of(path)
     changed(path, change(sound, rate), rate)
@@ -101,7 +101,7 @@ def test_a_form_with_other_sound_fails_and_says_what_is_not_the_clip_s(store, tm
     assert told in found["row"][1]
 
 
-def test_a_form_whose_tags_name_another_model_fails(store, tmp_path, capsys) -> None:
+def test_a_file_whose_tags_name_another_model_fails(store, tmp_path, capsys) -> None:
     path = delivered(store, tmp_path, "--format", "mp3")
     changed(path, *sound_of(path), checkpoint="0123abcd")
     code, found = verify(store, path, capsys)
@@ -109,7 +109,7 @@ def test_a_form_whose_tags_name_another_model_fails(store, tmp_path, capsys) -> 
     assert "its checkpoint is 0123abcd, the clip's " in found["row"][1]
 
 
-def test_somebody_else_s_file_fails(store, tmp_path, capsys) -> None:
+def test_a_file_that_is_not_from_the_store_fails(store, tmp_path, capsys) -> None:
     path = tmp_path / "theirs.mp3"
     sound = 0.1 * np.sin(np.arange(32_000) / 20)[None].astype(np.float32)
     path.write_bytes(encode_audio(sound, 16_000, "mp3", {"request": "f" * 16, "take": "1"}, source=SourceType.TRAINED))

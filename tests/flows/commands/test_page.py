@@ -1,4 +1,5 @@
-"""`segue page`: a store's page with its sounds to a browser on this machine, from a disk or a bucket, or signed."""
+"""`segue page`: serves a store's page with its sounds to a browser on this machine, from a disk or a bucket, or signs
+it."""
 
 import shutil
 import threading
@@ -33,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bucket(folder):
-    """The same in a bucket."""
+    """The same store in a bucket."""
     with object_store() as filesystem:
         filesystem.mkdir("heard")
         store = Store("s3://heard/store")
@@ -44,7 +45,7 @@ def bucket(folder):
 
 @pytest.fixture(params=["disk", "bucket"])
 def served(request, folder, bucket):
-    """The address of a page that is served."""
+    """The address of a served page."""
     server = serve(Store(bucket if request.param == "bucket" else str(folder)), 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -60,7 +61,7 @@ def a_clip(folder):
     return next(file for file in sorted((folder / "audio").rglob("*.flac")))
 
 
-def test_files_come_with_their_types_whole_or_by_ranges_of_bytes(served, folder):
+def test_files_are_served_with_their_types_whole_or_by_ranges_of_bytes(served, folder):
     clip = a_clip(folder)
     address, data = f"{served}/{clip.relative_to(folder).as_posix()}", clip.read_bytes()
     whole = got(address)
@@ -78,17 +79,17 @@ def test_files_come_with_their_types_whole_or_by_ranges_of_bytes(served, folder)
 @pytest.mark.parametrize(
     "path", ["segue-store.json", "report/../segue-store.json", "..%2f..%2fetc/passwd", "audio/none"]
 )
-def test_nothing_is_served_but_what_pages_link_to(served, path):
+def test_only_files_that_pages_link_to_are_served(served, path):
     with pytest.raises(urllib.error.HTTPError, match="404"):
         got(f"{served}/{path}")
 
 
-def test_a_page_of_elsewhere_that_has_its_name_point_here_reads_nothing(served):
+def test_a_request_under_another_host_name_is_refused(served):
     with pytest.raises(urllib.error.HTTPError, match="403"):
         got(f"{served}/report/index.html", Host="evil.example:80")
 
 
-def test_a_page_is_written_with_links_that_hold_for_so_many_hours(bucket, tmp_path, capsys):
+def test_a_signed_page_has_links_that_are_valid_for_the_given_hours(bucket, tmp_path, capsys):
     file = tmp_path / "page.html"
     assert run_command(["page", "--store", bucket, "--signed", str(file), "--hours", "2"]) == 0
     assert "until 20" in capsys.readouterr().out
@@ -99,7 +100,7 @@ def test_a_page_is_written_with_links_that_hold_for_so_many_hours(bucket, tmp_pa
     assert '"pictures/' not in text
 
 
-def test_what_cannot_be_signed_and_what_has_no_page_is_told(folder, tmp_path, capsys):
+def test_a_store_on_disk_cannot_be_signed_and_a_store_without_a_page_is_refused(folder, tmp_path, capsys):
     assert run_command(["page", "--store", str(folder), "--signed", str(tmp_path / "page.html")]) == 2
     assert "expected a store in a bucket for --signed" in capsys.readouterr().err
     empty = tmp_path / "empty"
@@ -111,7 +112,7 @@ def test_what_cannot_be_signed_and_what_has_no_page_is_told(folder, tmp_path, ca
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium is installed: apt-get install chromium")
 @pytest.mark.parametrize("form", ["served", "signed"])
-def test_a_browser_sees_and_hears_a_bucket(form, bucket, tmp_path):
+def test_a_browser_shows_and_plays_the_page_of_a_bucket(form, bucket, tmp_path):
     playwright = pytest.importorskip("playwright.sync_api")
     server = serve(Store(bucket), 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()

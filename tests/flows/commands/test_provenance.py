@@ -1,4 +1,4 @@
-"""`segue explain` and `segue take-down`: what came of a recording, and that nothing of it is shown any more."""
+"""`segue explain` and `segue take-down`: what was made from a recording, and that none of it is shown any more."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,8 @@ from schemas.weights import MissingWeights, WeightsLibrary
 from tests.schemas.queries.test_views import publish, record
 
 OURS, THEIRS, MELODY = ("1" * 64, "2" * 64, "3" * 64)
-"""Recordings: one that the codec and the first model learned from, one that all learned from, one that is a melody."""
+"""Recordings: one that the codec and the first model learned from, one that all of them learned from, and one that is a
+melody."""
 
 Segue = Callable[..., str]
 
@@ -96,14 +97,14 @@ def test_a_clip_is_explained_by_its_models_and_their_recordings(segue: Segue) ->
     assert told["licences"] == [{"licence": "CC-BY-4.0", "recordings": 2}]
 
 
-def test_a_clip_is_found_by_its_request_s_name_and_names_the_melody_that_it_follows(segue: Segue) -> None:
+def test_a_clip_is_found_by_the_name_of_its_request_and_lists_its_melody(segue: Segue) -> None:
     recordings = {row["title"]: row["through"] for row in explained(segue, "clip", "followed")["recordings"]}
     assert recordings == {"Theirs": "language_model", "Melody": "melody"}
     assert "expected a clip's request" in segue("explain", "clip", "nobody", code=2)
     assert "expected a clip's request" in segue("explain", "clip", "followed/7", code=2)
 
 
-def test_a_track_is_explained_by_what_came_of_it(segue: Segue) -> None:
+def test_a_track_is_explained_by_the_models_and_clips_made_from_it(segue: Segue) -> None:
     told = explained(segue, "track", OURS[:8])
     assert told["recording"][0]["state"] == "a track"
     assert [(row["model"], row["clips"]) for row in told["models"]] == [("codec1", 0), ("model1", 1)]
@@ -112,7 +113,7 @@ def test_a_track_is_explained_by_what_came_of_it(segue: Segue) -> None:
     assert "expected 6 or more digits" in segue("explain", "track", "11", code=2)
 
 
-def test_explanations_are_tables_that_a_person_reads(segue: Segue) -> None:
+def test_explanations_are_readable_tables(segue: Segue) -> None:
     told = segue("explain", "clip", "aaaa", "--limit", "1")
     assert "recordings (2)" in told
     assert "(1 more; --limit lists them)" in told
@@ -124,7 +125,7 @@ def test_a_misspelt_request_is_refused_with_the_nearest_name(segue: Segue) -> No
     )
 
 
-def test_a_dry_run_tells_all_and_changes_nothing(segue: Segue, store: Store) -> None:
+def test_a_dry_run_lists_everything_and_changes_nothing(segue: Segue, store: Store) -> None:
     told = segue("take-down", "--artist", "ADA", "--dry-run")
     assert "Ours" in told
     assert "to be trained again: train_codec (codec), train (language_model)" in told
@@ -134,19 +135,19 @@ def test_a_dry_run_tells_all_and_changes_nothing(segue: Segue, store: Store) -> 
     assert TakeDowns(store).rows == []
 
 
-def test_an_artist_is_named_whole(segue: Segue) -> None:
+def test_an_artist_must_be_named_in_full(segue: Segue) -> None:
     told = segue("take-down", "--artist", "Ada", "--dry-run")
     assert "Melody" not in told
     told = segue("take-down", "--artist", "Xy", code=2)
     assert "expected recordings to take down, got none that name the artist 'Xy'\n" in told
 
 
-def test_a_misspelt_artist_is_refused_with_the_nearest_that_is_known_also_beside_ids(segue: Segue) -> None:
+def test_a_misspelt_artist_is_refused_with_the_nearest_known_name_even_beside_ids(segue: Segue) -> None:
     assert "'Adda' (did you mean Ada?)" in segue("take-down", "--artist", "Adda", code=2)
     assert "'Adda' (did you mean Ada?)" in segue("take-down", THEIRS, "--artist", "Adda", "--dry-run", code=2)
 
 
-def test_several_artists_mean_the_recordings_that_name_all_of_them_however_they_are_written(segue: Segue) -> None:
+def test_several_artists_choose_the_recordings_that_name_all_of_them_in_any_spelling(segue: Segue) -> None:
     for written in ("Ada & Bob", "ada and bob", "Bob & Ada", "Ada feat. Bob", "ＡＤＡ & Bob"):
         told = segue("take-down", "--artist", written, "--dry-run")
         assert "Ours" in told
@@ -154,7 +155,9 @@ def test_several_artists_mean_the_recordings_that_name_all_of_them_however_they_
     assert "none that name the artist 'Ada & Cy'" in segue("take-down", "--artist", "Ada & Cy", code=2)
 
 
-def test_what_is_taken_down_withdraws_the_clips_of_all_models_that_come_of_it(segue: Segue, store: Store) -> None:
+def test_a_take_down_withdraws_the_clips_of_all_models_that_learned_from_the_recording(
+    segue: Segue, store: Store
+) -> None:
     told = segue("take-down", OURS, "--yes", "--reason", "asked by letter")
     assert "1 recording taken down, 1 clip withdrawn; the page is removed until `segue run report` writes it" in told
     assert clips(store) == {"bbbb", "cccc"}
@@ -170,16 +173,14 @@ def test_what_is_taken_down_withdraws_the_clips_of_all_models_that_come_of_it(se
         library.checkpoint("model1")
 
 
-def test_a_clip_that_follows_a_melody_goes_with_it_and_so_does_the_sound_that_a_codec_kept(
-    segue: Segue, store: Store
-) -> None:
+def test_a_take_down_of_a_melody_withdraws_its_clips_and_the_stored_reconstructions(segue: Segue, store: Store) -> None:
     segue("take-down", MELODY, "--yes")
     assert clips(store) == {"aaaa", "bbbb"}
     assert query(store, "SELECT * FROM reconstructions").num_rows == 0
     assert WeightsLibrary(store).checkpoint("codec") is not None
 
 
-def test_the_files_go_with_the_next_clean_and_the_store_stays_sound(segue: Segue, store: Store) -> None:
+def test_the_next_clean_removes_the_files_and_the_store_stays_valid(segue: Segue, store: Store) -> None:
     def problems() -> list[str]:
         inspection = Inspection(store, [TABLES["clips"], TABLES["reconstructions"]], {})
         return [finding.path for finding in inspection.findings() if finding.is_problem]
@@ -192,7 +193,7 @@ def test_the_files_go_with_the_next_clean_and_the_store_stays_sound(segue: Segue
     assert problems() == []
 
 
-def test_undone_is_as_it_was(segue: Segue, store: Store) -> None:
+def test_an_undone_take_down_restores_everything(segue: Segue, store: Store) -> None:
     segue("take-down", OURS, THEIRS, "--yes")
     assert clips(store) == set()
     segue("take-down", OURS, "--undo")
@@ -203,25 +204,25 @@ def test_undone_is_as_it_was(segue: Segue, store: Store) -> None:
     assert "got none of those" in segue("take-down", OURS, "--undo", code=2)
 
 
-def test_what_never_came_can_be_taken_down_by_its_whole_id(segue: Segue, store: Store) -> None:
+def test_a_recording_that_never_arrived_can_be_taken_down_by_its_full_id(segue: Segue, store: Store) -> None:
     assert "got none in" in segue("take-down", "f" * 12, "--yes", code=2)
     segue("take-down", "f" * 64, "--yes")
     assert TakeDowns(store).reasons.keys() == {"f" * 64}
 
 
-def test_a_model_of_a_release_that_kept_no_recordings_is_named(segue: Segue, store: Store) -> None:
+def test_a_take_down_names_models_of_releases_that_recorded_no_training_data(segue: Segue, store: Store) -> None:
     assert "is not known" not in segue("take-down", OURS, "--dry-run")
     row = {"checkpoint_id": "old", "kind": "codec", "parents": [], "created_at": datetime(2025, 1, 1, tzinfo=UTC)}
     record(store, CHECKPOINTS, "old", [row])
     assert "what old learned from is not known" in segue("take-down", OURS, "--dry-run")
 
 
-def test_nobody_is_asked_where_nobody_is(segue: Segue, store: Store) -> None:
+def test_without_a_terminal_a_take_down_needs_yes(segue: Segue, store: Store) -> None:
     assert "give --yes" in segue("take-down", OURS, code=2)
     assert clips(store) == {"aaaa", "bbbb", "cccc"}
 
 
-def test_a_condition_chooses_recordings_and_nothing_else(segue: Segue) -> None:
+def test_where_chooses_recordings_by_a_condition_and_allows_no_subquery(segue: Segue) -> None:
     assert "Theirs" in segue("take-down", "--where", "title = 'Theirs'", "--dry-run")
     assert "expected a condition" in segue("take-down", "--where", "(SELECT true)", "--dry-run", code=2)
     assert "give ids, --artist or --where" in segue("take-down", code=2)

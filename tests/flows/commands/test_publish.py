@@ -1,4 +1,4 @@
-"""`segue publish`, `rollback` and `diff`: which catalog users see, and how it came to differ."""
+"""`segue publish`, `rollback` and `diff`: which catalog users see, and how it changed."""
 
 import shutil
 
@@ -14,7 +14,8 @@ from tests.worlds.tiny_chain import run_chain, write_inputs
 
 @pytest.fixture(scope="module")
 def two_nights(tmp_path_factory):
-    """A folder, which nobody changes, with a store after two nights: a track more and another setting in the second."""
+    """A folder, which no test changes, with a store after two nights: the second has one more track and another
+    setting."""
     folder = tmp_path_factory.mktemp("two nights")
     inputs = write_inputs(folder / "in", {"a.txt": "do re", "b.txt": "re mi"}, ["2 calm"])
     settings = Settings(store=str(folder / "store"), **inputs)
@@ -28,7 +29,7 @@ def two_nights(tmp_path_factory):
 
 @pytest.fixture
 def settings(two_nights, tmp_path):
-    """Those of a copy of the store, and of its inputs."""
+    """Settings of a copy of the store and of its inputs."""
     shutil.copytree(two_nights, tmp_path, dirs_exist_ok=True)
     inputs = {"source": str(tmp_path / "in" / "music"), "requests": str(tmp_path / "in" / "requests.txt")}
     return Settings(store=str(tmp_path / "store"), **inputs)
@@ -47,7 +48,7 @@ def words(store: Store, *given: str) -> list[str]:
     return [*given, "--store", store.url.removeprefix("file://")]
 
 
-def test_yesterdays_catalog_is_one_command_away_and_so_is_todays(two_catalogs, capsys):
+def test_rollback_restores_the_previous_catalog_and_publish_the_latest(two_catalogs, capsys):
     store = two_catalogs
     before = query(store, "SELECT * FROM chroma ORDER BY ALL")
     assert run_command(words(store, "rollback")) == 0
@@ -62,7 +63,7 @@ def test_yesterdays_catalog_is_one_command_away_and_so_is_todays(two_catalogs, c
     assert query(store, "SELECT * FROM chroma ORDER BY ALL") == before
 
 
-def test_a_catalog_that_is_held_stays_whatever_passes(two_catalogs, settings, tmp_path, capsys):
+def test_a_held_catalog_does_not_change_until_publish(two_catalogs, settings, tmp_path, capsys):
     store = two_catalogs
     assert run_command(words(store, "publish", "--hold")) == 0
     assert "stay as they are; `segue publish`" in capsys.readouterr().out
@@ -83,7 +84,7 @@ def test_a_rollback_beyond_the_first_catalog_is_refused_in_one_line(two_catalogs
     assert count(store, "tracks") == 2
 
 
-def test_the_list_has_a_line_a_run_and_says_which_is_shown(two_catalogs, capsys):
+def test_the_list_has_a_line_for_each_run_and_marks_the_shown_one(two_catalogs, capsys):
     store = two_catalogs
     for command in ("publish", "rollback"):
         assert run_command(words(store, command, "--list")) == 0
@@ -99,7 +100,7 @@ def test_the_list_has_a_line_a_run_and_says_which_is_shown(two_catalogs, capsys)
     assert lines[-3].split()[3] == "rollback"
 
 
-def test_a_difference_names_rows_columns_and_the_knob(two_catalogs, capsys):
+def test_a_diff_names_rows_columns_and_the_changed_setting(two_catalogs, capsys):
     store = two_catalogs
     assert run_command(words(store, "diff", "chroma")) == 0
     out = capsys.readouterr().out
@@ -116,7 +117,7 @@ def test_a_difference_names_rows_columns_and_the_knob(two_catalogs, capsys):
     assert "in 0, out 0, changed 0, the same 2" in capsys.readouterr().out
 
 
-def test_what_cannot_be_compared_is_one_line(two_catalogs, capsys):
+def test_an_impossible_comparison_is_refused_in_one_line(two_catalogs, capsys):
     store = two_catalogs
     for given, said in (
         (["runs"], "expected a table that stages publish"),

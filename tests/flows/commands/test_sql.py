@@ -1,4 +1,4 @@
-"""`segue show` and `segue schema`: a table, a row, and what columns hold."""
+"""`segue show` and `segue schema`: a table, a row, and the meaning of columns."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from tests.worlds.command_line import complaints
 
 @pytest.fixture
 def words(tmp_path):
-    """The words that name a store of two tracks and three logged steps."""
+    """The options that name a store of two tracks and three logged steps."""
     store = Store(str(tmp_path / "store"))
     rows = [{"track_id": name * 32, "title": name, "loudness": -14.123456789} for name in ("ab", "ac")]
     store.write_shard(TRACKS, "v1", "0", pa.Table.from_pylist(rows, schema=TRACKS.schema), "k")
@@ -26,7 +26,7 @@ def words(tmp_path):
 
 @pytest.fixture
 def catalog(tmp_path):
-    """The words that name a store of two requests, `opening` of one take and `a/2` of two."""
+    """The options that name a store of two requests: `opening` with one take, and `a/2` with two."""
     store = Store(str(tmp_path / "catalog"))
     requests = [{"request_id": "0a" * 8, "name": "opening"}, {"request_id": "0b" * 8, "name": "a/2"}]
     store.write_shard(REQUESTS, "v1", "0", pa.Table.from_pylist(requests, schema=REQUESTS.schema), "k")
@@ -47,7 +47,7 @@ def catalog(tmp_path):
     ],
     ids=" ".join,
 )
-def test_a_row_of_a_request_is_shown_by_its_name_too(key, shown, catalog, capfd):
+def test_a_row_is_also_shown_by_the_name_of_its_request(key, shown, catalog, capfd):
     assert run_command(["show", *key, *catalog]) == 0
     assert capfd.readouterr().out.split()[:4] == shown
 
@@ -61,13 +61,13 @@ def test_a_row_of_a_request_is_shown_by_its_name_too(key, shown, catalog, capfd)
     ],
     ids=" ".join,
 )
-def test_a_name_that_is_of_no_row_or_of_several_is_one_line(key, told, catalog, capfd):
+def test_a_name_that_fits_no_row_or_several_is_refused_in_one_line(key, told, catalog, capfd):
     assert run_command(["show", *key, *catalog]) == 2
     (line,) = complaints(capfd.readouterr().err)
     assert all(word in line for word in told), line
 
 
-def test_a_table_is_described_with_its_key_its_rows_and_its_units(words, capfd):
+def test_a_table_is_described_with_its_columns_key_and_number_of_rows(words, capfd):
     assert run_command(["show", "tracks", *words]) == 0
     out = capfd.readouterr().out
     assert COLUMNS["loudness"] in out
@@ -76,14 +76,14 @@ def test_a_table_is_described_with_its_key_its_rows_and_its_units(words, capfd):
     assert "how many trainings lie between them" in capfd.readouterr().out
 
 
-def test_a_row_is_shown_whole_by_the_beginning_of_its_key(words, capfd):
+def test_a_row_is_shown_in_full_by_the_beginning_of_its_key(words, capfd):
     assert run_command(["show", "tracks", "aca", *words]) == 0
     shown = dict(line.split(None, 1) for line in capfd.readouterr().out.splitlines() if " " in line.strip())
     assert shown["track_id"].strip() == "ac" * 32
     assert shown["loudness"].strip() == "-14.123456789"
 
 
-def test_numbers_of_a_key_are_whole(words, capfd):
+def test_numbers_in_a_key_must_match_whole(words, capfd):
     assert run_command(["show", "training", "mod/1", *words]) == 0
     assert capfd.readouterr().out.split()[:4] == ["checkpoint_id", "model", "step", "1"]
 
@@ -100,13 +100,13 @@ def test_numbers_of_a_key_are_whole(words, capfd):
         (["quarantine", "a"], ["got the view quarantine: ask segue sql for it"]),
     ],
 )
-def test_a_key_that_is_none_or_several_is_one_line(key, told, words, capfd):
+def test_a_key_that_fits_no_row_or_several_is_refused_in_one_line(key, told, words, capfd):
     assert run_command(["show", *key, *words]) == 2
     (line,) = complaints(capfd.readouterr().err)
     assert all(word in line for word in told), line
 
 
-def test_the_schema_is_told_without_a_store(capfd):
+def test_the_schema_is_printed_without_a_store(capfd):
     assert run_command(["schema", "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capfd.readouterr().out)))
     assert len(rows) == sum(len(table.schema) for table in TABLES.values())

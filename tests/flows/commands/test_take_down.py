@@ -1,4 +1,4 @@
-"""A take-down from end to end: real stages over a folder of recordings, one artist of which asks to be left out."""
+"""A take-down from end to end: real stages on a folder of recordings, one artist of which asks to be left out."""
 
 import shutil
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.worlds.whole_recipe import ARTISTS, planned, recipe, run, write_recor
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with recordings and the store of a first run; nobody writes into it."""
+    """A folder with recordings and the store of a first run; no test writes into it."""
     folder = tmp_path_factory.mktemp("catalog")
     write_recordings(folder / "music")
     run(folder)
@@ -25,7 +25,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(first: Path, tmp_path: Path) -> Path:
-    """The same in a place of its own, though its recordings lie where they lay."""
+    """A copy of the store in a folder of its own, with a link to the recordings."""
     shutil.copytree(first / "store", tmp_path / "store")
     (tmp_path / "music").symlink_to(first / "music")
     return tmp_path
@@ -48,7 +48,7 @@ def models(store: Store, kind: str) -> set[str]:
 
 
 @pytest.mark.slow
-def test_an_artist_who_is_taken_down_is_in_no_track_no_model_that_counts_and_no_clip(folder: Path) -> None:
+def test_an_artist_taken_down_is_in_no_track_no_current_model_and_no_clip(folder: Path) -> None:
     store = store_of(folder)
     assert learned_artists(store) == set(ARTISTS)
     before = {kind: models(store, kind) for kind in ("codec", "language_model")}
@@ -76,7 +76,7 @@ def test_an_artist_who_is_taken_down_is_in_no_track_no_model_that_counts_and_no_
     assert sum(result.counts.made for result in run(folder).results) == 0
 
 
-def test_a_training_refuses_what_was_taken_down_or_has_another_licence_since_its_table_was_made(folder: Path) -> None:
+def test_a_training_refuses_recordings_taken_down_or_denied_since_their_table_was_made(folder: Path) -> None:
     store = store_of(folder)
     with pytest.raises(StageFailed, match=r"licences.deny does not name, got 'CC BY 4.0'.* of 7 tracks .*run ingest"):
         run(folder, recipe(ingest={"licences": {"deny": ["CC-BY"]}}, train={"seed": 1}), ("train",))
@@ -85,14 +85,14 @@ def test_a_training_refuses_what_was_taken_down_or_has_another_licence_since_its
         run(folder, stages=("train_codec",))
 
 
-def test_a_policy_reaches_what_trains_unless_that_is_given_its_own() -> None:
+def test_a_licence_policy_of_ingest_applies_to_trainings_without_their_own() -> None:
     policy = {"allow": ["CC-BY"], "unknown": "refuse"}
     chosen = recipe(ingest={"licences": policy})
     assert chosen.train.licences == chosen.train_codec.licences == chosen.ingest.licences
     assert chosen.ingest.licences.allow == ("CC-BY",)
 
 
-def test_no_title_and_no_artist_of_what_was_learned_from_stands_in_a_clip_s_file(first: Path) -> None:
+def test_the_file_of_a_clip_contains_no_title_or_artist_of_a_training_recording(first: Path) -> None:
     store = store_of(first)
     names = query(store, "SELECT DISTINCT unnest([title, artist, uri, track_id]) AS name FROM tracks").to_pylist()
     names = [row["name"].lower() for row in names if len(row["name"]) > 2]

@@ -1,4 +1,4 @@
-"""The service: `segue up` starts what is missing, `segue down` leaves nothing."""
+"""The service: `segue up` starts what is missing, `segue down` ends everything."""
 
 import os
 import socket
@@ -36,7 +36,7 @@ SEGUE = "from flows.cli import main; main()"
 
 @pytest.fixture(autouse=True)
 def own_state(tmp_path, monkeypatch):
-    """A state folder of the test's own, and no server that something else names."""
+    """A state folder of the test's own, and no server in the environment."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     return state_folder()
@@ -49,7 +49,8 @@ def free_port() -> int:
 
 
 def sleeper(*, leads: bool) -> "subprocess.Popen[str]":
-    """A process of the service that sleeps; where it leads, another in a session of its own, whose number it prints."""
+    """A sleeping process of the service; if it leads, it starts another in a session of its own and prints its process
+    id."""
     inner = "import subprocess, sys; print(subprocess.Popen(['sleep', '300'], start_new_session=True).pid, flush=True)"
     script = f"{inner if leads else ''}\nimport time; time.sleep(300)"
     return subprocess.Popen(
@@ -57,20 +58,20 @@ def sleeper(*, leads: bool) -> "subprocess.Popen[str]":
     )
 
 
-def test_what_is_known_of_the_service_is_kept_and_nobody_else_may_read_it(own_state):
+def test_the_state_of_the_service_is_saved_readable_only_by_its_user(own_state):
     service = Service(4321, "postgresql+asyncpg://user:word@127.0.0.1/prefect", {"server": Part(1, 2.5)}, "digest")
     save_service(service)
     assert load_service() == service
     assert (own_state / "service.json").stat().st_mode & 0o077 == 0
 
 
-def test_another_process_that_got_a_parts_number_is_not_taken_for_it():
+def test_another_process_that_got_the_id_of_a_part_is_not_taken_for_it():
     me = psutil.Process()
     assert Part(me.pid, me.create_time()).process() == me
     assert Part(me.pid, me.create_time() - 60).process() is None
 
 
-def test_ending_the_service_ends_what_its_killed_processes_left_behind_and_nothing_else():
+def test_ending_the_service_ends_what_its_killed_processes_left_and_nothing_else():
     leader, other = sleeper(leads=True), subprocess.Popen(["sleep", "300"])
     try:
         assert leader.stdout is not None
@@ -86,14 +87,14 @@ def test_ending_the_service_ends_what_its_killed_processes_left_behind_and_nothi
         leader.kill()
 
 
-def test_ending_the_service_tells_the_parts_that_ran():
+def test_ending_the_service_returns_the_parts_that_ran():
     process = sleeper(leads=False)
     part = Part(process.pid, psutil.Process(process.pid).create_time())
     assert end_service(Service(parts={"cpu": part, "gpu": Part(process.pid, 1.0)})) == ["cpu"]
     process.wait(PATIENCE_SECONDS)
 
 
-def test_a_port_that_another_program_has_is_told_before_anything_starts():
+def test_a_port_in_use_is_reported_before_anything_starts():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -102,7 +103,7 @@ def test_a_port_that_another_program_has_is_told_before_anything_starts():
     assert members() == []
 
 
-def test_a_command_that_changes_the_service_waits_for_another_that_does():
+def test_commands_that_change_the_service_wait_for_each_other():
     waits, order = threading.Event(), []
 
     def second() -> None:
@@ -127,12 +128,12 @@ def test_a_command_that_changes_the_service_waits_for_another_that_does():
         ("", "nothing said"),
     ],
 )
-def test_of_what_prefect_writes_before_it_fails_the_line_that_says_why_is_told(output, cause):
+def test_the_line_with_the_cause_is_found_in_the_output_of_prefect(output, cause):
     assert cause_in(output).endswith(cause)
     assert "File x" not in cause_in(output)
 
 
-def test_a_deployment_that_prefect_does_not_take_is_told_in_one_line_with_what_to_do(tmp_path, own_state):
+def test_a_deployment_that_prefect_refuses_is_reported_in_one_line_with_what_to_do(tmp_path, own_state):
     project = tmp_path / "prefect.yaml"
     deployment = {"name": "x", "entrypoint": "flows.none.catalog", "work_pool": {"name": "cpu"}, "schedules": []}
     project.write_text(yaml.safe_dump({"deployments": [deployment]}))
@@ -145,7 +146,7 @@ def test_a_deployment_that_prefect_does_not_take_is_told_in_one_line_with_what_t
     assert "Traceback" in (own_state / "deploy.log").read_text()
 
 
-def test_a_database_with_which_the_server_does_not_start_is_told_and_not_kept_for_the_next_time(tmp_path, own_state):
+def test_a_database_that_does_not_answer_is_reported_and_not_remembered(tmp_path, own_state):
     port = free_port()
     missing = f"postgresql+asyncpg://nobody:word@127.0.0.1:{port}/none"
     with pytest.raises(ValueError, match=rf"to answer at 127.0.0.1:{port}, got ConnectionRefusedError: ") as failed:
@@ -155,13 +156,13 @@ def test_a_database_with_which_the_server_does_not_start_is_told_and_not_kept_fo
     assert run_command(["up", "--database", "postgres://127.0.0.1/none"]) == 2
 
 
-def test_deploying_that_takes_too_long_ends_in_what_to_do(monkeypatch):
+def test_a_deployment_that_takes_too_long_ends_with_what_to_do(monkeypatch):
     monkeypatch.setattr(up, "DEPLOY_SECONDS", 0.01)
     with pytest.raises(TimeoutError, match=r"to end within 0\.01 s with .*prefect\.yaml.* type `segue up` again"):
         up._deploy_all(Path("prefect.yaml"), os.environ)
 
 
-def test_what_every_process_of_the_service_is_told_keeps_its_database_from_growing_for_ever():
+def test_the_environment_of_the_service_keeps_its_database_from_growing():
     environment = Service(database="postgresql+asyncpg://127.0.0.1/prefect").environment()
     assert environment["PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"] == "events,flow_runs"
     assert int(environment["PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD"]) == 30 * 86_400
@@ -174,7 +175,7 @@ def test_what_every_process_of_the_service_is_told_keeps_its_database_from_growi
     assert told.split("\n")[-2] == "['events', 'flow_runs', 'orphans'] 30"
 
 
-def test_the_servers_page_lies_in_the_users_own_folder_so_that_an_installation_of_root_has_one(own_state):
+def test_the_servers_page_is_stored_in_the_users_own_folder(own_state):
     environment = Service().environment()
     assert Path(environment["PREFECT_SERVER_UI_STATIC_DIRECTORY"]).is_relative_to(own_state)
     read = "from prefect.settings import get_current_settings as s; print(s().server.ui.static_directory)"
@@ -191,7 +192,7 @@ def running() -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_the_service_comes_up_once_listens_on_the_loopback_alone_and_goes_whole(tmp_path):
+def test_the_service_starts_once_listens_only_on_the_loopback_and_ends_completely(tmp_path):
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -241,7 +242,7 @@ def test_the_service_comes_up_once_listens_on_the_loopback_alone_and_goes_whole(
         wait_for(lambda: load_service().answers(), seen=running)
         worker = service.running("cpu")
         assert worker is not None
-        worker.kill()  # and what it runs has no parent any more
+        worker.kill()  # its run loses its parent
         assert "server: ended" in segue("down")
         assert stays.wait(PATIENCE_SECONDS) == 0
         assert members() == []

@@ -1,4 +1,4 @@
-"""`segue status` and `segue clean` as a person calls them."""
+"""`segue status` and `segue clean` on the command line."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -38,7 +38,7 @@ def output(capsys, store: Store, *words: str) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
-def test_cleaning_tells_first_and_removes_only_when_asked(store, monkeypatch, capsys):
+def test_clean_only_lists_files_until_it_is_confirmed(store, monkeypatch, capsys):
     before = seen(store)
     assert "0 files and folders, 0 B would go" in output(capsys, store, "clean", "--keep", "0")[-1]
     monkeypatch.setattr(cleaning, "datetime", Later)
@@ -58,7 +58,7 @@ def test_cleaning_tells_first_and_removes_only_when_asked(store, monkeypatch, ca
         assert "`segue clean` has removed" in capsys.readouterr().err
 
 
-def test_status_tells_of_each_table_what_is_shown_since_when_and_how_large(store, capsys):
+def test_status_shows_the_version_age_and_size_of_each_table(store, capsys):
     lines = output(capsys, store, "status")
     (chroma,) = [line.split() for line in lines if line.startswith("chroma ")]
     assert chroma[1] == "2"
@@ -71,7 +71,7 @@ def test_status_tells_of_each_table_what_is_shown_since_when_and_how_large(store
     assert any(line.startswith("held: ") for line in output(capsys, store, "status"))
 
 
-def test_status_tells_which_run_is_at_work(store, capsys):
+def test_status_names_the_run_in_progress(store, capsys):
     with hold_lease(store, "chroma-abc", "20261130T131652-41c178", pytest.fail, lambda: None):
         (line,) = [line for line in output(capsys, store, "status") if line.startswith("at work: ")]
     assert "run 20261130T131652-41c178 (process" in line
@@ -79,14 +79,14 @@ def test_status_tells_which_run_is_at_work(store, capsys):
     assert not any(line.startswith("at work: ") for line in output(capsys, store, "status"))
 
 
-def test_status_with_a_runs_options_tells_what_that_run_would_make(store, tmp_path, capsys):
+def test_status_with_the_options_of_a_run_says_which_tables_that_run_would_make(store, tmp_path, capsys):
     source = make_recordings(tmp_path / "recordings", 1)
     lines = output(capsys, store, "status", "--preset", "miniature", "--source", str(source))
     assert "with these options" in lines[0]
     assert any(line.startswith("tracks ") and "stale" in line for line in lines), lines
 
 
-def test_sizes_and_ages_are_said_in_their_largest_unit():
+def test_sizes_and_ages_are_printed_in_their_largest_unit():
     assert [size_text(count) for count in (0, 999, 1_000, 2_500_000, 3 * 10**9)] == [
         *("0 B", "999 B", "1.0 kB", "2.5 MB", "3.0 GB")
     ]

@@ -1,4 +1,4 @@
-"""`segue verify`: what holds, what does not and why, for files as they were made, changed and encoded again."""
+"""`segue verify`: what holds, what fails and why, for files as they were made, changed and encoded again."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ from tests.worlds.tiny_codec import SAMPLE_RATE, codec_folder
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory):
-    """A store with signed clips, and who signed them."""
+    """A store with signed clips, and their signer."""
     folder = tmp_path_factory.mktemp("verify")
     label, codec, store = (
         SignerFiles(folder / "label"),
@@ -63,7 +63,7 @@ def clip_of(world, tmp_path: Path) -> tuple[Path, bytes]:
     return path, data
 
 
-def test_a_clip_as_it_was_made_holds_in_everything_that_it_claims(world, tmp_path, capsys):
+def test_all_claims_of_an_unchanged_clip_hold(world, tmp_path, capsys):
     store, label = world
     path, _ = clip_of(world, tmp_path)
     code, found = verify(capsys, path, "--trust", label.root, "--store", store.url, "--render")
@@ -76,7 +76,7 @@ def test_a_clip_as_it_was_made_holds_in_everything_that_it_claims(world, tmp_pat
     assert "bit for bit" in found["render"][1]
 
 
-def test_a_signer_whom_nobody_vouches_for_is_valid_and_not_trusted(world, tmp_path, capsys):
+def test_the_signature_of_an_untrusted_signer_is_valid_but_fails(world, tmp_path, capsys):
     path, _ = clip_of(world, tmp_path)
     code, found = verify(capsys, path)
     assert code == 1
@@ -84,7 +84,7 @@ def test_a_signer_whom_nobody_vouches_for_is_valid_and_not_trusted(world, tmp_pa
     assert "valid, by 'Some Label'" in found["signature"][1]
 
 
-def test_a_byte_that_changed_is_told(world, tmp_path, capsys):
+def test_a_changed_byte_is_reported(world, tmp_path, capsys):
     store, label = world
     path, data = clip_of(world, tmp_path)
     changed = bytearray(data)
@@ -96,7 +96,7 @@ def test_a_byte_that_changed_is_told(world, tmp_path, capsys):
     assert "has other bytes" in found["row"][1]
 
 
-def test_a_file_that_was_encoded_again_says_that_it_was_signed_and_is_not(world, tmp_path, capsys):
+def test_a_file_that_was_encoded_again_is_reported_as_signed_before(world, tmp_path, capsys):
     store, label = world
     path, data = clip_of(world, tmp_path)
     samples, rate = soundfile.read(io.BytesIO(data), always_2d=True, dtype="float32")
@@ -108,7 +108,7 @@ def test_a_file_that_was_encoded_again_says_that_it_was_signed_and_is_not(world,
     assert found["row"][0] == found["render"][0] == "fails"
 
 
-def test_a_file_without_marks_claims_nothing_and_fails(tmp_path, capsys):
+def test_a_file_without_marks_fails(tmp_path, capsys):
     path = tmp_path / "plain.wav"
     path.write_bytes(encode_audio(np.full((1, 8_000), 0.1, np.float32), 16_000, "wav"))
     code, found = verify(capsys, path)
@@ -117,7 +117,7 @@ def test_a_file_without_marks_claims_nothing_and_fails(tmp_path, capsys):
     assert found["signature"][0] == "note"
 
 
-def test_an_unsigned_file_with_marks_holds_as_far_as_it_says_anything(tmp_path, capsys):
+def test_an_unsigned_file_with_marks_holds(tmp_path, capsys):
     path = tmp_path / "clip.ogg"
     sound = np.full((1, 8_000), 0.1, np.float32)
     path.write_bytes(encode_audio(sound, 16_000, "ogg", source=SourceType.TRAINED))
@@ -125,7 +125,7 @@ def test_an_unsigned_file_with_marks_holds_as_far_as_it_says_anything(tmp_path, 
     assert (code, found["marks"][0], found["signature"][0]) == (0, "holds", "note")
 
 
-def test_a_segment_that_a_codec_was_heard_by_is_a_file_of_its_store(tmp_path, capsys):
+def test_a_decoded_segment_of_a_codec_is_recognised_as_a_file_of_its_store(tmp_path, capsys):
     store = new_store(tmp_path / "s")
     sound = np.zeros((1, SAMPLE_RATE), np.float32)
     data = encode_audio(sound, SAMPLE_RATE, "flac", source=SourceType.TRAINED)

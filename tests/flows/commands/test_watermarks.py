@@ -1,4 +1,4 @@
-"""`segue verify` and `segue export` of clips that carry a watermark: found again where tags and signatures are lost."""
+"""`segue verify` and `segue export` of clips with a watermark: it is found even if tags and signatures are lost."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> MarkedWorld:
 
 @pytest.fixture(scope="module")
 def clip(world: MarkedWorld) -> dict:
-    """The row of a marked clip, whose version is known."""
+    """The row of a marked clip of a recorded version."""
     config = decode.Config.model_validate({"codec": str(world.codec), "watermark": world.mark})
     identified = decode.dependencies(config, world.context().weights).config
     digests = {str(path): folder_digest(path) for path in (world.codec, world.pair[0])}
@@ -40,7 +40,7 @@ def clip(world: MarkedWorld) -> dict:
 
 
 def know_every_version(world: MarkedWorld) -> None:
-    """Let the versions whose configuration no test wrote down have an empty one."""
+    """Give an empty configuration to the versions for which no test recorded one."""
     for fingerprint in world.store.shards(VERSIONS, "1"):
         rows = world.store.read(VERSIONS, "1", [fingerprint]).to_pylist()
         if not rows[0]["config"]:
@@ -60,7 +60,7 @@ def file_of(world: MarkedWorld, clip: dict, folder: Path) -> Path:
     return path
 
 
-def test_a_marked_file_says_so_and_its_mark_is_found_by_its_detector(world, clip, tmp_path, capsys):
+def test_the_watermark_of_a_marked_file_is_named_and_found_by_its_detector(world, clip, tmp_path, capsys):
     path = file_of(world, clip, tmp_path)
     verdict, words = verify(capsys, path)["watermark"]
     assert (verdict, words) == (
@@ -73,7 +73,7 @@ def test_a_marked_file_says_so_and_its_mark_is_found_by_its_detector(world, clip
 
 
 @pytest.mark.parametrize("format", ["mp3", "ogg"])
-def test_it_is_found_where_another_encoding_lost_every_tag(world, clip, tmp_path, capsys, format: AudioFormat):
+def test_the_watermark_is_found_after_encoding_without_tags(world, clip, tmp_path, capsys, format: AudioFormat):
     samples, rate = world.sound(clip)
     path = tmp_path / f"again.{format}"
     path.write_bytes(encode_audio(samples, rate, format))
@@ -83,7 +83,7 @@ def test_it_is_found_where_another_encoding_lost_every_tag(world, clip, tmp_path
     assert "found in" in found["watermark"][1]
 
 
-def test_a_tag_without_a_mark_and_another_message_fail(world, clip, tmp_path, capsys):
+def test_a_tag_without_a_watermark_and_a_tag_with_another_message_fail(world, clip, tmp_path, capsys):
     samples, rate = world.sound(clip)
     (plain,) = [row for key, row in world.clips("plain").items() if key == (clip["request_id"], clip["take"])]
     path = tmp_path / "claims.flac"
@@ -98,14 +98,14 @@ def test_a_tag_without_a_mark_and_another_message_fail(world, clip, tmp_path, ca
     assert "watermark" not in verify(capsys, path)
 
 
-def test_a_detector_that_is_none_is_a_usage_error(world, clip, tmp_path, capsys):
+def test_weights_that_are_not_a_detector_are_a_usage_error(world, clip, tmp_path, capsys):
     path = file_of(world, clip, tmp_path)
     assert run_command(["verify", str(path), "--watermark", str(world.pair[0])]) == 2
     assert "expected the weights of an AudioSeal detector" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("format", "rate"), [("flac", None), ("mp3", 16_000), ("ogg", 44_100), ("wav", 48_000)])
-def test_a_delivered_clip_keeps_its_mark_in_every_form_and_says_so(
+def test_a_delivered_clip_keeps_its_watermark_in_every_form_and_lists_it(
     world, clip, format: AudioFormat, rate: int | None
 ) -> None:
     know_every_version(world)

@@ -1,4 +1,4 @@
-"""Words as a question to a store: the table `words`, embedded by the CLAP that embedded the store's sounds."""
+"""Text in a query: the table `words`, embedded by the CLAP that embedded the store's sounds."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def clap(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def embedded_store(place: Path, clap: Path, table: Table, field: str, rows: list[dict[str, Any]]) -> Store:
-    """A store with one embedded table, and what is kept of its version and weights."""
+    """A store with one embedded table, and the records of its version and weights."""
     store, digest = Store(str(place)), folder_digest(clap)
     row = {"reference": str(clap), "digest": digest, "revision": "", "stamp": "", "bytes": 1}
     store.write_shard(WEIGHTS, "1", "w", pa.Table.from_pylist([row], schema=WEIGHTS.schema), "w")
@@ -54,7 +54,7 @@ def test_words_are_embedded_by_the_clap_that_embedded_the_stores_sounds(
     assert all(np.array_equal(found[text], embedding) for text, embedding in zip(WORDS, expected, strict=True))
 
 
-def test_the_recording_nearest_to_words_is_one_query(clap: Path, tmp_path: Path) -> None:
+def test_the_recording_nearest_to_a_text_is_found_by_one_query(clap: Path, tmp_path: Path) -> None:
     of_words = load_joint_embedder(clap).embed_text(WORDS)
     rows = [
         {"track_id": "folk", "starts": [0.0, 10.0], "embeddings": [-of_words[0], of_words[0]]},
@@ -70,7 +70,7 @@ def test_the_recording_nearest_to_words_is_one_query(clap: Path, tmp_path: Path)
     assert all(row["likeness"] == pytest.approx(1, abs=1e-5) for row in answer)
 
 
-def test_stored_descriptions_say_which_recordings_are_nearest_and_only_changed_ones_are_embedded_again(
+def test_stored_descriptions_find_their_nearest_recordings_and_only_changed_ones_are_embedded_again(
     tmp_path: Path,
 ) -> None:
     clap = clap_folder(tmp_path / "clap", 16)
@@ -111,10 +111,10 @@ def test_the_command_line_gives_every_text_a_row(clap: Path, tmp_path: Path, cap
     assert answer == [{"words": "Techno!", "size": 512}, {"words": WORDS[0], "size": 512}]
 
 
-def test_a_store_without_embeddings_says_what_makes_them(tmp_path: Path) -> None:
+def test_a_store_without_embeddings_is_refused_with_the_stage_that_makes_them(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected tracks or clips in .* that a CLAP embedded.* run the stage clap"):
         embed_words(Store(str(tmp_path)), ["calm"])
 
 
-def test_a_question_without_words_has_an_empty_table_of_them(tmp_path: Path) -> None:
+def test_a_query_without_words_has_an_empty_table_words(tmp_path: Path) -> None:
     assert query(Store(str(tmp_path)), "SELECT words, embedding FROM words").num_rows == 0

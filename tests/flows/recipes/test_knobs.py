@@ -1,4 +1,4 @@
-"""Where a knob lives, for whoever looks for it elsewhere."""
+"""Errors that say where a knob is, for those who look elsewhere."""
 
 from functools import reduce
 
@@ -31,18 +31,18 @@ PATHS = [".".join(knob.path) for knob in knobs(stage_models())]
         ('train.optimization={"stpes": 3}', "unknown field train.optimization.stpes (did you mean steps?)"),
     ],
 )
-def test_a_knob_that_is_looked_for_elsewhere_is_told_where_it_lives(words, told, tmp_path):
+def test_an_error_says_where_a_misplaced_or_misspelt_knob_belongs(words, told, tmp_path):
     with pytest.raises(UsageError) as raised:
         parse_run_options([], "miniature", {"store": str(tmp_path)}, [words])
     assert told in str(raised.value)
 
 
-def test_of_several_knobs_of_a_name_the_stages_own_comes_first(tmp_path):
+def test_of_several_knobs_of_one_name_the_stages_own_comes_first(tmp_path):
     with pytest.raises(UsageError, match=r": --set train_codec\.training\.optimization\.steps=…"):
         parse_run_options([], "miniature", {"store": str(tmp_path)}, ["train_codec.steps=8"])
 
 
-def test_every_knob_stands_once_and_is_where_its_path_says():
+def test_every_knob_is_listed_once_under_its_path():
     assert len(PATHS) == len(set(PATHS)) > 200
     recipe = Recipe().model_dump()
     shallow = [path for path in PATHS if path.count(".") == 1 and not path.startswith("settings.")]
@@ -56,7 +56,7 @@ def test_every_knob_stands_once_and_is_where_its_path_says():
         (["plan", "inges"], "did you mean ingest?"),
     ],
 )
-def test_a_typo_in_a_preset_or_a_stage_is_told_what_was_meant(words, told, capfd):
+def test_a_typo_in_a_preset_or_a_stage_is_refused_with_the_nearest_name(words, told, capfd):
     assert run_command(words) == 2
     (line,) = complaints(capfd.readouterr().err)
     assert told in line
@@ -71,7 +71,7 @@ def test_a_typo_in_a_preset_or_a_stage_is_told_what_was_meant(words, told, capfd
         (["sql", "SELECT genre FROM scores"], "; tracks, withheld, pieces have it"),
     ],
 )
-def test_a_typo_in_a_table_or_a_column_is_told_what_was_meant(words, told, tmp_path, capfd):
+def test_a_typo_in_a_table_or_a_column_is_refused_with_a_suggestion(words, told, tmp_path, capfd):
     Store(str(tmp_path)).require()
     assert run_command([*words, "--store", str(tmp_path)]) == 2
     (line,) = complaints(capfd.readouterr().err)

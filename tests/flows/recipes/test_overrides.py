@@ -1,4 +1,4 @@
-"""Words of a command line as a difference, and what is wrong with them in one line."""
+"""Words of a command line parsed into a difference, and one-line errors."""
 
 from typing import Literal
 
@@ -34,7 +34,7 @@ def parsed(*pairs):
     return parse_overrides(pairs, MODELS)
 
 
-def test_values_are_json_where_they_parse_and_the_field_is_not_text():
+def test_values_are_json_if_they_parse_and_their_field_is_not_text():
     assert parsed("train.steps=3", "train.name=3", "train.model.delays=[0, 2]") == {
         "train": {"steps": 3, "name": "3", "model": {"delays": [0, 2]}}
     }
@@ -63,7 +63,7 @@ def test_a_later_word_wins_and_an_object_may_be_given_whole():
         ("train.steps.more=1", ["train.steps", "no fields of its own"]),
     ],
 )
-def test_a_wrong_path_names_what_is_allowed(pair, words):
+def test_a_wrong_path_is_refused_with_the_allowed_names(pair, words):
     with pytest.raises(ValueError, match="--set") as raised:
         parsed(pair)
     assert all(word in str(raised.value) for word in words)
@@ -82,7 +82,7 @@ def test_a_wrong_path_names_what_is_allowed(pair, words):
         ({"maybe": {"depth": 0}}, ["unknown field train.maybe.depth", "width, delays"]),
     ],
 )
-def test_a_wrong_value_is_told_in_one_line_with_its_field_and_what_is_allowed(value, words):
+def test_a_wrong_value_is_explained_in_one_line_with_its_field_and_what_is_allowed(value, words):
     with pytest.raises(ValidationError) as raised:
         Outer.model_validate(value)
     line = explain(raised.value, Outer, "train.")
@@ -95,7 +95,7 @@ MAPPINGS = st.dictionaries(st.sampled_from("abc"), TREES)
 
 
 @given(MAPPINGS, MAPPINGS)
-def test_merging_keeps_what_is_given_and_fills_the_rest(base, over):
+def test_merging_keeps_given_values_and_fills_in_the_rest(base, over):
     merged = merge(base, over)
     assert merge(merged, over) == merged
     assert merge({}, over) == over == merge(over, {})

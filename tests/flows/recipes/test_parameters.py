@@ -1,4 +1,5 @@
-"""What a deployed run is asked for: an untouched form is the preset, a difference is laid over the deployment's own."""
+"""Parameters of a deployed run: an untouched form is the preset, and a difference is merged over the deployment's
+own."""
 
 import importlib.util
 import shutil
@@ -24,7 +25,7 @@ OWN = {"recipe": {"preset": "miniature", "demo": {"pieces": 12}}, "settings": {"
 
 @flow(flow_run_name=run_name, persist_result=False)
 def probe(settings: SettingsParameter, recipe: RecipeParameter) -> Asked:
-    """Tell what a run of this flow is asked for."""
+    """Return what a run of this flow is asked for."""
     return asked_for(recipe, settings)
 
 
@@ -35,14 +36,14 @@ def client(on_server) -> Iterator[SyncPrefectClient]:
 
 
 def deployed(client: SyncPrefectClient, own: Mapping[str, Any], name: str = "probe") -> Any:
-    """The id of a deployment of the probe, under the schema that `prefect deploy` gives it."""
+    """The id of a deployment of the probe, with the schema that `prefect deploy` gives it."""
     schema = parameter_schema(probe).model_dump_for_openapi()
     parameters = {"parameters": dict(own), "parameter_openapi_schema": schema, "enforce_parameter_schema": True}
     return client.create_deployment(client.create_flow(probe), name, **parameters)
 
 
 def asked(client: SyncPrefectClient, own: Mapping[str, Any], given: Mapping[str, Any]) -> Asked:
-    """What a run of a deployment with parameters of its own is asked for by those that it is given."""
+    """What a run of a deployment with parameters `own` is asked for by the parameters `given`."""
     run = client.create_flow_run_from_deployment(deployed(client, own), parameters=dict(given))
     told: Asked = run_flow(probe, flow_run=run, parameters=run.parameters)
     return told
@@ -56,9 +57,9 @@ def schemas_within(schema: Any) -> Iterator[dict[str, Any]]:
         yield from schemas_within(below)
 
 
-# All have the same fields; that each can be asked for is a test of their deployments.
+# All flows have the same fields; another test checks that each of their deployments can be run.
 @pytest.mark.parametrize("name", ["catalog", "train"])
-def test_a_form_has_no_defaults_no_switches_a_list_of_presets_and_a_description_of_every_field(name):
+def test_a_form_has_no_defaults_and_no_switches_lists_the_presets_and_describes_every_field(name):
     deployed_flow = catalog if name == "catalog" else getattr(flows.single, name)
     form = parameter_schema(deployed_flow).model_dump_for_openapi()
     recipe = form["properties"]["recipe"]
@@ -73,7 +74,7 @@ def test_a_form_has_no_defaults_no_switches_a_list_of_presets_and_a_description_
             assert field.get("description") or definition.get("description"), (field_name, field)
 
 
-def test_the_flow_of_a_stage_is_made_when_it_is_asked_for_and_no_other_name_is_one():
+def test_the_flow_of_a_stage_is_made_on_first_access_and_unknown_names_are_refused():
     spec = importlib.util.find_spec("flows.single")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -86,14 +87,14 @@ def test_the_flow_of_a_stage_is_made_when_it_is_asked_for_and_no_other_name_is_o
         module.clasp  # noqa: B018
 
 
-def test_a_form_of_one_stage_begins_with_its_preset_and_its_stage():
+def test_the_form_of_one_stage_begins_with_the_preset_and_the_stage():
     form = parameter_schema(flows.single.train).model_dump_for_openapi()
     assert list(form["properties"]) == ["settings", "recipe"]
     fields = form["properties"]["recipe"]["properties"]
     assert sorted(fields, key=lambda name: fields[name]["position"])[:3] == ["preset", "train", "demo"]
 
 
-def test_a_bad_value_is_rejected_by_the_schema_that_a_run_is_asked_for_by():
+def test_a_wrong_value_is_rejected_by_the_schema_of_the_form():
     form = parameter_schema(flows.single.train).model_dump_for_openapi()
 
     def problems(recipe: Mapping[str, Any]) -> list[str]:
@@ -108,28 +109,28 @@ def test_a_bad_value_is_rejected_by_the_schema_that_a_run_is_asked_for_by():
     assert problems({"train": {"model": {"description": {"finetune": 1}}}})
 
 
-def test_what_a_run_is_given_is_laid_over_its_deployments_own_field_by_field(client):
+def test_parameters_of_a_run_are_merged_over_its_deployments_own_field_by_field(client):
     told = asked(client, OWN, {"settings": {"max_refused": 0.6}, "recipe": {"demo": {"seed": 3}}})
     assert (told.settings.store, told.settings.workers, told.settings.max_refused) == ("ours", 1, 0.6)
     assert told.recipe == Recipe(preset="miniature", demo={"pieces": 12, "seed": 3})
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_another_preset_is_that_preset(preset):
+def test_a_preset_as_parameter_is_that_preset(preset):
     assert asked_for({"preset": preset}, {}).recipe == Recipe(preset=preset)
 
 
-def test_a_deployed_run_without_a_named_store_is_refused_with_what_to_do(client):
+def test_a_deployed_run_without_a_store_is_refused_with_what_to_do(client):
     with pytest.raises(ValueError, match=r"expected settings\.store.*the deployment probe in prefect\.yaml"):
         asked(client, OWN | {"settings": {"workers": 1}}, {"settings": {"max_refused": 0.6}})
 
 
-def test_a_value_that_no_schema_rejects_is_told_in_one_line_that_names_its_field(client):
+def test_a_value_that_no_schema_rejects_is_refused_in_one_line_with_its_field(client):
     with pytest.raises(ValueError, match=r"settings\.accept_refused: expected a whole number of lines"):
         asked(client, OWN, {"settings": {"accept_refused": 1.5}})
 
 
-def test_a_run_is_named_for_what_it_runs_its_preset_and_its_time(client):
+def test_a_run_is_named_after_its_flow_its_preset_and_its_time(client):
     run = client.create_flow_run_from_deployment(deployed(client, OWN), parameters={"recipe": {"preset": "dac-44khz"}})
     run_flow(probe, flow_run=run, parameters=run.parameters)
     assert run.expected_start_time is not None
@@ -139,7 +140,7 @@ def test_a_run_is_named_for_what_it_runs_its_preset_and_its_time(client):
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no chromium is installed: apt-get install chromium")
 @pytest.mark.parametrize("front", ["", "/v2"], ids=["first", "second"])
-def test_an_untouched_form_of_prefects_page_posts_the_preset_and_another_chosen_in_it_is_that(server, client, front):
+def test_an_untouched_form_of_prefects_page_posts_the_preset_and_another_can_be_chosen(server, client, front):
     from playwright.sync_api import sync_playwright
 
     own = {"recipe": {"preset": "miniature"}, "settings": {"store": "ours"}}

@@ -1,4 +1,4 @@
-"""Presets: the published ones are the published models, so that training can start from published weights."""
+"""Presets: the published ones equal the published models, so that training can start from published weights."""
 
 from typing import get_args
 
@@ -15,7 +15,7 @@ SIZES = {"small": (1024, 24, 16), "medium": (1536, 48, 24), "large": (2048, 48, 
 
 
 def unknown_fields(difference: object, annotation: object, path: str) -> list[str]:
-    """The dotted names in a difference that are no fields of the models that an annotation allows there."""
+    """The dotted names in a difference that are not fields of the models that the annotation allows there."""
     models = [branch for branch in (get_args(annotation) or (annotation,)) if hasattr(branch, "model_fields")]
     if not isinstance(difference, dict) or not models:
         return []
@@ -27,12 +27,12 @@ def unknown_fields(difference: object, annotation: object, path: str) -> list[st
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_sets_fields_that_there_are(preset: str) -> None:
+def test_a_preset_sets_only_existing_fields(preset: str) -> None:
     assert unknown_fields(preset_difference(preset), Recipe, preset) == []
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_what_is_laid_over_a_preset_signs_clips_and_learns_from_nothing_of_unknown_licence(preset: str) -> None:
+def test_the_eu_overlay_signs_clips_and_refuses_recordings_of_unknown_licence(preset: str) -> None:
     plain, over = (Recipe.model_validate({"preset": name}) for name in (preset, f"{preset}+eu"))
     assert over.decode.credentials is not None
     assert over.ingest.licences.unknown == over.train.licences.unknown == "refuse"
@@ -40,7 +40,7 @@ def test_what_is_laid_over_a_preset_signs_clips_and_learns_from_nothing_of_unkno
     assert changed == {"preset", "decode", "ingest", "train", "train_codec"}
 
 
-def test_a_certificate_of_one_s_own_takes_the_development_one_s_place() -> None:
+def test_an_own_certificate_replaces_the_development_certificate() -> None:
     own = {"decode": {"credentials": {"certificate": "label.pem", "key": "label.key"}}}
     credentials = Recipe.model_validate({"preset": "miniature+eu", **own}).decode.credentials
     assert credentials is not None
@@ -55,16 +55,16 @@ def test_a_certificate_of_one_s_own_takes_the_development_one_s_place() -> None:
         ("miniatur+eu", "unknown preset 'miniatur'"),
     ],
 )
-def test_what_cannot_be_laid_over_a_preset_says_what_can(name: str, message: str) -> None:
+def test_an_unknown_overlay_is_refused_with_the_known_ones(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         preset_difference(name)
 
 
-def test_an_overlay_sets_fields_that_there_are() -> None:
+def test_an_overlay_sets_only_existing_fields() -> None:
     assert [unknown_fields(make(), Recipe, name) for name, make in OVERLAYS.items()] == [[]] * len(OVERLAYS)
 
 
-def test_a_wrong_field_of_a_preset_is_told_by_its_path() -> None:
+def test_unknown_fields_of_a_difference_are_found_with_their_paths() -> None:
     wrong = {"train": {"model": {"language_model": {"widht": 1024}}}, "trian": {}}
     assert unknown_fields(wrong, Recipe, "preset") == ["preset.trian", "preset.train.model.language_model.widht"]
 

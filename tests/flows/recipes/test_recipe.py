@@ -1,4 +1,4 @@
-"""Recipes and presets: what is given wins, and the rest is the preset's."""
+"""Recipes and presets: given values win, and the preset fills in the rest."""
 
 import pytest
 from pydantic import ValidationError
@@ -41,7 +41,7 @@ def test_the_published_presets_have_the_published_sizes_and_weights(preset):
 
 
 UNMARKED = [name for name in STAGES if name != "watermark"]
-"""The stages of a recipe that names no watermark."""
+"""The stages of a recipe without a watermark."""
 
 
 def test_only_melody_prepends_chroma_and_text():
@@ -52,7 +52,7 @@ def test_only_melody_prepends_chroma_and_text():
 
 
 @pytest.mark.parametrize("name", ["small", "medium", "large", "melody"])
-def test_a_stereo_preset_is_the_mono_one_with_a_mono_codec_s_codes_of_both_sides(name):
+def test_a_stereo_preset_is_the_mono_one_with_the_codes_of_both_sides(name):
     mono, stereo = Recipe(preset=f"musicgen-{name}"), Recipe(preset=f"musicgen-stereo-{name}")
     assert stereo.tokenize.channels == "stereo"
     model = stereo.train.model.language_model
@@ -61,7 +61,7 @@ def test_a_stereo_preset_is_the_mono_one_with_a_mono_codec_s_codes_of_both_sides
     assert stereo.train.condition_dropout == mono.train.condition_dropout
 
 
-def test_what_is_given_wins_and_the_preset_and_the_stage_fill_the_rest():
+def test_given_values_win_and_the_preset_and_the_stage_fill_in_the_rest():
     plain = Recipe(preset="musicgen-large")
     given = Recipe.model_validate({"preset": "musicgen-large", "train": {"model": {"language_model": {"heads": 8}}}})
     assert given.train.model.language_model.heads == 8
@@ -75,7 +75,7 @@ def test_what_is_given_wins_and_the_preset_and_the_stage_fill_the_rest():
     assert Recipe(preset="musicgen-small", decode=as_config).decode.format == "ogg"
 
 
-def test_a_condition_of_a_preset_can_be_taken_away():
+def test_a_condition_of_a_preset_can_be_removed():
     model = {"language_model": {"prepend": []}, "clap": None}
     train = {"model": model, "attribute_dropout": {"clap": 0}}
     conditions = Recipe.model_validate({"train": train}).train.model.conditions
@@ -99,7 +99,7 @@ def test_a_checkpoint_from_elsewhere_brings_its_codec_unless_another_is_named(pr
     assert Recipe(preset=preset, generate=as_config).decode.codec == "./small"
 
 
-def test_what_makes_the_tables_is_named_once_and_other_stages_follow_unless_they_are_given_their_own():
+def test_stages_use_the_weights_of_the_tables_unless_they_are_given_their_own():
     named = {
         "tokenize": {"codec": "./codec"},
         "clap": {"model": "./clap", "vocabulary": "./words"},
@@ -131,7 +131,7 @@ def names_of(recipe, *requested, all_tables=False):
     return {stage.name for stage in recipe.configured_stages("music", requested, all_tables)}
 
 
-def test_conditions_that_the_model_does_not_read_are_made_only_where_they_are_asked_for():
+def test_conditions_that_the_model_does_not_read_are_made_only_on_request():
     small, melody = Recipe(preset="musicgen-small"), Recipe(preset="musicgen-melody")
     assert not {"chroma", "clap"} & names_of(small)
     assert {"chroma", "clap"} & names_of(small, "chroma", "ingest") == {"chroma"}
@@ -143,21 +143,21 @@ def test_conditions_that_the_model_does_not_read_are_made_only_where_they_are_as
     assert {"chroma", "demo_models"} <= names_of(separated, "chroma")
 
 
-def test_the_nearest_track_is_looked_for_where_clips_and_tracks_are_embedded():
+def test_the_stage_nearest_runs_only_if_clips_and_tracks_are_embedded():
     small = Recipe(preset="musicgen-small")
     assert "nearest" in names_of(Recipe())
-    assert "nearest" not in names_of(small)  # whose tracks are not embedded
+    assert "nearest" not in names_of(small)  # its tracks are not embedded
     assert "nearest" in names_of(small, "clap") & names_of(small, all_tables=True)
     assert "nearest" not in names_of(Recipe.model_validate({"evaluate": {"clap": None}}))
     with pytest.raises(ValueError, match="nearest takes no part"):
         selected_stages(small.configured_stages("music"), ["nearest"], "musicgen-small")
 
 
-def test_what_makes_a_condition_follows_only_for_a_model_that_reads_it():
+def test_weights_for_a_condition_are_named_only_for_a_model_that_reads_it():
     small, melody = Recipe(preset="musicgen-small").generate, Recipe(preset="musicgen-melody").generate
     assert (small.separator, small.clap, small.vocabulary) == (None, None, None)
     assert (melody.separator, melody.clap) == ("demucs:htdemucs", None)
-    for other in ("./folder", "0123456789abcdef"):  # it reads what it reads, whatever the recipe would train
+    for other in ("./folder", "0123456789abcdef"):  # it may read any condition, whatever the recipe would train
         generate = Recipe.model_validate({"preset": "musicgen-small", "generate": {"checkpoint": other}}).generate
         assert generate.separator == "demucs:htdemucs"
         assert generate.clap is not None
@@ -165,7 +165,7 @@ def test_what_makes_a_condition_follows_only_for_a_model_that_reads_it():
     assert Recipe.model_validate(given).generate.separator == "./own"
 
 
-def test_no_clap_at_all_is_a_recipe_for_a_model_that_reads_none():
+def test_a_recipe_without_clap_is_valid_for_a_model_that_does_not_read_it():
     none = {"clap": {"model": None}}
     recipe = Recipe.model_validate({"preset": "musicgen-melody", **none})
     assert (recipe.evaluate.clap, recipe.generate.clap) == (None, None)
@@ -200,7 +200,7 @@ def test_the_study_is_the_miniature_with_more_music_and_longer_training():
     miniature, study = Recipe(), Recipe(preset="study")
     assert [stage.name for stage in study.configured_stages(None)] == UNMARKED
     changed = {name for name in Recipe.model_fields if getattr(miniature, name) != getattr(study, name)}
-    # The last follow: a model's melody and codec are those of the stages before it.
+    # The others follow: a model's melody and codec are those of the stages before it.
     assert {"demo", "train_codec", "train", "requests"} <= changed
     assert study.demo.pieces > 2 * miniature.demo.pieces
     for small, large in ((miniature.train_codec.training, study.train_codec.training), (miniature.train, study.train)):
@@ -218,7 +218,7 @@ def test_published_presets_expect_a_source():
     assert with_source(Settings(), ["report"], names).source is None
 
 
-def test_stages_are_chosen_by_name_and_generate_brings_requests_and_ingest_the_demo_corpus():
+def test_generate_brings_requests_along_and_ingest_the_demo_corpus():
     stages = Recipe().configured_stages(None)
     assert selected_stages(stages, None, "miniature") == UNMARKED
     assert selected_stages(stages, ["report", "generate"], "miniature") == ["requests", "generate", "report"]

@@ -1,4 +1,4 @@
-"""`segue.yaml`: what `segue init` writes, and what holds of it."""
+"""`segue.yaml`: what `segue init` writes, and the effect of the file."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ def options(preset=None, recipe=None, given=None, overrides=()):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_new_file_is_the_preset_and_so_is_all_that_it_shows(preset):
+def test_a_new_file_equals_the_preset_and_so_do_all_its_commented_fields(preset):
     text = recipe_text(preset, {})
     Path(FILE).write_text(text)
     assert options().recipe == Recipe(preset=preset)
@@ -36,7 +36,7 @@ def test_a_new_file_is_the_preset_and_so_is_all_that_it_shows(preset):
     assert max(map(len, text.splitlines())) <= 120
 
 
-def test_what_is_said_last_holds():
+def test_options_win_over_the_file_and_the_file_over_the_preset():
     Path(FILE).write_text(
         "preset: musicgen-small\nsettings: {store: there, workers: 2}\ntrain: {batch_size: 6, segment_seconds: 9.0}\n"
     )
@@ -50,14 +50,14 @@ def test_what_is_said_last_holds():
     assert (over.settings.store, over.settings.workers) == ("here", 2)
 
 
-def test_a_file_that_is_named_takes_the_place_of_the_folders_own():
+def test_a_named_file_replaces_the_folders_own():
     Path(FILE).write_text("train: {seed: 1}\n")
     Path("other.yaml").write_text("train: {seed: 2}\n")
     assert options().recipe.train.seed == 1
     assert options(recipe="other.yaml").recipe.train.seed == 2
 
 
-def test_a_section_of_comments_alone_says_nothing_and_a_null_takes_away():
+def test_a_section_of_comments_changes_nothing_and_null_removes_a_condition():
     Path(FILE).write_text("train:\n  optimization:\n    # steps: 3\ningest:\n")
     assert options().recipe == Recipe()
     Path(FILE).write_text(
@@ -81,7 +81,7 @@ def test_a_section_of_comments_alone_says_nothing_and_a_null_takes_away():
         ("preset: musicgen-smal", "did you mean musicgen-small?"),
     ],
 )
-def test_what_a_file_cannot_say_is_one_line(content, told, capfd):
+def test_an_invalid_file_is_refused_in_one_line(content, told, capfd):
     Path(FILE).write_text(content)
     assert run_command(["plan", "ingest", "--source", "music"]) == 2
     errors = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("segue: recipe from")]
@@ -89,7 +89,7 @@ def test_what_a_file_cannot_say_is_one_line(content, told, capfd):
     assert told in errors[0]
 
 
-def test_the_file_of_the_folder_is_said_and_names_the_store_of_every_command(capfd):
+def test_the_recipe_file_is_announced_and_names_the_store_of_every_command(capfd):
     assert run_command(["init", "--store", "kept", "--preset", "musicgen-small"]) == 0
     assert run_command(["init"]) == 2
     assert "expected to write a new file, got segue.yaml, which is there" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""Jobs on clusters: what workers tell and hear, which GPU each has, and the same tables as with threads."""
+"""Jobs on clusters: what workers report and receive, which GPU each has, and the same tables as with threads."""
 
 import json
 import os
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class InProcess:
-    """A channel whose two ends are in one process: Ray's actor, called by itself."""
+    """A channel with both ends in one process: Ray's actor, called directly."""
 
     def __init__(self) -> None:
         self.box = _Box()
@@ -35,7 +35,7 @@ class InProcess:
 
 
 class Heard(Progress):
-    """What was told, by the thread that told it, as a job's lines are told apart by it."""
+    """Records progress with the thread that reported it, by which the lines of jobs are told apart."""
 
     def __init__(self) -> None:
         self.lines: list[tuple] = []
@@ -61,7 +61,7 @@ def channel(monkeypatch) -> InProcess:
 RAY = Settings(task_runner="ray")
 
 
-def test_a_run_hears_the_progress_of_each_job_as_of_a_thread_of_its_own(tmp_path: Path, channel: InProcess) -> None:
+def test_a_run_receives_the_progress_of_each_job_as_if_from_its_own_thread(tmp_path: Path, channel: InProcess) -> None:
     heard, context = Heard(), context_in(tmp_path)
     with (
         hearing_workers(None, RAY, heard, threading.Event()) as opened,
@@ -72,7 +72,7 @@ def test_a_run_hears_the_progress_of_each_job_as_of_a_thread_of_its_own(tmp_path
         for number in range(100):
             one.progress.advance(1, f"track {number}")
         other.progress.start("decode", 5, "tracks")
-        while len({line[0] for line in heard.lines}) < 2:  # both are at work
+        while len({line[0] for line in heard.lines}) < 2:  # until both report
             time.sleep(0.01)
         one.progress.end_job()
     threads = {line[0] for line in heard.lines}
@@ -86,16 +86,14 @@ def test_a_run_hears_the_progress_of_each_job_as_of_a_thread_of_its_own(tmp_path
     assert of_one[-1] == ("end",)
 
 
-def test_a_stop_reaches_jobs_in_work_and_those_that_begin_later_and_is_waited_for(
-    tmp_path: Path, channel: InProcess
-) -> None:
+def test_a_stop_reaches_running_and_later_jobs_and_waits_for_running_ones(tmp_path: Path, channel: InProcess) -> None:
     stop, ended, context = threading.Event(), [], context_in(tmp_path)
 
     def work() -> None:
         with telling_run(channel, "one", context) as job:
             while not job.stop.wait(0.01):
                 pass
-            time.sleep(0.2)  # what is left of its batch
+            time.sleep(0.2)  # the rest of its batch
         ended.append("one")
 
     with hearing_workers(None, RAY, Progress(), stop):
@@ -109,7 +107,7 @@ def test_a_stop_reaches_jobs_in_work_and_those_that_begin_later_and_is_waited_fo
         job.check_stopped()
 
 
-def test_the_workers_of_a_local_dask_cluster_have_a_gpu_each_of_those_that_the_run_has(monkeypatch) -> None:
+def test_workers_of_a_local_dask_cluster_share_out_the_gpus_of_the_run(monkeypatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     specified = {}
@@ -123,7 +121,7 @@ def test_the_workers_of_a_local_dask_cluster_have_a_gpu_each_of_those_that_the_r
     assert "env" not in specified[0]["options"]
 
 
-def test_only_jobs_that_want_a_gpu_of_a_cluster_that_has_some_are_placed() -> None:
+def test_only_jobs_that_want_a_gpu_reserve_one_on_a_cluster_with_gpus() -> None:
     from prefect_ray.context import RemoteOptionsContext
 
     elsewhere = Settings(task_runner="ray", ray_address="ray://head:10001")
@@ -135,7 +133,7 @@ def test_only_jobs_that_want_a_gpu_of_a_cluster_that_has_some_are_placed() -> No
         assert RemoteOptionsContext.get().current_remote_options == {}
 
 
-def test_as_many_jobs_go_at_once_as_the_run_or_a_cluster_elsewhere_has_places(monkeypatch) -> None:
+def test_as_many_jobs_run_at_once_as_the_run_or_a_cluster_elsewhere_has_places(monkeypatch) -> None:
     from distributed import LocalCluster
 
     assert places(None, Settings(concurrency=3), wants_gpu=True) == 3
@@ -150,7 +148,7 @@ def test_as_many_jobs_go_at_once_as_the_run_or_a_cluster_elsewhere_has_places(mo
     assert (places(None, of_ray, wants_gpu=True), places(None, of_ray, wants_gpu=False)) == (4, 16)
 
 
-# -- on clusters that are there --------------------------------------------------------------------------------------
+# -- on real clusters -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -169,7 +167,9 @@ def rows(store: str) -> list[dict]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runner", ["dask", "ray"])
-def test_a_cluster_makes_the_tables_of_threads_though_a_worker_is_killed(server, settings, write_words, runner) -> None:
+def test_a_cluster_makes_the_same_tables_as_threads_even_if_a_worker_is_killed(
+    server, settings, write_words, runner
+) -> None:
     write_words("1", "2", "kill", "4")
     done = server.command(*tiny(settings, settings.store, runner), timeout=600)
     assert done.returncode == 0, done.stderr
@@ -187,13 +187,13 @@ def test_a_worker_loads_a_model_once_for_all_its_jobs(server, settings, write_wo
     assert done.returncode == 0, done.stderr
     assert len(rows(settings.store)) == 16
     loads = (Path(settings.source) / "loads").read_text().split()
-    # Of eight jobs, a shard of two files each, on two workers; Ray may start a process more than work at once.
+    # There are eight jobs, a shard of two files each, on two workers; Ray may start more processes than work at once.
     assert len(loads) == len(set(loads)) < 8, loads
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runner", ["dask", "ray"])
-def test_a_run_that_is_asked_to_stop_stops_its_cluster_at_the_next_batch(server, settings, write_words, runner) -> None:
+def test_a_stopped_run_stops_its_cluster_at_the_next_batch(server, settings, write_words, runner) -> None:
     write_words("1", "2", "wait")
     process = subprocess.Popen(tiny(settings, settings.store, runner), env=server.environment, cwd=ROOT)
     try:
