@@ -65,7 +65,7 @@ def folder_of_logs(request: pytest.FixtureRequest, tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def own_database(common: Path) -> None:
-    """Runs that start a server of their own find the database that was kept, if one was."""
+    """Runs that start a server of their own find the saved database, if there is one."""
     make_home(Path(os.environ["PREFECT_HOME"]), common)
 
 

@@ -1,4 +1,5 @@
-"""Shards as Prefect tasks: failures are collected and raised, passing ones tried again; only what is stale is one."""
+"""Shards as Prefect tasks: failures are collected and raised, transient ones are tried again, and only stale shards
+run."""
 
 import json
 import os
@@ -46,7 +47,7 @@ def task_runs(flow_run_name):
 
 
 def in_own_process(settings, **others):
-    """The words of a command that runs the tiny flow."""
+    """The command that runs the tiny flow in its own process."""
     return [sys.executable, "-m", "tests.worlds.tiny_flow", settings.store, settings.source, json.dumps(others)]
 
 
@@ -85,7 +86,7 @@ def test_a_run_with_nothing_stale_starts_no_task(on_server, settings, write_word
     assert tasks == []
 
 
-def test_sigterm_stops_shards_in_work_at_their_next_batch(server, settings, write_words):
+def test_sigterm_stops_running_shards_at_their_next_batch(server, settings, write_words):
     write_words("1", "2", "wait")
     process = subprocess.Popen(in_own_process(settings), env=server.environment, cwd=ROOT)
     try:
@@ -102,7 +103,7 @@ def test_sigterm_stops_shards_in_work_at_their_next_batch(server, settings, writ
     assert kept_keys(Store(settings.store), CHROMA) == [("0.txt",), ("1.txt",)]
 
 
-def test_a_job_travels_to_another_process_without_what_belongs_to_this_one(settings, write_words):
+def test_a_job_is_pickled_without_the_progress_and_stop_of_this_process(settings, write_words):
     write_words("1")
     stage = ConfiguredStage("chroma", tiny_mapping, tiny_mapping.Config())
     context = Pipeline(tiny_flow.CONFIGURED, settings).context("chroma", "run")
@@ -114,7 +115,7 @@ def test_a_job_travels_to_another_process_without_what_belongs_to_this_one(setti
     assert (job.context.fingerprint, job.names, job.stage.module) == (context.fingerprint, ["0"], tiny_mapping)
 
 
-def test_dask_without_a_server_that_its_workers_can_reach_is_told_in_one_line(settings):
+def test_dask_without_a_reachable_prefect_server_is_refused(settings):
     from flows.runs.clusters import task_runner
 
     with pytest.raises(ValueError, match="PREFECT_API_URL"):

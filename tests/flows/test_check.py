@@ -1,4 +1,5 @@
-"""`segue check`: every kind of damage is one line with its cure, and a repair marks exactly what must be made again."""
+"""`segue check`: every kind of damage is reported in one line with its cure, and a repair marks exactly what must be
+made again."""
 
 import hashlib
 import os
@@ -20,7 +21,7 @@ TEXTS = {"a.txt": "do re", "b.txt": "re mi", "c.txt": "fa sol"}
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """A store that one run has filled, of which each test harms a copy."""
+    """A store filled by one run; each test damages a copy of it."""
     folder = tmp_path_factory.mktemp("sound")
     settings = Settings(store=str(folder / "store"), **write_inputs(folder / "in", TEXTS, ["2 calm", "1 loud"]))
     run_chain(settings)
@@ -62,7 +63,7 @@ def age(store: Store, path: str) -> None:
     os.utime(store.path(path), (old, old))
 
 
-def test_a_sound_store_has_no_problem(store, capsys):
+def test_an_undamaged_store_has_no_problems(store, capsys):
     for words in ((), ("--deep",), ("tracks", "clips"), ("--repair",)):
         code, lines = check(store, capsys, *words)
         assert code == 0, lines
@@ -70,7 +71,7 @@ def test_a_sound_store_has_no_problem(store, capsys):
         assert "0 problems, 0 to know" in lines[0]
 
 
-def test_bit_rot_behind_a_whole_footer_is_found_set_aside_and_made_again(store, settings, capsys):
+def test_changed_bytes_with_an_intact_footer_are_found_set_aside_and_made_again(store, settings, capsys):
     before, path = seen(store), shard(store, CHROMA)
     digests = {file: hashlib.sha256(store.read_bytes(file)).digest() for file in (path, shard(store, CHROMA, "1"))}
     footer = store.footer_of(path)
@@ -81,7 +82,7 @@ def test_bit_rot_behind_a_whole_footer_is_found_set_aside_and_made_again(store, 
         assert lines[0].startswith(f"{path}: damaged")
         assert "segue check --repair" in lines[0]
         assert len(lines) == 2, lines
-        assert check(store, capsys, "--deep", "--repair")[0] == 1  # what is shown is not there until it is made again
+        assert check(store, capsys, "--deep", "--repair")[0] == 1  # the shown shard is missing until it is made again
         assert store.files("damaged/" + path.rpartition("/")[0]) == [path.rpartition("/")[2]]
         results = run_chain(settings).results
         assert {result.stage: result.counts.made for result in results}["chroma"] == 2
@@ -90,7 +91,7 @@ def test_bit_rot_behind_a_whole_footer_is_found_set_aside_and_made_again(store, 
         assert {file: hashlib.sha256(store.read_bytes(file)).digest() for file in digests} == digests
 
 
-def test_a_shard_cut_short_is_found_by_its_footer_alone(store, capsys):
+def test_a_truncated_shard_is_found_by_its_footer(store, capsys):
     path = shard(store, TRACKS)
     Path(store.path(path)).write_bytes(Path(store.path(path)).read_bytes()[:-9])
     code, lines = check(store, capsys)
@@ -109,7 +110,7 @@ def test_a_key_in_two_shards_is_found(store, capsys):
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut", "changed"])
-def test_a_clips_file_is_there_with_its_size_and_bytes(store, settings, capsys, harm):
+def test_a_missing_truncated_or_changed_file_of_a_clip_is_found_and_made_again(store, settings, capsys, harm):
     before = seen(store)
     path = store.read_files(CLIPS, [shard(store, CLIPS)]).column("path").to_pylist()[0]
     if harm == "gone":
@@ -130,7 +131,7 @@ def test_a_clips_file_is_there_with_its_size_and_bytes(store, settings, capsys, 
     assert seen(store) == before
 
 
-def test_a_model_that_is_not_what_was_trained_is_set_aside_and_trained_again(store, settings, capsys):
+def test_a_changed_model_is_set_aside_and_trained_again(store, settings, capsys):
     before = seen(store)
     path = store.read_all(CHECKPOINTS).column("path").to_pylist()[0]
     change_byte(store, f"{path}/weights", 0)
@@ -143,7 +144,7 @@ def test_a_model_that_is_not_what_was_trained_is_set_aside_and_trained_again(sto
     assert check(store, capsys, "--deep")[0] == 0
 
 
-def test_what_no_row_names_is_listed_once_it_is_an_hour_old_and_is_no_problem(store, capsys):
+def test_files_that_no_row_names_are_listed_after_an_hour_and_are_not_a_problem(store, capsys):
     things = ["audio/version=x/lost.flac", "models/lost/weights", "audio/.a.flac.0f.inprogress", "report/lost.html"]
     for path in things:
         store.write_bytes(path, b"lost")
@@ -167,7 +168,7 @@ def test_a_foreign_file_among_shards_is_named(store, capsys):
     assert all("not the store's; move it away" in line for line in lines[:2])
 
 
-def test_what_follows_from_rows_that_have_changed_since_is_told(store, settings, tmp_path, capsys):
+def test_a_table_made_from_rows_that_have_since_changed_is_reported(store, settings, tmp_path, capsys):
     fewer = write_inputs(tmp_path / "in", {"a.txt": "do re"}, ["2 calm", "1 loud"])
     run_chain(settings.model_copy(update=fewer), names=["ingest"])
     code, lines = check(store, capsys, "chroma")
@@ -175,7 +176,7 @@ def test_what_follows_from_rows_that_have_changed_since_is_told(store, settings,
     assert any("made from other rows than tracks has" in line for line in lines[:-1]), lines
 
 
-def test_a_damaged_publication_is_set_aside_and_the_next_run_publishes_anew(store, settings, capsys):
+def test_a_damaged_publication_is_set_aside_and_the_next_run_publishes_again(store, settings, capsys):
     before = seen(store)
     path = store.shard_path(PUBLICATIONS, "1", f"{Publications(store).sequences()[0]:012d}")
     Path(store.path(path)).write_bytes(b"half")
@@ -188,6 +189,6 @@ def test_a_damaged_publication_is_set_aside_and_the_next_run_publishes_anew(stor
     assert check(store, capsys)[0] == 0
 
 
-def test_a_table_that_is_not_is_one_line(store, capsys):
+def test_an_unknown_table_is_refused_in_one_line(store, capsys):
     assert run_command(["check", "nothing", "--store", store.root]) == 2
     assert "expected tables of tracks" in capsys.readouterr().err

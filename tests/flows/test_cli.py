@@ -1,4 +1,4 @@
-"""The command line's contract: names, exit codes, and one line for whatever a person got wrong."""
+"""The command line's contract: names, exit codes, and one line for every mistake of a user."""
 
 import json
 import os
@@ -83,7 +83,7 @@ def test_a_mistake_is_one_line_that_names_what_is_allowed_and_exit_code_2(words,
     ],
     ids=" ".join,
 )
-def test_what_is_no_store_is_told_as_such_and_left_as_it_is(words, tmp_path, monkeypatch, capfd):
+def test_a_path_that_is_not_a_store_is_reported_and_left_unchanged(words, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("notes")
     (tmp_path / "empty").mkdir()
@@ -95,7 +95,7 @@ def test_what_is_no_store_is_told_as_such_and_left_as_it_is(words, tmp_path, mon
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_plan_and_a_run_refuse_a_file_for_a_store(recordings, tmp_path, capfd):
+def test_a_plan_and_a_run_refuse_a_file_as_a_store(recordings, tmp_path, capfd):
     (tmp_path / "file").write_text("notes")
     for command in ("plan", "run"):
         assert run_command([command, "--source", str(recordings), "--store", str(tmp_path / "file")]) == 2
@@ -109,7 +109,7 @@ def test_presets_are_listed_with_their_differences(capfd):
     assert "    train.model.language_model.width=2048" in out
 
 
-def test_the_command_line_is_a_module_too():
+def test_the_command_line_can_be_run_as_a_module():
     program = [sys.executable, "-m", "flows.cli", "schema", "no_table"]
     ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
@@ -122,7 +122,7 @@ def test_help_names_every_command(capfd):
     assert all(name in out for name in ("run", "plan", "sql", "presets", "convert"))
 
 
-def test_help_cuts_no_sentence_off(capfd, monkeypatch):
+def test_help_does_not_truncate_sentences(capfd, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert run_command(["--help"]) == 0
     out = capfd.readouterr().out
@@ -134,7 +134,7 @@ def test_help_cuts_no_sentence_off(capfd, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["run", "export", "generate"])
-def test_help_breaks_lines_at_no_hyphen(command, capfd, monkeypatch):
+def test_help_does_not_break_lines_at_hyphens(command, capfd, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert run_command([command, "--help"]) == 0
     lines = [line.rstrip() for line in capfd.readouterr().out.splitlines()]
@@ -144,13 +144,13 @@ def test_help_breaks_lines_at_no_hyphen(command, capfd, monkeypatch):
 
 @pytest.mark.parametrize(("columns", "widest"), [(100, 100), (120, 120), (250, 120)])
 @pytest.mark.parametrize("command", [[], ["run"]])
-def test_help_is_as_wide_as_the_terminal_up_to_what_can_be_read(command, columns, widest, capfd, monkeypatch):
+def test_help_is_as_wide_as_the_terminal_up_to_120_columns(command, columns, widest, capfd, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
     assert run_command([*command, "--help"]) == 0
     assert widest - 20 < max(map(len, capfd.readouterr().out.splitlines())) <= widest
 
 
-def test_a_plan_computes_nothing_and_tells_what_would_be_made(recordings, tmp_path, capfd):
+def test_a_plan_shows_what_would_be_made_and_writes_nothing(recordings, tmp_path, capfd):
     store = tmp_path / "store"
     assert run_command(["plan", "ingest", "--source", str(recordings), "--store", str(store)]) == 0
     out = capfd.readouterr().out.splitlines()
@@ -171,7 +171,8 @@ def test_the_whole_miniature_is_planned_from_an_empty_store(tmp_path, capfd):
 
 @pytest.fixture(scope="module")
 def settled(tmp_path_factory):
-    """Words of a command line: for a store of recordings that are taken in, and for ingest, which is done with them."""
+    """Words of a command line by name: for a store with ingested recordings, for an ingest with nothing left to do, and
+    for a clip."""
     folder = tmp_path_factory.mktemp("settled")
     source, store = str(make_recordings(folder / "recordings", 3)), str(folder / "store")
     options = {"source": source, "store": store, "workers": 1}
@@ -183,7 +184,7 @@ def settled(tmp_path_factory):
 
 
 OF_RUNS = ("stages.pipeline.runner", "rich.progress", "http.server", "pyarrow.compute")
-"""What runs and pages need, and a question to a store does not."""
+"""Modules that runs and pages need, and a query does not."""
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ OF_RUNS = ("stages.pipeline.runner", "rich.progress", "http.server", "pyarrow.co
         ("show tracks {store}", [*(set(HEAVY) - {"duckdb"}), "flows.recipes.recipe", "pyarrow.compute"]),
     ],
 )
-def test_a_command_loads_nothing_that_only_work_needs(command, absent, settled):
+def test_a_command_imports_only_the_modules_that_it_needs(command, absent, settled):
     script = (
         "import sys; from flows.cli import run_command; "
         f"code = run_command({shlex.split(command.format(**settled))}); "
@@ -213,7 +214,8 @@ def test_a_command_loads_nothing_that_only_work_needs(command, absent, settled):
 
 @pytest.fixture
 def published(recordings, tmp_path):
-    """Words for a run of a published preset with no network: only what a text model reads is on this machine."""
+    """Options for a run of a published preset without a network: only the weights of a text model are on this
+    machine."""
     for name in ("codec", "words"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(b"weights")
@@ -241,7 +243,7 @@ def test_a_text_model_is_planned_without_separator_or_clap(published, capfd):
     assert "clap" not in planned
 
 
-def test_a_plan_fails_where_the_run_would_for_want_of_a_table(published, capfd):
+def test_a_plan_fails_like_the_run_if_a_table_is_missing(published, capfd):
     words = ["ingest", "tokenize", "train", "--preset", "musicgen-melody", *published]
     for command in ("plan", "run"):
         assert run_command([command, *words, "--set", "chroma.separator=null"]) == 1
@@ -252,7 +254,7 @@ def test_a_plan_fails_where_the_run_would_for_want_of_a_table(published, capfd):
     assert run_command(["plan", "chroma", *words, "--set", "chroma.separator=null"]) == 0
 
 
-def test_how_a_melody_is_measured_is_no_matter_to_a_model_that_reads_none(published):
+def test_a_model_that_does_not_read_melodies_does_not_depend_on_their_analysis(published):
     def versions(*changes):
         options = parse_run_options(["chroma", "tokenize", "train"], "musicgen-small", {"store": store}, changes)
         pipeline = options.plan.pipeline()
@@ -269,12 +271,12 @@ def test_how_a_melody_is_measured_is_no_matter_to_a_model_that_reads_none(publis
 
 
 @pytest.mark.parametrize("field", ["tokenize.codec", "evaluate.codec", "generate.checkpoint"])
-def test_null_is_no_name_of_weights(field, tmp_path, capfd):
+def test_null_is_not_accepted_as_the_name_of_weights(field, tmp_path, capfd):
     assert run_command(["plan", "--store", str(tmp_path / "store"), "--set", f"{field}=null"]) == 2
     assert f"{field}: expected a valid string, got None" in capfd.readouterr().err
 
 
-def test_a_run_says_its_first_line_before_it_imports_what_takes_long(tmp_path):
+def test_a_run_prints_its_first_line_before_slow_imports(tmp_path):
     script = (
         "import sys\n"
         "class Errors:\n"
@@ -292,7 +294,7 @@ def test_a_run_says_its_first_line_before_it_imports_what_takes_long(tmp_path):
     assert ended.stdout.splitlines()[-1] == f"({PLANNING!r}, []) True"
 
 
-def test_missing_weights_are_one_line_at_once_and_exit_code_1(recordings, tmp_path, capfd):
+def test_missing_weights_are_reported_at_once_in_one_line_with_exit_code_1(recordings, tmp_path, capfd):
     words = ["--preset", "musicgen-small", "--source", str(recordings), "--store", str(tmp_path / "store")]
     assert run_command(["run", *words, "--set", "settings.offline=true"]) == 1
     lines = complaints(capfd.readouterr().err)
@@ -300,7 +302,7 @@ def test_missing_weights_are_one_line_at_once_and_exit_code_1(recordings, tmp_pa
     assert "missing weights" in lines[0]
 
 
-def test_a_model_that_is_still_to_be_trained_is_one_line_that_names_its_stage(tmp_path, capfd):
+def test_a_model_that_is_not_yet_trained_is_reported_in_one_line_with_its_stage(tmp_path, capfd):
     assert run_command(["run", "train", "--store", str(tmp_path / "store")]) == 1
     lines = complaints(capfd.readouterr().err)
     assert len(lines) == 1, lines
@@ -308,7 +310,7 @@ def test_a_model_that_is_still_to_be_trained_is_one_line_that_names_its_stage(tm
     assert "train it first (the stage demo_models)" in lines[0]
 
 
-def test_a_store_that_cannot_be_written_is_one_line_before_anything_is_read(recordings, tmp_path, capfd):
+def test_a_store_that_cannot_be_written_is_reported_in_one_line_before_anything_is_read(recordings, tmp_path, capfd):
     (tmp_path / "file").write_text("a file where a folder should be")
     words = ["--source", str(recordings), "--store", str(tmp_path / "file" / "store")]
     assert run_command(["run", "ingest", *words]) == 1
@@ -318,7 +320,7 @@ def test_a_store_that_cannot_be_written_is_one_line_before_anything_is_read(reco
     assert (tmp_path / "file").read_text() == "a file where a folder should be"
 
 
-def test_a_source_that_is_not_there_is_one_line_and_exit_code_1(tmp_path, capfd):
+def test_a_missing_source_is_reported_in_one_line_with_exit_code_1(tmp_path, capfd):
     assert run_command(["run", "ingest", "--source", str(tmp_path / "no"), "--store", str(tmp_path / "s")]) == 1
     lines = complaints(capfd.readouterr().err)
     assert len(lines) == 1, lines
@@ -326,7 +328,7 @@ def test_a_source_that_is_not_there_is_one_line_and_exit_code_1(tmp_path, capfd)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_a_device_that_is_not_there_is_one_line_before_anything_is_read(recordings, tmp_path, capfd):
+def test_a_missing_device_is_reported_in_one_line_before_anything_is_read(recordings, tmp_path, capfd):
     words = ["--source", str(recordings), "--store", str(tmp_path / "store"), "--set", "settings.device=cuda"]
     assert run_command(["run", "ingest", "chroma", "--set", "chroma.separator=null", *words]) == 1
     lines = complaints(capfd.readouterr().err)
@@ -334,7 +336,7 @@ def test_a_device_that_is_not_there_is_one_line_before_anything_is_read(recordin
     assert "expected a CUDA device" in lines[0]
 
 
-def test_a_damaged_shard_is_one_line_that_names_it_in_a_run_and_in_a_query(recordings, tmp_path, capfd):
+def test_a_damaged_shard_is_named_in_one_line_by_runs_plans_and_queries(recordings, tmp_path, capfd):
     from flows.recipes.recipe import Recipe
     from schemas import Settings
     from schemas.tables import TRACKS
@@ -354,7 +356,7 @@ def test_a_damaged_shard_is_one_line_that_names_it_in_a_run_and_in_a_query(recor
         assert "segue check" in lines[0]
 
 
-def test_runs_end_with_a_table_and_a_second_one_needs_no_prefect(server, recordings, tmp_path):
+def test_a_run_ends_with_a_table_and_a_run_with_nothing_to_do_needs_no_prefect(server, recordings, tmp_path):
     words = ["run", "ingest", "--source", str(recordings), "--store", str(tmp_path / "store")]
     first = segue(*words, environment=server.environment)
     out, errors = first.communicate(timeout=PATIENCE_SECONDS)
@@ -370,7 +372,7 @@ def test_runs_end_with_a_table_and_a_second_one_needs_no_prefect(server, recordi
     assert out.splitlines()[1].split()[:4] == ["ingest", "0", "3", "0"]
 
 
-def test_plans_and_runs_tell_what_they_refused_and_noticed_and_how_to_list_it(recordings, tmp_path, capfd):
+def test_plans_and_runs_list_refusals_and_remarks_and_the_queries_for_them(recordings, tmp_path, capfd):
     from flows.recipes.recipe import Recipe
     from flows.runs.running import Run, RunPlan, run_stages
     from schemas import Settings
@@ -397,11 +399,11 @@ def test_plans_and_runs_tell_what_they_refused_and_noticed_and_how_to_list_it(re
         assert "ingest" in capfd.readouterr().out
 
 
-def test_plans_and_runs_tell_of_another_run_that_is_at_work_on_the_store(recordings, tmp_path, monkeypatch, capfd):
+def test_plans_and_runs_report_another_run_in_progress_on_the_store(recordings, tmp_path, monkeypatch, capfd):
     def refuse() -> None:
         raise ValueError("expected no server here")
 
-    monkeypatch.setattr("flows.commands.foreground.start_server", refuse)  # what is told, is told before
+    monkeypatch.setattr("flows.commands.foreground.start_server", refuse)  # the report comes before this
     store = Store(str(tmp_path / "store"))
     words = ["ingest", "--preset", "musicgen-small", "--source", str(recordings), "--store", store.root]
     told = "segue: another run is at work on this store: run 20261130T131652-41c178 (process "
@@ -449,7 +451,7 @@ def test_sql_answers_as_a_table_csv_and_json(recordings, tmp_path, capfd):
     assert "nothing" in lines[0]
 
 
-def test_a_reader_that_has_gone_is_no_traceback(tmp_path):
+def test_a_reader_that_closes_the_pipe_causes_no_traceback(tmp_path):
     (tmp_path / "store").mkdir()
     question = "SELECT range AS number FROM range(200000)"
     process = segue(
@@ -461,7 +463,7 @@ def test_a_reader_that_has_gone_is_no_traceback(tmp_path):
     process.wait(PATIENCE_SECONDS)
 
 
-def test_checks_of_a_file_hold_a_table_back_and_a_wrong_file_is_one_line(recordings, tmp_path, capfd):
+def test_a_failed_check_holds_a_table_back_and_a_wrong_checks_file_is_one_line(recordings, tmp_path, capfd):
     store, checks = str(tmp_path / "store"), tmp_path / "checks.yaml"
     words = ["run", "ingest", "--source", str(recordings), "--store", store, "--checks", str(checks)]
     checks.write_text("- {name: no sound, table: tracks, sql: SELECT uri FROM tracks}")

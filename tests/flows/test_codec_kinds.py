@@ -1,4 +1,4 @@
-"""From recordings to clips on a DAC and on a Mimi: sizes, rate and length are the codec's."""
+"""From recordings to clips with a DAC and with a Mimi: sizes, rate and length are the codec's."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from tests.worlds.small_codecs import CARDINALITY, HOPS, LEVELS, RATE, small_cod
 
 
 def recipe(folder: Path, kind: str, codebooks: int = LEVELS) -> Recipe:
-    """A model that speaks a small codec's codes."""
+    """A recipe for a model of a small codec's codes."""
     small_codec(kind).save_pretrained(folder / "codec")
     preset = f"{kind}-{'44khz' if kind == 'dac' else '24khz'}"
     sizes = {"codebooks": codebooks, "cardinality": CARDINALITY}
@@ -40,7 +40,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def store(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A catalog, and clips of a model that learned from it."""
+    """A catalog, and clips of a model trained on it."""
     folder = tmp_path_factory.mktemp(kind)
     return filled_store(recipe(folder, kind), settings_of(folder))
 
@@ -62,13 +62,13 @@ def test_clips_have_the_sizes_the_rate_and_the_length_of_the_codec(store: Store,
         assert sound.std() > 0
 
 
-def test_a_prompt_is_the_recording_s_own_codes_whether_a_track_or_a_file(store: Store, kind: str) -> None:
+def test_a_prompt_has_the_recordings_own_codes_as_a_track_and_as_a_file(store: Store, kind: str) -> None:
     found = continued(store, round(PROMPT_SECONDS * RATE / HOPS[kind]))
     assert np.array_equal(found["from a track"], found["recording"])
     assert np.array_equal(found["from a file"], found["recording"])
 
 
-def test_melody_following_is_compared_with_what_the_codec_lets_through(store: Store) -> None:
+def test_a_melody_score_has_a_ceiling_through_the_codec_and_an_untrained_control(store: Store) -> None:
     rows = rows_of(store, "SELECT * FROM scores WHERE chroma_similarity IS NOT NULL")
     assert len(rows) == 1
     assert rows[0]["chroma_similarity_ceiling"] is not None
@@ -77,7 +77,7 @@ def test_melody_following_is_compared_with_what_the_codec_lets_through(store: St
     assert untrained[0]["seconds"] == pytest.approx(rows[0]["seconds"])
 
 
-def test_the_checkpoint_says_which_codec_it_speaks(store: Store, kind: str) -> None:
+def test_the_checkpoint_names_the_sizes_of_its_codec(store: Store, kind: str) -> None:
     row = rows_of(store, "SELECT checkpoint_id FROM checkpoints")[0]
     codec = load_checkpoint(store.local(f"models/{row['checkpoint_id']}"), refuse).facts.codec
     assert codec is not None

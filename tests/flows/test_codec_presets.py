@@ -1,4 +1,4 @@
-"""Presets that train a codec: the published hyper-parameters, and that everything after it fits."""
+"""Presets that train a codec: they have the published hyper-parameters, and the stages after it fit."""
 
 import pytest
 from transformers import EncodecConfig
@@ -9,13 +9,13 @@ from model.codec.network import new_network
 ABOUT_THE_CODE = {"transformers_version", "dtype", "architectures", "torch_dtype"}
 
 
-def test_the_24_khz_codec_is_transformers_own_default_which_is_the_published_one() -> None:
+def test_the_24_khz_codec_equals_the_published_one_which_is_transformers_default() -> None:
     ours = new_network(Recipe(preset="encodec-24khz").train_codec.network, 0).config.to_dict()
     theirs = EncodecConfig().to_dict()
     assert {name for name in theirs if ours[name] != theirs[name]} <= ABOUT_THE_CODE
 
 
-def test_the_32_khz_codec_is_the_published_one() -> None:
+def test_the_32_khz_codec_equals_the_published_one() -> None:
     network = new_network(Recipe(preset="encodec-32khz").train_codec.network, 0)
     config = network.config
     assert (config.sampling_rate, config.audio_channels, config.hop_length, config.frame_rate) == (32_000, 1, 640, 50)
@@ -32,7 +32,9 @@ def test_the_32_khz_codec_is_the_published_one() -> None:
         ("encodec-24khz", 600_000, (0.1, 1.0), (3.0, 3.0, 2 / 3)),
     ],
 )
-def test_codecs_train_as_published(preset: str, steps: int, weights: tuple, discriminators: tuple) -> None:
+def test_codecs_are_trained_with_the_published_hyper_parameters(
+    preset: str, steps: int, weights: tuple, discriminators: tuple
+) -> None:
     training = Recipe(preset=preset).train_codec.training
     optimization, adversarial = training.optimization, training.adversarial
     assert (optimization.steps, optimization.learning_rate, optimization.betas) == (steps, 3e-4, (0.5, 0.9))
@@ -47,7 +49,7 @@ def test_codecs_train_as_published(preset: str, steps: int, weights: tuple, disc
 
 
 @pytest.mark.parametrize("preset", ["encodec-32khz", "encodec-24khz"])
-def test_a_preset_that_trains_a_codec_uses_it_and_its_language_model_speaks_its_codes(preset: str) -> None:
+def test_all_stages_of_a_codec_preset_use_its_codec_and_the_language_model_fits_it(preset: str) -> None:
     recipe = Recipe(preset=preset)
     assert "train_codec" in [stage.name for stage in recipe.configured_stages("music")]
     assert {recipe.tokenize.codec, recipe.decode.codec, recipe.generate.codec, recipe.evaluate.codec} == {
@@ -67,7 +69,7 @@ def test_the_miniature_trains_its_codec_without_discriminators() -> None:
         0.333,
         1.0,
     )
-    # Over the miniature, whoever asks for discriminators gets the published ones.
+    # A user who turns discriminators on over the miniature gets the published ones.
     training = Recipe.model_validate(
         {"train_codec": {"training": {"adversarial": {"weight": 1.0}}}}
     ).train_codec.training

@@ -1,4 +1,4 @@
-"""Lines for people: wrapped at words where a terminal shows them, whole where a program or a file takes them."""
+"""Lines for people: wrapped at words on a terminal, and unwrapped in a file or a pipe."""
 
 import os
 import pty
@@ -22,7 +22,7 @@ COMMAND = '`segue sql "SELECT stage, kind, uri, message FROM rejects" --store /m
 
 
 def on_terminal(columns: int, *words: str) -> tuple[int, list[str]]:
-    """Run a command on a terminal of so many columns, and return its exit code and the lines that it writes."""
+    """Run a command on a terminal with `columns` columns, and return its exit code and the lines that it writes."""
     leader, follower = pty.openpty()
     ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
@@ -41,7 +41,7 @@ def on_terminal(columns: int, *words: str) -> tuple[int, list[str]]:
     return process.wait(), text.splitlines()
 
 
-def test_on_a_terminal_no_word_is_broken_and_through_a_pipe_no_line_is(tmp_path: Path) -> None:
+def test_lines_are_wrapped_at_words_on_a_terminal_and_not_wrapped_in_a_pipe(tmp_path: Path) -> None:
     (tmp_path / "music").mkdir()
     words = ["plan", "--preset", "musicgen-smal", "--source", str(tmp_path / "music")]
     code, lines = on_terminal(80, *words)
@@ -53,7 +53,7 @@ def test_on_a_terminal_no_word_is_broken_and_through_a_pipe_no_line_is(tmp_path:
     assert " ".join(" ".join(lines).split()) == " ".join(" ".join(piped).split())
 
 
-def test_what_is_told_in_two_columns_goes_on_under_the_second() -> None:
+def test_wrapped_lines_of_the_second_column_are_indented_to_it() -> None:
     _, lines = on_terminal(80, "doctor")
     assert max(map(len, lines)) <= 80
     beginning = next(line for line in lines if "published weights" in line)
@@ -64,7 +64,7 @@ def test_what_is_told_in_two_columns_goes_on_under_the_second() -> None:
     assert {len(line) - len(line.lstrip()) for line in wrapped} == {column}
 
 
-def test_paths_ids_and_commands_stay_whole() -> None:
+def test_paths_ids_and_commands_are_not_broken() -> None:
     path = "/music/" + "a" * 90 + "/page.html"
     spaced = "'/music/of my own/and of others/that came from somewhere'"
     line = f"segue: the page is {path}, the rest in {spaced}, and all of it by {COMMAND}; that's the users' all"
@@ -75,12 +75,12 @@ def test_paths_ids_and_commands_stay_whole() -> None:
     assert " ".join(wrapped.split()) == line
 
 
-def test_a_quoted_text_too_long_for_a_line_is_broken_at_its_words() -> None:
+def test_a_long_quoted_text_is_broken_at_its_words() -> None:
     line = f"segue: expected words, got '{'word ' * 40}' of the table"
     assert max(map(len, wrap(line, 80).split("\n"))) <= 80
 
 
-def test_what_fits_and_what_a_narrow_window_shows_is_left_alone() -> None:
+def test_short_lines_and_very_narrow_windows_are_not_wrapped() -> None:
     line = "    a line with an indent, and two  spaces"
     assert wrap(line, 80) == line
     assert wrap(line * 3, 20) == line * 3
@@ -88,7 +88,7 @@ def test_what_fits_and_what_a_narrow_window_shows_is_left_alone() -> None:
 
 @settings(max_examples=50)
 @given(st.text(alphabet="ab 表'`\"/", max_size=200), st.integers(40, 130))
-def test_nothing_is_lost_and_only_single_pieces_are_wider(line: str, width: int) -> None:
+def test_wrapping_loses_no_word_and_only_single_pieces_are_wider(line: str, width: int) -> None:
     wrapped = wrap(line, width)
     assert wrapped.split() == line.split()
     for part in wrapped.split("\n"):

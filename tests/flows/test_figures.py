@@ -1,4 +1,4 @@
-"""`segue pattern` shows patterns, and what cannot be one is a mistake of one line."""
+"""`segue pattern` shows patterns, and reports an invalid pattern in one line."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_a_pattern_is_drawn_into_a_file_under_its_title(tmp_path, capfd):
         (["spiral"], "'delay', 'unroll', 'coarse_first', 'grouped'"),
     ],
 )
-def test_what_is_no_pattern_is_one_line_and_exit_code_2(words, told, capfd):
+def test_an_invalid_pattern_is_one_line_and_exit_code_2(words, told, capfd):
     assert run_command(["pattern", *words]) == 2
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1

@@ -1,4 +1,4 @@
-"""The commands of docs/fine-tuning.md, run with a look-alike of the published model, in the page's order."""
+"""The commands of docs/fine-tuning.md, run in the order of the page with a small stand-in for the published model."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ from tests.worlds.command_line import ROOT, make_recordings
 from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
 from tests.worlds.open_gate import OPEN_GATE
 
-pytestmark = pytest.mark.slow  # four commands, each with a server of Prefect
+pytestmark = pytest.mark.slow  # four commands, each with a Prefect server
 
 SMALL = {
     **{"train.optimization.steps": 2, "train.batch_size": 1, "train.micro_batch_size": 1},
@@ -22,7 +22,7 @@ SMALL = {
 
 
 def commands(begin: str) -> list[list[str]]:
-    """The commands of the page that begin so, as words."""
+    """The commands of the page that begin with `segue {begin}`, as words."""
     lines = (ROOT / "docs" / "fine-tuning.md").read_text().splitlines()
     return [shlex.split(line) for line in lines if line.startswith(f"segue {begin}")]
 
@@ -32,7 +32,7 @@ def run(words: list[str], **knobs: object) -> None:
     assert run_command([*given, *(word for name, value in knobs.items() for word in ("--set", f"{name}={value}"))]) == 0
 
 
-def test_the_page_goes_from_a_model_and_recordings_to_clips_with_adapters(
+def test_the_commands_of_the_page_lead_from_a_model_and_recordings_to_clips_with_adapters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

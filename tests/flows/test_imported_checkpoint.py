@@ -1,4 +1,4 @@
-"""A checkpoint from elsewhere makes clips: its folder is the language model and the codec at once."""
+"""A checkpoint from elsewhere makes clips: its folder holds both the language model and the codec."""
 
 import csv
 from pathlib import Path
@@ -24,7 +24,7 @@ from tests.worlds.tiny_models import text_encoder
 
 
 def settings_in(folder: Path) -> Settings:
-    """A store, and requests in words and to go on from a file."""
+    """Settings for a store, with one request in words and one that continues a file."""
     soundfile.write(folder / "prompt.wav", piece(3), SAMPLE_RATE)
     with open(folder / "requests.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, ["description", "prompt", "prompt_seconds", "seconds"])
@@ -37,14 +37,14 @@ def settings_in(folder: Path) -> Settings:
 
 
 def recipe(checkpoint: Path, preset: str = "musicgen-small", **others: Any) -> Recipe:
-    """What a user sets: the folder, which brings its codec; nothing that is published can be had here."""
+    """A user's recipe: the folder, which brings its codec; published weights are not available here."""
     differences = {"generate": {"checkpoint": str(checkpoint)}, "decode": {"format": "wav"}}
     differences |= {"gate": {"limits": OPEN_LIMITS}}
     return Recipe.model_validate({"preset": preset, **differences, **others})
 
 
 @pytest.mark.parametrize(("form", "channels"), [("hf", 1), pytest.param("hf", 2, marks=pytest.mark.slow), ("segue", 1)])
-def test_clips_come_of_a_folder_that_holds_model_and_codec(tmp_path: Path, form: Form, channels: int) -> None:
+def test_clips_are_made_from_a_folder_that_holds_model_and_codec(tmp_path: Path, form: Form, channels: int) -> None:
     small = small_checkpoint(tmp_path, codebooks=2 * channels, channels=channels)
     convert_checkpoint(small.folder, tmp_path / "imported", form, find)
     settings = settings_in(tmp_path)
@@ -64,7 +64,8 @@ def test_a_store_without_recordings_has_scores_and_a_page_of_its_clips(tmp_path:
     small = small_checkpoint(tmp_path)
     convert_checkpoint(small.folder, tmp_path / "imported", "segue", find)
     settings = settings_in(tmp_path)
-    # What a musicgen-small is trained with and measured by, EnCodec, T5, Demucs and CLAP, cannot be had here.
+    # The weights that musicgen-small is trained and measured with (EnCodec, T5, Demucs and CLAP) are not available
+    # here.
     stages = recipe(tmp_path / "imported").configured_stages("recordings")
     run_stages(Run(RunPlan(stages, ["requests", "generate", "gate", "decode", "report"], settings, True)))
     page = tmp_path / "store" / "report" / "index.html"
@@ -74,13 +75,13 @@ def test_a_store_without_recordings_has_scores_and_a_page_of_its_clips(tmp_path:
 
 
 def audiocraft_settings(folder: Path) -> Settings:
-    """A store, and requests in words."""
+    """Settings for a store, with a request in words."""
     (folder / "requests.csv").write_text("description,seconds\nslow jazz piano,0.5\n")
     place = {"store": str(folder / "store"), "requests": str(folder / "requests.csv")}
     return Settings.model_validate(place | {"device": "cpu", "offline": True})
 
 
-def test_an_audiocraft_folder_alone_is_told_which_field_takes_its_text_encoder(tmp_path: Path) -> None:
+def test_a_missing_text_encoder_of_an_audiocraft_folder_is_reported_with_its_field(tmp_path: Path) -> None:
     folder = written(tmp_path, "text").folder
     stages = recipe(folder).configured_stages("recordings")
     plan = RunPlan(stages, ["requests", "generate"], audiocraft_settings(tmp_path), True)
@@ -90,7 +91,7 @@ def test_an_audiocraft_folder_alone_is_told_which_field_takes_its_text_encoder(t
             work()
 
 
-def test_an_audiocraft_folder_makes_clips_with_the_text_encoder_that_it_is_given(tmp_path: Path) -> None:
+def test_an_audiocraft_folder_makes_clips_with_the_given_text_encoder(tmp_path: Path) -> None:
     checkpoint = written(tmp_path, "text").folder
     given = {"generate": {"checkpoint": str(checkpoint), "text_encoder": str(text_encoder(tmp_path / "t5"))}}
     stages = Recipe.model_validate(
@@ -102,7 +103,7 @@ def test_an_audiocraft_folder_makes_clips_with_the_text_encoder_that_it_is_given
     assert [row["seconds"] for row in rows] == [0.5]
 
 
-def test_a_clip_goes_on_from_a_track_as_from_its_file(tmp_path: Path) -> None:
+def test_a_clip_continues_a_track_exactly_as_it_continues_its_file(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
     convert_checkpoint(small.folder, tmp_path / "imported", "hf", find)
     settings = settings_in(tmp_path).model_copy(update={"source": str(tmp_path / "recordings")})

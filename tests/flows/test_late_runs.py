@@ -1,4 +1,4 @@
-"""Runs that came late, and runs that wait for others: one of many is enough, and nobody holds up the nightly one."""
+"""Late runs and waiting runs: one of several late runs is enough, and the nightly run does not wait for others."""
 
 from pathlib import Path
 
@@ -14,9 +14,7 @@ ENQUEUE, CANCEL_NEW = PROJECT["definitions"]["one_at_a_time"], PROJECT["definiti
 
 
 @pytest.mark.slow
-def test_of_runs_that_came_late_one_is_done_and_the_next_one_has_nothing_to_do(
-    away: ServerProcess, tmp_path: Path
-) -> None:
+def test_one_of_several_late_runs_is_done_and_the_next_run_starts(away: ServerProcess, tmp_path: Path) -> None:
     """As after an outage of three hours, while another run starts."""
     source = tmp_path / "source"
     source.mkdir()
@@ -32,15 +30,13 @@ def test_of_runs_that_came_late_one_is_done_and_the_next_one_has_nothing_to_do(
                 wait_for_state(client, run, "Cancelled", "Completed")
             assert sorted(state(client, run).name for run in late) == ["Cancelled"] * 2 + ["Completed"]
             assert state(client, other).name == "Completed"
-            then = ask(client, "hourly")  # whose place nobody has kept
+            then = ask(client, "hourly")  # its slot is free
             wait_for_state(client, then, "Completed")
 
 
 @pytest.mark.slow
-def test_runs_on_demand_that_wait_for_their_turn_do_not_hold_up_the_nightly_one(
-    away: ServerProcess, tmp_path: Path
-) -> None:
-    """A worker of two places, one of them taken by a run for which two more wait (prefect #19403)."""
+def test_waiting_runs_on_demand_do_not_hold_up_the_nightly_run(away: ServerProcess, tmp_path: Path) -> None:
+    """A worker with two places, one of them taken by a run for which two more wait (prefect #19403)."""
     source, quick = tmp_path / "source", tmp_path / "quick"
     for folder, word in ((source, "wait"), (quick, "1")):
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""How melodies are measured is said once: the table, the model, a request's file and the scores agree on it."""
+"""The settings for measuring melodies: the table, the model, a request's file and the scores use the same."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ ANALYSIS = ChromaConfig(window=2048, hop=2048)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A catalog whose melodies are measured by a shorter window, twice as often."""
+    """A catalog whose melodies are measured with a shorter window, twice as often."""
     folder = tmp_path_factory.mktemp("melody")
     settings = settings_of(folder, {str(number): piece(number) for number in range(3)}, SAMPLE_RATE)
     sizes = {"codebooks": CODEBOOKS, "cardinality": CARDINALITY}
@@ -31,14 +31,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return filled_store(recipe, settings, [{"name": "melody from a file", "melody": f"file:{settings.source}/0.wav"}])
 
 
-def test_the_checkpoint_says_how_the_melodies_that_it_learned_from_were_measured(store: Store) -> None:
+def test_the_checkpoint_records_how_its_melodies_were_measured(store: Store) -> None:
     (row,) = rows_of(store, "SELECT path FROM checkpoints")
     melody = read_facts(Path(store.path(row["path"]))).model.chroma
     assert melody is not None
     assert melody.analysis == ANALYSIS
 
 
-def test_the_melody_of_a_file_is_that_of_the_track_that_it_is(store: Store) -> None:
+def test_a_melody_from_a_file_equals_the_melody_of_its_track(store: Store) -> None:
     rows = rows_of(store, "SELECT requests.name, generations.chroma FROM generations JOIN requests USING (request_id)")
     asked = {row["name"]: np.array(row["chroma"]) for row in rows if row["chroma"]}
     (track,) = rows_of(store, "SELECT chroma FROM chroma JOIN tracks USING (track_id) WHERE uri LIKE '%0.wav'")
@@ -47,7 +47,7 @@ def test_the_melody_of_a_file_is_that_of_the_track_that_it_is(store: Store) -> N
     np.testing.assert_array_equal(asked["melody from a file"], table)
 
 
-def test_clips_are_scored_by_the_chroma_that_their_melody_was_measured_by(store: Store) -> None:
+def test_clips_are_scored_with_the_chroma_settings_of_their_melody(store: Store) -> None:
     rows = rows_of(
         store,
         "SELECT chroma_similarity, path, chroma, chroma_frame_rate FROM scores JOIN clips USING (request_id, take) "

@@ -1,7 +1,8 @@
-"""The whole miniature, at its smallest, on Dask, on Ray and in a bucket: the tables of threads on a local disk.
+"""The whole miniature, at its smallest, on Dask, on Ray and in a bucket: the tables equal those of threads on a local
+disk.
 
-Cluster or bucket change nothing of what is computed, so they are given little to compute: a few steps of every network
-and four short clips, in two shards, as are the recordings.
+A cluster or a bucket does not change what is computed, so they compute little: a few steps of every network and four
+short clips, in two shards, as are the recordings.
 """
 
 import subprocess
@@ -22,7 +23,7 @@ LITTLE = {
     "requests.shard_size": "2",
     "controls.untrained": "2",
 }
-"""What differs from the smallest run."""
+"""Differences from the smallest run."""
 
 ORDER = """name,description,melody,clap,prompt,prompt_seconds,seconds
 words,Slow folk with violin and strings,,,,,2
@@ -32,7 +33,7 @@ continued,A driving folk piece,,,title:Saffron Ellis/Quiet Signal,2,4
 """
 
 SECONDS = 1800
-"""A run that takes longer, even on a machine with other work, hangs."""
+"""A run that takes longer, even on a busy machine, hangs."""
 
 
 def run(store: str, order: Path, given: Mapping[str, str], **settings: object) -> None:
@@ -46,7 +47,7 @@ def run(store: str, order: Path, given: Mapping[str, str], **settings: object) -
 
 @pytest.fixture(scope="module")
 def order(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An order of a clip by each kind of condition, of a piece that the smallest corpus has."""
+    """An order of one clip for each kind of condition, with a piece of the smallest corpus."""
     file = tmp_path_factory.mktemp("order") / "order.csv"
     file.write_text(ORDER)
     return file
@@ -54,7 +55,7 @@ def order(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(order: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, str], object]:
-    """What threads make on a local disk."""
+    """The digests of the tables that threads make on a local disk."""
     store = str(tmp_path_factory.mktemp("threads") / "store")
     run(store, order, environment(home))
     return dict(digests(Store(store)))
@@ -62,7 +63,7 @@ def expected(order: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task_runner", ["dask", "ray"])
-def test_the_jobs_of_a_cluster_make_every_table_of_the_miniature(
+def test_a_cluster_makes_the_same_tables_of_the_miniature_as_threads(
     expected, order, home, server, tmp_path, task_runner
 ) -> None:
     store = str(tmp_path / "store")
@@ -72,7 +73,7 @@ def test_the_jobs_of_a_cluster_make_every_table_of_the_miniature(
 
 
 @pytest.mark.slow
-def test_a_bucket_holds_every_table_of_the_miniature(expected, order, home) -> None:
+def test_a_bucket_gets_the_same_tables_of_the_miniature_as_a_local_disk(expected, order, home) -> None:
     with object_store() as filesystem:
         filesystem.mkdir("miniature")
         run("s3://miniature/store", order, environment(home))

@@ -1,5 +1,5 @@
-"""A server that is away for a while: a cancel takes effect, a run that its worker left is taken up, one that lives goes
-on and keeps its place, and of what came late one run is enough."""
+"""A server that is away for a while: a cancel takes effect, a run that its worker left is rescheduled, and a live run
+continues and keeps its slot."""
 
 import os
 import signal
@@ -19,10 +19,10 @@ from tests.worlds.patience import wait_for
 from tests.worlds.processes import family
 
 RIGHT_SECONDS = 120.0
-"""By when all is as it should be, once the server has come back."""
+"""Time in which everything must be right after the server comes back, seconds."""
 
 STUCK_SECONDS = 15
-"""What the short form lets pass instead of the minute and a half of `flows/service/automations.yaml`."""
+"""Used in the short form instead of the minute and a half of `flows/service/automations.yaml`."""
 
 AUTOMATIONS = yaml.safe_load((ROOT / "flows" / "service" / "automations.yaml").read_text())["automations"]
 ENQUEUE, CANCEL_NEW = PROJECT["definitions"]["one_at_a_time"], PROJECT["definitions"]["the_first"]
@@ -39,7 +39,7 @@ ENQUEUE, CANCEL_NEW = PROJECT["definitions"]["one_at_a_time"], PROJECT["definiti
     ids=["short", "real", "real, PostgreSQL"],
     indirect=["away"],
 )
-def test_what_an_outage_met_is_as_it_should_be_two_minutes_after_it(
+def test_all_runs_are_in_the_right_state_two_minutes_after_an_outage(
     seconds: float, stuck: int | None, away: ServerProcess, tmp_path: Path
 ) -> None:
     source = tmp_path / "source"
@@ -73,7 +73,7 @@ def test_what_an_outage_met_is_as_it_should_be_two_minutes_after_it(
             }
             took = times_of(seen, back)
             print({what: round(when, 1) for what, when in took.items()})
-            for run in (follows, left):  # for which a worker starts a process
+            for run in (follows, left):  # a worker starts a process for them
                 wait_for_state(client, run, "Running", seconds=RIGHT_SECONDS)
             if seconds >= 60:
                 time.sleep(max(0.0, back + RIGHT_SECONDS - time.monotonic()))
@@ -81,7 +81,7 @@ def test_what_an_outage_met_is_as_it_should_be_two_minutes_after_it(
             assert state(client, left).is_running()
             lease = state(client, living).state_details.deployment_concurrency_lease_id
             assert lease is not None
-            client.renew_concurrency_lease(lease, 300)  # as the run itself does, and ends where that fails
+            client.renew_concurrency_lease(lease, 300)  # as the run itself does; if that fails, it ends
             for run in (living, follows, left):
                 client.set_flow_run_state(run, Cancelling())
             for run in (living, follows, left):
@@ -90,7 +90,7 @@ def test_what_an_outage_met_is_as_it_should_be_two_minutes_after_it(
 
 
 def register(server: Server, folder: Path, stuck: int | None) -> None:
-    """Register the automations, the one for stuck runs with another time where one is given."""
+    """Register the automations, the one for stuck runs with the time `stuck` if it is given."""
     ours = [
         one | ({"trigger": one["trigger"] | {"within": stuck}} if stuck and "stuck" in one["name"] else {})
         for one in AUTOMATIONS
@@ -102,20 +102,20 @@ def register(server: Server, folder: Path, stuck: int | None) -> None:
 
 
 def retaken(client: SyncPrefectClient, run: UUID) -> bool:
-    """Whether a run was scheduled anew and a worker has it again."""
+    """Whether a run was rescheduled and taken by a worker again."""
     states = sorted(client.read_flow_run_states(run), key=lambda one: one.timestamp)
     names = [one.name for one in states]
     return "AwaitingRetry" in names and names[-1] in ("Pending", "Submitting", "Running")
 
 
 def slots(client: SyncPrefectClient) -> dict[str, int]:
-    """How many places of each limit are taken."""
+    """Number of slots taken of each limit."""
     limits = client.request("POST", "/v2/concurrency_limits/filter", json={}).json()
     return {limit["name"]: limit["active_slots"] for limit in limits}
 
 
 def times_of(conditions: Mapping[str, Callable[[], object]], since: float) -> dict[str, float]:
-    """Wait until each holds, and return after how many seconds it did."""
+    """Wait until each condition holds, and return after how many seconds it did."""
     took: dict[str, float] = {}
     while len(took) < len(conditions):
         took |= {what: time.monotonic() - since for what, holds in conditions.items() if what not in took and holds()}

@@ -1,4 +1,5 @@
-"""Secrets of the environment and of blocks are seen nowhere: a canary goes through a run, whose traces are read."""
+"""Secrets of the environment and of blocks are shown nowhere: a run is given canaries, and all it leaves is searched
+for them."""
 
 import json
 import os
@@ -30,12 +31,12 @@ for number in range(6):
     (Path(settings["source"]) / f"broken{number}.wav").write_bytes(b"RIFF")
 flows.single.ingest(settings=settings, recipe={"preset": "miniature"})
 """
-"""A program of two runs: one that ends well, and one that fails and says so."""
+"""A program of two runs: one that succeeds, and one that fails and sends a message."""
 
 
 @pytest.fixture
 def moto():
-    """An object store whose keys are the canary."""
+    """An object store whose keys are canaries."""
     with object_store(KEY, SECRET) as filesystem:
         filesystem.mkdir("secrets")
         yield {name: os.environ[name] for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
@@ -43,7 +44,7 @@ def moto():
 
 @pytest.fixture
 def receiver():
-    """The address of a web server on the loopback that takes messages, and their paths."""
+    """The address of a web server on the loopback that receives messages, and the paths of these."""
     paths: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -64,7 +65,7 @@ def receiver():
 
 
 def left_on_disk(folder: Path) -> bytes:
-    """Everything in the files of a folder, but Prefect's own key, by which its database's blocks are closed."""
+    """The contents of all files of a folder, Prefect's encryption key and encrypted blocks included."""
     return b"\0".join(file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file())
 
 
@@ -96,7 +97,7 @@ def test_secrets_of_a_run_are_in_no_log_artifact_parameter_file_of_the_store_or_
         "the store": b"\0".join(file.encode() + S3FileSystem().cat_file(file) for file in files),
         "the server's folder, logs and database": left_on_disk(Path(on_server.environment["PREFECT_HOME"])),
     }
-    assert b"segue-run" in seen["the server's folder, logs and database"]  # it is the folder that is looked for
+    assert b"segue-run" in seen["the server's folder, logs and database"]  # the right folder was searched
     assert b"ingest" in seen["terminals"]
     for place, content in seen.items():
         for canary in (KEY, SECRET, TOKEN):

@@ -1,4 +1,4 @@
-"""Stereo from recordings to clips: a mono codec encodes both sides, and a model speaks their codes by turns."""
+"""Stereo from recordings to clips: a mono codec encodes both sides, and a model predicts their interleaved codes."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, SAMPLE_R
 
 
 def listening_codec(folder: Path) -> Path:
-    """A codec of random weights whose codes depend on what it hears, rather than on its biases."""
+    """A codec of random weights whose codes depend on the sound rather than on its biases."""
     network = load_encodec(codec_folder(folder, loudness=30.0))
     with torch.no_grad():
         for name, value in network.encoder.named_parameters():
@@ -40,7 +40,7 @@ def listening_codec(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A catalog of four stereo recordings and a mono one, and clips of a model that learned from them."""
+    """A catalog of four stereo recordings and a mono one, and clips of a model trained on it."""
     folder = tmp_path_factory.mktemp("stereo")
     recordings = {str(number): np.stack([piece(2 * number), piece(2 * number + 1)], axis=1) for number in range(4)}
     settings = settings_of(folder, recordings | {"mono": piece(9)}, SAMPLE_RATE)
@@ -49,7 +49,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return filled_store(melody_recipe("musicgen-small", codec, sizes, {"channels": "stereo"}), settings)
 
 
-def test_codes_are_those_of_either_side_by_turns_and_a_mono_recording_has_equal_sides(store: Store) -> None:
+def test_codes_of_both_sides_are_interleaved_and_a_mono_recording_has_equal_sides(store: Store) -> None:
     rows = rows_of(store, "SELECT tracks.uri, tokens.* FROM tokens JOIN tracks USING (track_id) ORDER BY uri")
     codec = load_codec(Path(store.root).parent / "codec")
     assert len(rows) == 5
@@ -70,14 +70,14 @@ def test_generated_clips_have_two_channels_that_differ(store: Store) -> None:
         assert not np.array_equal(sound[:, 0], sound[:, 1])
 
 
-def test_a_prompt_has_both_sides_of_the_recording_whether_a_track_or_a_file(store: Store) -> None:
+def test_a_prompt_has_both_sides_of_the_recording_as_a_track_and_as_a_file(store: Store) -> None:
     found = continued(store, round(PROMPT_SECONDS * FRAME_RATE))
     assert np.array_equal(found["from a track"], found["recording"])
-    # A file's prompt is encoded with a second after it rather than the whole recording: its last frames may differ.
+    # A file's prompt is encoded with one second after it, not with the whole recording, so its last frames may differ.
     assert np.mean(found["from a file"] == found["recording"]) > 0.9
 
 
-def test_melody_following_is_compared_in_stereo_too(store: Store) -> None:
+def test_a_stereo_melody_score_has_a_ceiling_and_an_untrained_control(store: Store) -> None:
     rows = rows_of(store, "SELECT * FROM scores WHERE chroma_similarity IS NOT NULL")
     assert len(rows) == 1
     assert rows[0]["chroma_similarity_ceiling"] is not None
@@ -86,7 +86,7 @@ def test_melody_following_is_compared_in_stereo_too(store: Store) -> None:
     assert untrained[0]["seconds"] == pytest.approx(rows[0]["seconds"])
 
 
-def test_the_checkpoint_knows_its_codec_and_is_converted_by_its_id_with_it(store: Store, tmp_path: Path) -> None:
+def test_a_checkpoint_is_converted_by_its_id_together_with_its_codec(store: Store, tmp_path: Path) -> None:
     row = rows_of(store, "SELECT checkpoint_id FROM checkpoints")[0]
     words = ["convert", f"checkpoint:{row['checkpoint_id']}", str(tmp_path / "out"), "--to", "segue"]
     assert run_command([*words, "--store", store.url]) == 0

@@ -186,9 +186,7 @@ def test_a_model_sharded_over_two_processes_makes_the_same_samples_as_a_whole_on
     assert whole.keys() == parts.keys()
     assert {step for step, _ in whole} == {0, 2, 4}
     before = [place for place in whole if place[0] == 0]
-    assert [parts[place] for place in before] == [
-        whole[place] for place in before
-    ]  # the weights were still equal at step 0
+    assert [parts[place] for place in before] == [whole[place] for place in before]  # of equal weights
 
 
 @pytest.mark.slow

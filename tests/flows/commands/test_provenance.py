@@ -27,8 +27,8 @@ Segue = Callable[..., str]
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A codec that learned from both, a model on it that learned from both, one on it from elsewhere's codec that
-    learned from theirs alone, and a clip of each, and one of the last that follows a melody."""
+    """A store with a codec trained on both recordings, a model on that codec trained on both, a model on a foreign
+    codec trained on THEIRS alone, a clip of each model, and a clip of the second model that follows a melody."""
     store = Store(str(tmp_path / "store"))
     facts = {"uri": "/music/x.flac", "licence": "CC BY 4.0"}
     described = {

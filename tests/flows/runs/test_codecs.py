@@ -1,4 +1,4 @@
-"""A codec that cannot read what it is given is told before anything is made by it."""
+"""A codec that does not fit its model is refused before it is used."""
 
 import json
 import subprocess
@@ -66,7 +66,7 @@ def test_a_wrong_codec_of_any_stage_is_refused_before_a_clip_is_generated(
     assert not Store(str(store)).versions(GENERATIONS)
 
 
-def test_a_plan_that_passes_is_a_run_that_no_codec_stops(
+def test_a_plan_refuses_the_codec_that_a_run_would_refuse(
     folder: Path, own: Path, other: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "order.json").write_text('[{"description": "calm piano", "seconds": 0.5}]')
@@ -81,12 +81,12 @@ def test_a_plan_that_passes_is_a_run_that_no_codec_stops(
     assert f"got decode.codec = {other}" in told.err
 
 
-def test_the_models_own_codec_is_taken_from_wherever_it_lies(folder: Path, own: Path, tmp_path: Path) -> None:
+def test_the_models_own_codec_is_accepted_from_another_folder(folder: Path, own: Path, tmp_path: Path) -> None:
     chosen = plan(tmp_path / "store", ["generate", "decode"], generate__checkpoint=folder, decode__codec=own)
     check_codecs(chosen.pipeline(), chosen.names)
 
 
-def test_a_model_that_names_its_codecs_digest_is_told_to_agree_with_it_without_loading_either(tmp_path: Path) -> None:
+def test_a_codec_with_the_digest_that_the_model_names_is_accepted_without_loading_either(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
     facts = json.loads((small.folder / "config.json").read_text())
     facts["codec"]["digest"] = folder_digest(small.codec)
@@ -116,7 +116,7 @@ def test_a_training_set_in_another_codec_than_the_models_is_refused_before_it_is
                 check_codecs(chosen.pipeline(), chosen.names)
 
 
-def test_of_a_model_that_is_still_to_be_trained_the_training_sets_codec_counts(
+def test_for_a_model_that_is_not_yet_trained_the_codec_of_the_training_set_counts(
     folder: Path, own: Path, other: Path, tmp_path: Path
 ) -> None:
     knobs: dict[str, Any] = {"tokenize__codec": own, "train__initial": folder, "train__text_encoder": "null"}

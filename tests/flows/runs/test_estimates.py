@@ -1,4 +1,4 @@
-"""What a plan says a run would take: by the rates of the store's own runs, and nothing where there were none."""
+"""The expected time and size of a run: from the rates of the store's earlier runs, and none where there were none."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def pipeline_on(store: Store, **writes: object) -> SimpleNamespace:
-    """Stages of a pipeline by name, as far as estimates look at them: `maps` and `reduces` say how they work."""
+    """Stages of a pipeline by name, as far as estimates use them: `maps` or `reduces` says how a stage works."""
     stages = {}
     for name, (table, how) in writes.items():  # type: ignore[misc]
         module = ModuleType(name)
@@ -44,7 +44,7 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
 
 
-def test_a_stage_that_maps_takes_so_long_for_each_row_and_one_that_reduces_as_long_as_it_last_did(store: Store) -> None:
+def test_a_mapping_stage_takes_time_for_each_row_and_a_reducing_stage_as_long_as_last_time(store: Store) -> None:
     ran(
         store,
         ("chroma", 30.0, 10, None),
@@ -57,14 +57,14 @@ def test_a_stage_that_maps_takes_so_long_for_each_row_and_one_that_reduces_as_lo
     assert [one.seconds for one in estimate(pipeline, plans)] == [pytest.approx(14.0), 70.0]  # type: ignore[arg-type]
 
 
-def test_runs_that_failed_or_made_nothing_or_are_long_past_say_nothing_of_the_rate(store: Store) -> None:
+def test_runs_that_failed_made_nothing_or_are_long_past_do_not_count_for_the_rate(store: Store) -> None:
     latest = [("chroma", 2.0, 1, None)] * LATEST_RUNS
     ran(store, ("chroma", 900.0, 1, None), *latest, ("chroma", 500.0, 3, "StageFailed"), ("chroma", 1.0, 0, None))
     plans = [Plan("chroma", jobs=("0",), make=3)]
     assert estimate(pipeline_on(store, chroma=(CHROMA, "maps")), plans)[0].seconds == pytest.approx(6.0)  # type: ignore[arg-type]
 
 
-def test_clips_take_as_long_as_they_sound(store: Store) -> None:
+def test_clips_take_time_and_bytes_in_proportion_to_their_length(store: Store) -> None:
     ran(store, ("generate", 16.0, 2, None))
     publish(store, CLIPS, [{"request_id": "before", "take": take, "seconds": 8.0, "bytes": 800} for take in (1, 2)])
     pipeline = pipeline_on(store, requests=(REQUESTS, "maps"), generate=(GENERATIONS, "maps"), decode=(CLIPS, "maps"))
@@ -77,7 +77,7 @@ def test_clips_take_as_long_as_they_sound(store: Store) -> None:
     assert decode.bytes == pytest.approx(3 * (800 + whole / 2) / 4)
 
 
-def test_what_never_ran_here_is_not_guessed_and_a_stage_without_work_takes_nothing(store: Store) -> None:
+def test_a_stage_that_never_ran_has_no_estimate_and_a_stage_without_work_is_left_out(store: Store) -> None:
     ran(store, ("chroma", 2.0, 1, None))
     pipeline = pipeline_on(store, chroma=(CHROMA, "maps"), decode=(CLIPS, "maps"))
     plans = [Plan("chroma", reuse=5), Plan("decode", jobs=("0",), make=3)]
@@ -88,6 +88,6 @@ def test_what_never_ran_here_is_not_guessed_and_a_stage_without_work_takes_nothi
     assert told == "about 2 min and 3.0 MB, by what runs of this store took; not known of decode, which never ran here"
 
 
-def test_times_and_sizes_are_said_in_the_unit_of_a_person() -> None:
+def test_times_and_sizes_are_printed_in_readable_units() -> None:
     assert [duration(seconds) for seconds in (12.4, 89.0, 600.0, 3 * 3600.0)] == ["12 s", "89 s", "10 min", "3.0 h"]
     assert [amount(size) for size in (12_345, 2.5e6, 8.4e10)] == ["12 kB", "2.5 MB", "84.0 GB"]

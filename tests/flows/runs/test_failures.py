@@ -1,4 +1,4 @@
-"""Which failures are tried again, and how each is told."""
+"""Which failures are tried again, and how each is reported."""
 
 import errno
 import ipaddress
@@ -14,7 +14,7 @@ from stages.pipeline.runner import StageFailed
 
 
 class ClientError(Exception):
-    """As botocore raises it."""
+    """A stand-in for botocore's error."""
 
     def __init__(self, status):
         super().__init__("the service answered")
@@ -22,7 +22,7 @@ class ClientError(Exception):
 
 
 class HTTPError(Exception):
-    """As HTTP clients raise it."""
+    """A stand-in for the error of HTTP clients."""
 
     def __init__(self, status):
         super().__init__("the service answered")
@@ -70,13 +70,13 @@ def test_wrong_values_full_disks_and_faults_are_not_tried_again(error):
     assert not is_transient(error)
 
 
-def test_missing_weights_are_not_tried_again_though_a_lost_connection_caused_them():
+def test_missing_weights_are_not_tried_again_even_if_a_lost_connection_caused_them():
     error = MissingWeights("missing weights")
     error.__cause__ = ConnectionResetError("reset")
     assert not is_transient(error)
 
 
-def test_an_error_of_our_own_words_is_one_line_and_a_library_s_own_is_a_fault():
+def test_an_error_of_our_own_is_not_a_fault_and_a_librarys_error_is():
     from schemas import Store
 
     with pytest.raises(ValueError, match="relative path") as ours:
@@ -89,7 +89,7 @@ def test_an_error_of_our_own_words_is_one_line_and_a_library_s_own_is_a_fault():
     assert not is_fault(raised(OSError(errno.ENOSPC, "No space left on device")))
 
 
-def test_what_an_object_store_s_client_says_is_one_line():
+def test_the_error_of_an_object_stores_client_is_one_line_with_what_to_do():
     error = raised(botocore.exceptions.NoCredentialsError())
     assert not is_fault(error)
     assert not is_transient(error)
@@ -99,20 +99,20 @@ def test_what_an_object_store_s_client_says_is_one_line():
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
-def test_a_place_that_may_not_be_written_is_told_with_what_to_do(number):
+def test_a_path_that_may_not_be_written_is_reported_with_what_to_do(number):
     line = format_error(OSError(number, os.strerror(number), "/store/publications"))
     assert "/store/publications" in line
     assert "mounted for writing, or be a user who may" in line
 
 
-def test_a_file_that_could_not_be_written_is_told_by_the_name_that_it_was_to_have():
+def test_a_file_that_could_not_be_written_is_reported_with_its_final_name():
     unfinished = f"/music/store/clips/.shard=0.parquet.{'a1' * 16}.inprogress"
     told = format_error(OSError(errno.EROFS, "Read-only file system", unfinished))
     assert "'/music/store/clips/shard=0.parquet'" in told
     assert "inprogress" not in told
 
 
-def test_a_full_disk_in_a_shard_is_told_as_such_in_one_line():
+def test_a_full_disk_in_a_shard_is_reported_as_such_in_one_line():
     failed = StageFailed("chroma: 1 of its shards failed;\nshard 1: no space")
     failed.__cause__ = OSError(errno.ENOSPC, "No space left on device")
     assert "disk is full" in format_error(failed)

@@ -1,4 +1,4 @@
-"""Shards go together in jobs by what they are expected to take."""
+"""Shards are grouped into jobs by their expected time."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ TOKENIZE = stage("tokenize", TOKENS, TRACKS)
 
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
-    """Twelve shards of four clips of 10 s each, in two takes, the last twice as long; recordings of 100 s."""
+    """Twelve shards of four clips of 10 s each, in two takes, the last shard's twice as long; recordings of 100 s."""
     store = Store(str(tmp_path / "store"))
     for shard in SHARDS:
         seconds = 20.0 if shard == "11" else 10.0
@@ -54,7 +54,7 @@ def ran(context: Context, **seconds_a_row: float) -> None:
     context.store.write_shard(RUNS, "1", "all", pa.Table.from_pylist(rows, RUNS.schema), input_key="all")
 
 
-def test_a_shard_takes_the_seconds_of_its_sound_times_what_a_second_took(context: Context) -> None:
+def test_the_expected_time_of_a_shard_is_its_seconds_of_sound_times_the_rate_of_earlier_runs(context: Context) -> None:
     ran(context, decode=13.0, tokenize=7.0)
     expected = expected_seconds(DECODE, context, SHARDS)
     assert expected["0"] == pytest.approx(12 * 8 * 13.0 * 80 / (11 * 80 + 160))
@@ -62,7 +62,7 @@ def test_a_shard_takes_the_seconds_of_its_sound_times_what_a_second_took(context
     assert expected_seconds(TOKENIZE, context, SHARDS) == pytest.approx(dict.fromkeys(SHARDS, 7.0))
 
 
-def test_shards_that_take_a_moment_are_one_job_and_those_that_take_longer_a_job_each(context: Context) -> None:
+def test_short_shards_are_grouped_into_jobs_and_long_shards_are_a_job_each(context: Context) -> None:
     ran(context, decode=0.1, generate=10.0)
     few = sized_jobs(DECODE, context, SHARDS, places=1)
     assert few == [("0", "1", "2"), ("3", "4", "5"), ("6", "7", "8"), ("9", "10"), ("11",)]
@@ -83,6 +83,6 @@ def test_every_place_gets_several_jobs_and_few_shards_are_a_job_each(context: Co
     assert sized_jobs(DECODE, context, SHARDS[:4], places=1) == [(shard,) for shard in SHARDS[:4]]
 
 
-def test_what_never_ran_here_is_a_job_a_shard_and_a_stage_of_one_job_is_one(context: Context) -> None:
+def test_without_earlier_runs_each_shard_is_a_job(context: Context) -> None:
     assert sized_jobs(DECODE, context, SHARDS, places=1) == [(shard,) for shard in SHARDS]
     assert sized_jobs(DECODE, context, ["all"], places=1) == [("all",)]

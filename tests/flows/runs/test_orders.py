@@ -1,5 +1,4 @@
-"""Orders from the command line: what a plan says of one is what the run then does, and no mistake in a file costs a
-finished clip."""
+"""Orders from the command line: a run does what its plan said, and no mistake in a file costs a finished clip."""
 
 import json
 import re
@@ -26,7 +25,7 @@ LINES = [{"name": name, "description": "slow jazz piano", "seconds": 1.0, "takes
 
 @dataclass(frozen=True)
 class World:
-    """A store whose last order, two requests of three takes each, is made; and a small model that makes clips."""
+    """A store whose last order, two requests of three takes each, is complete; and a small model that makes clips."""
 
     folder: Path
     store: Store
@@ -65,7 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture
 def world(made: World) -> Iterator[World]:
-    """The world as it was made, whatever a test orders: what it dropped comes back from the history."""
+    """The world, restored after each test: what a test dropped comes back from the history."""
     yield made
     made.run(made.file(*LINES), drop_requests=True)
     assert len(made.clips()) == 6
@@ -102,7 +101,7 @@ def test_a_plan_counts_the_clips_that_the_run_then_makes(world, plan):
     assert "to make" not in said
 
 
-def test_an_order_that_is_only_sorted_anew_makes_nothing(world, plan):
+def test_a_reordered_file_makes_nothing(world, plan):
     file = world.file(*reversed(LINES))
     code, table, _, errors = plan(file)
     assert (code, errors) == (0, "")
@@ -110,7 +109,7 @@ def test_an_order_that_is_only_sorted_anew_makes_nothing(world, plan):
     assert world.run(file) == {"requests": 0, "generate": 0, "gate": 0, "decode": 0}
 
 
-def test_a_typo_costs_no_finished_clip_and_is_told_by_plan_and_run(world, plan):
+def test_a_refused_line_costs_no_finished_clip_and_is_reported_by_plan_and_run(world, plan):
     before = world.clips()
     file = world.file(LINES[0], LINES[1] | {"seconds": -1})
     code, table, _, errors = plan(file)
@@ -129,7 +128,7 @@ def test_a_typo_costs_no_finished_clip_and_is_told_by_plan_and_run(world, plan):
     assert row == {"name": "b", "stale": "line 2: seconds: expected greater than 0 seconds, got -1"}
 
 
-def test_a_wrong_file_drops_nothing_without_a_word(world, plan):
+def test_a_file_that_would_drop_clips_is_refused_without_drop(world, plan):
     before = world.clips()
     file = world.file({"name": "x", "description": "fast rock", "seconds": 1.0})
     code, _, _, errors = plan(file)
@@ -146,21 +145,21 @@ def test_a_wrong_file_drops_nothing_without_a_word(world, plan):
     assert {name for name, _, _ in world.clips()} == {"x"}
 
 
-def test_a_changed_title_is_planned_where_it_is_written(world, plan):
+def test_a_changed_title_remakes_only_the_requests_row_and_the_files(world, plan):
     file = world.file(LINES[0], LINES[1] | {"title": "Evening"})
     table = plan(file)[1]
     assert [table[stage][1] for stage in STAGES] == ["1", "0", "0", "3"]
     assert world.run(file) == {"requests": 1, "generate": 0, "gate": 0, "decode": 3}
 
 
-def test_what_is_neither_a_number_nor_a_share_is_one_line_and_exit_code_2(world, plan):
+def test_an_invalid_accept_refused_is_one_line_and_exit_code_2(world, plan):
     for word in ("many", "1.5", "-1"):
         code, _, _, errors = plan(world.file(*LINES), f"--accept-refused={word}")
         assert (code, len(errors.splitlines())) == (2, 1)
         assert "accept" in errors
 
 
-def test_a_reason_is_printed_whole_by_the_query_that_a_failure_sends_to(world, capfd):
+def test_the_query_that_a_failure_names_prints_the_whole_reason(world, capfd):
     with pytest.raises(StageFailed) as failure:
         world.run(world.file(*LINES, {"name": "c", "seconds": "eight and a half, or perhaps nine, who knows"}))
     statement = re.search(r"SELECT .* WHERE stage = 'requests'", str(failure.value))[0]

@@ -1,4 +1,4 @@
-"""Progress as lines and bars, and tables whose cells are data."""
+"""Progress as lines and bars, and tables whose cells are printed as they are."""
 
 import io
 import re
@@ -14,7 +14,7 @@ from stages.pipeline.runner import StageResult
 from tests.worlds.command_line import ROOT
 
 
-def test_lines_come_at_the_start_at_intervals_and_at_the_end():
+def test_lines_are_printed_at_the_start_at_intervals_and_at_the_end():
     lines = []
     progress = LineProgress(lines.append, seconds=1000)
     progress.start("reading", 3, "tracks")
@@ -27,13 +27,13 @@ def test_lines_come_at_the_start_at_intervals_and_at_the_end():
     assert lines[1].endswith("done, loss 1.5")
 
 
-def test_work_that_there_is_none_of_has_no_line():
+def test_an_empty_task_prints_no_line():
     lines = []
     LineProgress(lines.append).start("listening", 0, "clips")
     assert lines == []
 
 
-def test_lines_tell_rate_and_time_left():
+def test_lines_contain_the_rate_and_the_time_left():
     lines = []
     progress = LineProgress(lines.append, seconds=0)
     progress.start("training", 10, "steps")
@@ -42,7 +42,7 @@ def test_lines_tell_rate_and_time_left():
     assert "s left" in lines[1]
 
 
-def test_bars_show_what_is_done_on_a_terminal():
+def test_bars_on_a_terminal_show_the_finished_part():
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120)
     with BarProgress(console) as progress:
@@ -55,13 +55,13 @@ def test_bars_show_what_is_done_on_a_terminal():
     assert re.search(r"training .* 4/10 steps  .*/s  loss 2\.1", shown)
 
 
-def test_cells_are_data_never_markup():
+def test_markup_in_cells_is_printed_as_text():
     out = io.StringIO()
     print_table(Console(file=out, width=100), [{"title": "[bold]x[/bold] [/]", "n": 3}])
     assert "[bold]x[/bold] [/]" in out.getvalue()
 
 
-def test_results_are_rows_with_made_reused_refused_and_seconds():
+def test_result_rows_have_made_reused_refused_and_seconds():
     rows = result_rows([StageResult("ingest", Counts(3, 2, 1), 1.234)])
     assert rows == [{"stage": "ingest", "rows made": 3, "reused": 2, "refused": 1, "seconds": 1.2}]
 
@@ -77,7 +77,7 @@ def drawn(width, *steps):
     ]
 
 
-def test_a_bar_is_one_line_on_a_narrow_terminal_and_one_stands_for_all_shards():
+def test_a_bar_is_one_line_on_a_narrow_terminal_and_one_bar_counts_the_shards():
     lines = drawn(
         80,
         lambda progress: progress.begin_stage("tokenize", 48),
@@ -90,7 +90,7 @@ def test_a_bar_is_one_line_on_a_narrow_terminal_and_one_stands_for_all_shards():
     assert any(re.search(r"^tokenizing recordings of .*… .* 32/64 recordings", line) for line in lines)
 
 
-def test_a_stage_of_one_shard_has_no_bar_for_all():
+def test_a_stage_of_one_shard_has_no_bar_for_all_shards():
     lines = drawn(80, lambda progress: progress.begin_stage("train", 1), lambda progress: progress.end_job())
     assert not any("shards" in line for line in lines)
 
@@ -109,7 +109,7 @@ def test_lines_count_the_shards_of_a_stage_that_has_several():
     ]
 
 
-def test_a_run_ends_with_where_the_page_is_and_what_to_do_next(tmp_path):
+def test_a_run_ends_with_the_address_of_the_page_and_what_to_do_next(tmp_path):
     from flows.commands.foreground import next_lines
     from flows.recipes.recipe import Recipe
     from schemas import Store
@@ -123,7 +123,7 @@ def test_a_run_ends_with_where_the_page_is_and_what_to_do_next(tmp_path):
     assert list(next_lines(store, configured, [])) == []
 
 
-def test_prefect_prints_no_events_that_its_server_was_too_busy_to_take():
+def test_prefects_messages_about_lost_events_are_not_printed():
     program = """
 from flows.runs.output import be_quiet
 be_quiet()
@@ -137,7 +137,7 @@ logger.error("Service %r failed to process item %r", "EventsWorker", "an event o
     assert "EventsWorker" not in done.stdout + done.stderr
 
 
-def test_a_model_that_was_looked_into_before_shows_no_bars_of_its_own(monkeypatch):
+def test_transformers_shows_no_progress_bars_of_its_own(monkeypatch):
     from transformers.utils import logging
 
     monkeypatch.setattr(logging, "_tqdm_active", True)

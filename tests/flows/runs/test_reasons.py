@@ -1,4 +1,4 @@
-"""The commonest reasons of refusals and remarks, an example each, and the query that lists all of them."""
+"""The most frequent reasons of refusals and remarks, with an example each, and the query that lists all of them."""
 
 from datetime import UTC, datetime
 
@@ -18,7 +18,7 @@ def _write(store: Store, table: Table, shard: str, rows: list[dict], version: st
 
 @pytest.fixture
 def store(tmp_path):
-    """A store in which a stage ran and had nothing to tell yet."""
+    """A store in which a stage ran that refused nothing."""
     store = Store(str(tmp_path))
     run = {"run_id": "r", "stage": "ingest", "fingerprint": "v", "started_at": datetime.now(UTC), "outputs": ["tracks"]}
     _write(store, RUNS, "r", [run], "1")
@@ -38,12 +38,12 @@ def _rejects(*kinds: str) -> list[dict]:
     ]
 
 
-def test_where_nothing_is_to_be_told_there_are_no_lines(store):
+def test_without_refusals_and_remarks_there_are_no_lines(store):
     assert reason_lines(store, ["ingest"]) == []
     assert reason_lines(store, []) == []
 
 
-def test_the_commonest_refusals_come_first_with_an_example_and_the_query(store):
+def test_the_most_frequent_refusals_come_first_with_an_example_and_the_query(store):
     kinds = ["silent"] * 3 + ["empty"] * 2 + [f"kind {number}" for number in range(5)]
     _write(store, REJECTS, "0", _rejects(*kinds))
     lines = reason_lines(store, ["ingest"])
@@ -56,7 +56,7 @@ def test_the_commonest_refusals_come_first_with_an_example_and_the_query(store):
     assert reason_lines(store, ["chroma"]) == []
 
 
-def test_clips_that_are_made_and_not_shown_are_told_with_what_speaks_against_them(store):
+def test_quarantined_clips_are_listed_with_their_reasons(store):
     run = {"run_id": "s", "stage": "decode", "fingerprint": "v", "started_at": datetime.now(UTC), "outputs": ["clips"]}
     _write(store, RUNS, "s", [run], "1")
     clip = {"take": 1, "reasons": ["dc: expected none, got some"]}
@@ -77,7 +77,7 @@ def test_remarks_of_all_shards_are_summed(store):
     assert lines[:3] == ["noticed:", "  1,002 × ingest: odd (a.csv), such as x", "  1 × ingest: rare (a.csv)"]
 
 
-def test_a_line_is_one_line_with_a_short_example_and_the_whole_reason(store):
+def test_a_line_has_a_shortened_example_and_the_whole_reason(store):
     [reject] = _rejects("silent")
     reason = "expected sound, " + "and more of it, " * 40 + "got silence"
     _write(store, REJECTS, "0", [reject | {"uri": "/m/new\nline" + "y" * 10_000, "message": reason}])
@@ -92,7 +92,7 @@ def test_a_damaged_store_has_no_lines(store):
     assert reason_lines(store, ["ingest"]) == []
 
 
-def test_a_plan_tells_its_remarks_the_commonest_first():
+def test_the_remarks_of_a_plan_are_listed_with_the_most_frequent_first():
     remarks = (Remark("rare", "", 1, ()), Remark("odd", "a.csv", 3, ("x", "y")))
     assert plan_remark_lines([Plan("chroma"), Plan("ingest", remarks=remarks)]) == [
         "3 × ingest: odd (a.csv), such as x",

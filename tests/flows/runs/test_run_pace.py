@@ -1,4 +1,4 @@
-"""What is left of a run: by the pace of the stage in work, and by what earlier runs took of those after it."""
+"""The time left of a run: from the pace of the current stage, and from the estimates of those after it."""
 
 import io
 import re
@@ -31,15 +31,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_a_run_takes_what_is_left_of_its_stage_and_what_those_after_it_took_before(clock: Clock) -> None:
+def test_the_time_left_is_the_rest_of_the_stage_and_the_estimates_of_those_after_it(clock: Clock) -> None:
     pace = RunPace([*ESTIMATES[:2], Estimate("decode", 20.0, None)])
     pace.begin("ingest")
     assert pace.left(0.0, 0) == "12 min left"
     clock.now += 60
-    assert pace.left(0.9, 0) == "11 min left"  # of one shard it sees only the work at hand
+    assert pace.left(0.9, 0) == "11 min left"  # with one shard, progress covers only the job in work
     assert pace.left(0.5, 1) == "11 min left"  # 60 s, 600 s, 20 s
     clock.now += 1_140
-    assert pace.left(0.5, 1) == "30 min left"  # ten times slower than it was
+    assert pace.left(0.5, 1) == "30 min left"  # ten times slower than before
     pace.begin("chroma")
     assert (pace.done, pace.stages) == (1, 3)
     pace.begin("decode")
@@ -47,9 +47,9 @@ def test_a_run_takes_what_is_left_of_its_stage_and_what_those_after_it_took_befo
     assert (pace.done, pace.left(0.0, 0)) == (2, "15 s left")
 
 
-def test_stages_that_never_ran_are_counted_and_not_guessed(clock: Clock) -> None:
+def test_stages_without_an_estimate_are_counted_as_unknown(clock: Clock) -> None:
     pace = RunPace(ESTIMATES)
-    pace.begin("chroma")  # ingest had nothing to do in the end
+    pace.begin("chroma")  # in the end, ingest had nothing to do
     assert (pace.done, pace.left(0.0, 0)) == (1, "10 min left + 1 unknown")
     pace.begin("train")
     assert pace.left(0.0, 0) is None
@@ -57,7 +57,7 @@ def test_stages_that_never_ran_are_counted_and_not_guessed(clock: Clock) -> None
     assert pace.left(0.25, 0) == "2 min left"
 
 
-def test_a_run_of_one_stage_or_of_which_nothing_is_known_says_nothing(clock: Clock) -> None:
+def test_a_run_of_one_stage_or_without_estimates_shows_no_time_left(clock: Clock) -> None:
     for estimates in ([], ESTIMATES[:1], [Estimate("ingest", None, None), Estimate("train", None, None)]):
         pace = RunPace(estimates)
         pace.begin("ingest")
@@ -65,7 +65,7 @@ def test_a_run_of_one_stage_or_of_which_nothing_is_known_says_nothing(clock: Clo
         assert pace.left(0.5, 0) is None
 
 
-def test_the_run_has_a_bar_that_fits_eighty_columns(clock: Clock) -> None:
+def test_the_bar_of_the_run_fits_into_eighty_columns(clock: Clock) -> None:
     out = io.StringIO()
     with BarProgress(Console(file=out, force_terminal=True, width=80)) as progress:
         progress.expect(ESTIMATES)
@@ -82,7 +82,7 @@ def test_the_run_has_a_bar_that_fits_eighty_columns(clock: Clock) -> None:
     assert any(re.match(r"chroma, all +.* 1/4 shards", line) for line in lines)
 
 
-def test_lines_end_with_what_is_left_of_the_run(clock: Clock) -> None:
+def test_lines_end_with_the_time_left_of_the_run(clock: Clock) -> None:
     lines: list[str] = []
     progress = LineProgress(lines.append, seconds=0)
     progress.expect(ESTIMATES)

@@ -1,4 +1,4 @@
-"""Stages in their order, without Prefect, on tiny stages that are real in all but size."""
+"""Stages in their order, without Prefect, with tiny stages that are real in all but size."""
 
 import threading
 
@@ -34,7 +34,7 @@ def rows(settings, sql):
     return query(Store(settings.store), sql).to_pylist()
 
 
-def test_a_run_makes_everything_and_a_second_one_nothing(plan, settings, write_words):
+def test_a_first_run_makes_everything_and_a_second_one_nothing(plan, settings, write_words):
     write_words("1", "2", "3")
     first, second = Run(plan), Run(plan)
     run_stages(first)
@@ -50,7 +50,7 @@ def test_a_run_makes_everything_and_a_second_one_nothing(plan, settings, write_w
     assert rows(settings, "SELECT count(*) AS n FROM runs") == [{"n": 4}]
 
 
-def test_a_run_goes_by_the_plans_that_it_is_given_and_records_the_same(plan, settings, write_words, monkeypatch):
+def test_a_run_uses_the_plans_that_it_is_given_and_records_the_same_rows(plan, settings, write_words, monkeypatch):
     write_words("1", "2", "3")
     run_stages(Run(plan))
     planned = Run(plan, plan.stage_plans())
@@ -63,7 +63,7 @@ def test_a_run_goes_by_the_plans_that_it_is_given_and_records_the_same(plan, set
     assert rows(settings, "SELECT count(*) AS n FROM runs") == [{"n": 4}]
 
 
-def test_a_failed_shard_fails_the_run_keeps_the_others_and_holds_back_what_follows(plan, settings, write_words):
+def test_a_failed_shard_fails_the_run_keeps_the_other_shards_and_stops_later_stages(plan, settings, write_words):
     write_words("1", "2", "fail", "4", "5", "6")
     following = ConfiguredStage("again", tiny_mapping, tiny_mapping.Config(scale=2.0))
     run = Run(RunPlan([*CONFIGURED, following], ["ingest", "chroma", "again"], settings))
@@ -75,7 +75,7 @@ def test_a_failed_shard_fails_the_run_keeps_the_others_and_holds_back_what_follo
     assert "expected a number" in rows(settings, "SELECT error FROM runs WHERE stage = 'chroma'")[0]["error"]
 
 
-def test_a_run_that_was_asked_to_stop_ends_at_the_next_batch(plan, settings, write_words):
+def test_a_run_that_is_asked_to_stop_ends_at_the_next_batch(plan, settings, write_words):
     write_words("1", "2", "wait")
     run = Run(plan)
     threading.Timer(0.5, run.stop.set).start()

@@ -1,4 +1,4 @@
-"""What a larger catalog would take: linear in the rates of a real store, divided among workers where shards are."""
+"""The cost of a larger catalog: linear in the rates of a real store, and divided among workers by shards."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -88,7 +88,7 @@ def table(rates: Rates, name: str) -> TableRate:
     return next(rate for rate in rates.tables if rate.table == name)
 
 
-def test_the_estimate_of_the_stores_own_size_is_what_it_took_and_holds(store: Store, rates: Rates) -> None:
+def test_the_estimate_for_the_stores_own_size_equals_its_measured_time_and_bytes(store: Store, rates: Rates) -> None:
     assert rates.size == Size(tracks=3, track_seconds=40.0, clips=3, clip_seconds=5.0)
     for name, seconds in SECONDS.items():
         assert stage(rates, name).seconds_of(rates.size) == pytest.approx(seconds)
@@ -102,7 +102,7 @@ def test_the_estimate_of_the_stores_own_size_is_what_it_took_and_holds(store: St
 
 
 @pytest.mark.parametrize("times", [2, 1000, 10**6])
-def test_so_many_times_the_catalog_takes_exactly_so_many_times_as_much(rates: Rates, times: int) -> None:
+def test_a_catalog_n_times_as_large_takes_n_times_as_much(rates: Rates, times: int) -> None:
     more = rates.size.model_copy(update={"tracks": 3 * times})
     longer = rates.size.model_copy(update={"track_seconds": 40.0 * times})
     for name in ("ingest", "tokenize"):
@@ -115,7 +115,7 @@ def test_so_many_times_the_catalog_takes_exactly_so_many_times_as_much(rates: Ra
     assert table(rates, "tokens").files_of(more) == -(-3 * times // 2)
 
 
-def test_a_longer_recording_has_more_peaks_in_its_print_and_no_more_quads(store: Store, rates: Rates) -> None:
+def test_a_longer_recording_has_more_peaks_in_its_fingerprint_and_no_more_quads(store: Store, rates: Rates) -> None:
     files = [store.shard_path(PRINTS, "tracks-1", str(shard)) for shard in range(3)]
     whole = sum(store.size(file) or 0 for file in files)
     quads = sum(store.column_bytes(file)["quads"] for file in files)
@@ -124,7 +124,7 @@ def test_a_longer_recording_has_more_peaks_in_its_print_and_no_more_quads(store:
     assert table(rates, PRINTS.name).bytes_of(longer) == pytest.approx(quads + 21 * (whole - quads))
 
 
-def test_what_looks_each_clip_up_grows_with_the_sum_and_not_with_the_product(rates: Rates) -> None:
+def test_originality_grows_with_the_sum_of_clips_and_tracks_and_not_with_their_product(rates: Rates) -> None:
     compares = stage(rates, "originality")
     both = rates.size.model_copy(update={"tracks": 300, "clips": 30})
     assert compares.seconds_of(both) == pytest.approx(100 * SECONDS["originality"])
@@ -134,7 +134,7 @@ def test_what_looks_each_clip_up_grows_with_the_sum_and_not_with_the_product(rat
     assert every_pair.seconds_of(both) == pytest.approx(15 * 120 * 1000 * (every_pair.seconds or 0))
 
 
-def test_workers_share_out_whole_shards_and_nothing_else(rates: Rates) -> None:
+def test_workers_share_whole_shards_of_stages_that_have_shards(rates: Rates) -> None:
     size = rates.size.model_copy(update={"tracks": 20})  # ten shards of two
     spreads, alone = stage(rates, "tokenize"), stage(rates, "ingest")
     whole = spreads.seconds_of(size)
@@ -146,7 +146,7 @@ def test_workers_share_out_whole_shards_and_nothing_else(rates: Rates) -> None:
     assert alone.seconds_of(size, 64) == alone.seconds_of(size)
 
 
-def test_what_never_ran_is_told_by_the_benchmarks_and_by_name(rates: Rates) -> None:
+def test_stages_that_never_ran_are_estimated_from_the_benchmarks_or_listed_as_unknown(rates: Rates) -> None:
     decode = stage(rates, "decode")
     assert decode.measured_by == "benchmarks"
     assert decode.seconds_of(rates.size) == pytest.approx(15 * BENCHMARKS["decode"])
@@ -167,11 +167,11 @@ def test_what_never_ran_is_told_by_the_benchmarks_and_by_name(rates: Rates) -> N
         (stages.evaluate.measures, "clips"),
     ],
 )
-def test_what_a_stage_grows_with_follows_from_its_tables(module: ModuleType, expected: str) -> None:
+def test_the_growth_of_a_stage_follows_from_its_tables(module: ModuleType, expected: str) -> None:
     assert growth(module) == expected
 
 
-def test_the_rates_of_the_benchmarks_are_those_that_were_kept() -> None:
+def test_the_rates_of_the_benchmarks_are_those_of_the_stored_results() -> None:
     machine = next(machine for machine in read_machines() if machine.name == BENCHMARKED)
 
     def kept(subject: str, what: str) -> float:
@@ -188,7 +188,7 @@ def test_the_rates_of_the_benchmarks_are_those_that_were_kept() -> None:
     assert {name: read() for name, read in found.items()} == pytest.approx(dict(BENCHMARKS), rel=1e-3)
 
 
-def test_a_plan_of_so_many_recordings_is_one_of_a_store_that_has_none_too(
+def test_a_catalog_of_a_given_size_can_be_planned_for_an_empty_store(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["plan", "--preset", "miniature", "--store", str(tmp_path / "store"), "--estimate", "1000"]

@@ -1,4 +1,4 @@
-"""Prefect's own server goes with the run that it came with, however that ends; another's has to be there."""
+"""Prefect's own server ends with the run that started it, in whatever way it ends; another server must answer."""
 
 import os
 import signal
@@ -17,13 +17,13 @@ from tests.worlds.prefect_home import make_home
 from tests.worlds.processes import Process, processes, still_there
 
 GONE_SECONDS = 60.0
-"""By when nothing of a killed run may be left, on a machine that has much other work."""
+"""Time within which nothing of a killed run may be left, on a busy machine, seconds."""
 
 
 @pytest.mark.parametrize(
     "when", ["while its server starts", pytest.param("while it reads recordings", marks=pytest.mark.slow)]
 )
-def test_a_run_that_is_killed_leaves_no_server_behind(when, tmp_path: Path, common: Path):
+def test_a_killed_run_leaves_no_server_behind(when, tmp_path: Path, common: Path):
     source = make_recordings(tmp_path / "many", 300, seconds=4.0)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     home = make_home(tmp_path / "prefect", common)
@@ -45,7 +45,7 @@ def test_a_run_that_is_killed_leaves_no_server_behind(when, tmp_path: Path, comm
         if when == "while it reads recordings":
             assert any("reading recordings" in line for line in process.stderr)
         process.kill()
-        process.communicate(timeout=GONE_SECONDS)  # whoever reads its output does not wait for ever, either
+        process.communicate(timeout=GONE_SECONDS)  # nor does a reader of its output wait for ever
         deadline = time.monotonic() + GONE_SECONDS
         while still_there(left) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -56,7 +56,7 @@ def test_a_run_that_is_killed_leaves_no_server_behind(when, tmp_path: Path, comm
             os.kill(one.pid, signal.SIGKILL)
 
 
-def test_a_server_that_is_set_and_does_not_answer_is_one_line_before_any_work(tmp_path: Path):
+def test_a_configured_server_that_does_not_answer_is_reported_in_one_line_before_any_work(tmp_path: Path):
     source = make_recordings(tmp_path / "few", 3)
     nowhere = os.environ | {"PREFECT_API_URL": "http://127.0.0.1:9/api", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     process = segue("run", "ingest", "--source", str(source), "--store", str(tmp_path / "store"), environment=nowhere)
@@ -66,7 +66,7 @@ def test_a_server_that_is_set_and_does_not_answer_is_one_line_before_any_work(tm
     assert "expected a Prefect server at http://127.0.0.1:9/api" in errors
 
 
-def test_a_slow_start_of_a_server_is_no_fault_and_is_told_with_a_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_start_of_a_server_is_not_a_fault_and_is_reported_with_a_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     monkeypatch.setattr(server, "_own", [server._OwnServer(9, process)])
     monkeypatch.setattr(server, "START_SECONDS", 0.0)
@@ -83,7 +83,7 @@ def test_a_slow_start_of_a_server_is_no_fault_and_is_told_with_a_cure(monkeypatc
 
 
 def server_of(run: "subprocess.Popen[str]") -> Process:
-    """A run's server, as soon as it is there."""
+    """A run's server, as soon as it exists."""
     deadline = time.monotonic() + 120
     while True:
         children = [one for one in processes() if one.parent == run.pid]

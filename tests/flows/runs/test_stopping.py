@@ -1,4 +1,4 @@
-"""Runs that are asked to stop end in seconds, say so in one line, and leave nothing behind that still works."""
+"""Runs that are asked to stop end in seconds, say so in one line, and leave nothing running."""
 
 import os
 import pty
@@ -51,9 +51,7 @@ def test_ctrl_c_ends_with_one_line_and_130_and_the_next_run_completes_the_store(
 
 
 @pytest.mark.slow
-def test_sigterm_to_the_whole_group_ends_the_run_and_its_own_server_in_seconds_with_one_line_and_130(
-    tmp_path: Path, common: Path
-):
+def test_sigterm_to_the_process_group_ends_the_run_and_its_server_with_one_line_and_130(tmp_path: Path, common: Path):
     source, store = make_recordings(tmp_path / "many", 300, seconds=4.0), tmp_path / "store"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     home = make_home(tmp_path / "prefect", common)
@@ -66,7 +64,7 @@ def test_sigterm_to_the_whole_group_ends_the_run_and_its_own_server_in_seconds_w
         members = family(process.pid)
         assert any("flows.runs.server" in member.words for member in members), f"expected a server, got {members}"
         asked = time.monotonic()
-        process.terminate()  # as `timeout` does it: the process, and then the group that it is in
+        process.terminate()  # as `timeout` does: the process, then its group
         os.killpg(process.pid, signal.SIGTERM)
         _, errors = process.communicate(timeout=GRACE_SECONDS + PATIENCE_SECONDS)
         assert time.monotonic() - asked < GRACE_SECONDS + 30
@@ -92,7 +90,7 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
-def test_a_terminal_is_told_at_once_that_a_stop_was_heard_and_a_pipe_is_not(is_terminal: bool):
+def test_a_stop_is_acknowledged_at_once_on_a_terminal_and_not_in_a_pipe(is_terminal: bool):
     reading, writing = pty.openpty() if is_terminal else os.pipe()
     try:
         ended = subprocess.run([sys.executable, "-c", ASKED], stderr=writing, cwd=ROOT, check=False)
@@ -101,7 +99,7 @@ def test_a_terminal_is_told_at_once_that_a_stop_was_heard_and_a_pipe_is_not(is_t
         while not words.endswith(b"\n"):
             try:
                 part = os.read(reading, 4096)
-            except OSError:  # a terminal whose other side is closed, with nothing more to be read
+            except OSError:  # a closed terminal with nothing more to read
                 break
             if not part:
                 break

@@ -1,4 +1,5 @@
-"""A release that changed a stage: what would be made again is told and waits for a word, is made, or is kept."""
+"""A release that changed a stage: the rows to be made again are reported, and wait for a decision, are made, or are
+kept."""
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.worlds.tiny_stages import Knobs, Training, make_mapping, make_source,
 
 
 class NewKnobs(Knobs):
-    """As a release leaves it that gave the stage one more knob."""
+    """The knobs of a release that added one to the stage."""
 
     width: int = 3
 
@@ -57,7 +58,7 @@ def test_a_run_of_the_code_that_made_the_store_has_nothing_to_settle(world):
     assert made(settled) == {"source": 0, "mapping": 0, "training": 0}
 
 
-def test_a_raised_version_is_named_with_what_follows_and_how_long_it_takes_and_waits_before_any_work(world):
+def test_a_raised_version_is_reported_with_rows_later_stages_and_time_and_waits_before_any_work(world):
     settled = settle(world(2))
     assert settled.waits
     assert settled.lines[0] == "mapping: version 1 -> 2, 4 rows again"
@@ -69,12 +70,12 @@ def test_a_raised_version_is_named_with_what_follows_and_how_long_it_takes_and_w
     assert world.calls == []
 
 
-def test_remake_makes_it_again(world):
+def test_remake_makes_the_rows_again(world):
     settled = settled_plan(world(2, on_upgrade="remake"))
     assert made(settled) == {"source": 0, "mapping": 4, "training": 1}
 
 
-def test_keep_goes_on_with_what_is_there_and_new_rows_join_it_recorded_as_made_by_the_code_of_now(world):
+def test_keep_reuses_the_rows_and_new_rows_join_them_recorded_with_the_new_version(world):
     settled = settled_plan(world(2, on_upgrade="keep"))
     assert settled.lines == ["mapping: kept as it is, though a release changed it (version 1 -> 2)"]
     assert made(settled) == {"source": 0, "mapping": 0, "training": 0}
@@ -88,14 +89,14 @@ def test_keep_goes_on_with_what_is_there_and_new_rows_join_it_recorded_as_made_b
     assert query(world.store, newer).to_pylist() == [{"stage": "mapping", "was": 1, "is_now": 2}]
 
 
-def test_a_knob_that_a_release_brought_is_an_upgrade_and_one_that_a_user_turned_is_none(world):
+def test_a_knob_added_by_a_release_is_an_upgrade_and_a_knob_changed_by_a_user_is_not(world):
     assert settle(world(knobs=NewKnobs())).lines[0] == "mapping: new knobs width, 4 rows again"
     turned = settle(world(knobs=Knobs(level=2.0)))
     assert (turned.lines, turned.waits) == ((), False)
     assert settle(world(2, knobs=Knobs(level=2.0))).lines == ()
 
 
-def test_a_group_of_knobs_that_a_user_turns_on_or_off_is_no_upgrade_and_is_never_kept_off(world):
+def test_a_group_of_knobs_turned_on_or_off_by_a_user_is_not_an_upgrade(world):
     class Signature(Config):
         certificate: str = "development"
 
@@ -113,14 +114,14 @@ def test_a_group_of_knobs_that_a_user_turns_on_or_off_is_no_upgrade_and_is_never
     assert list(settled(None, level=3.0).lines) == []
 
 
-def test_only_rows_that_are_there_count_as_made_again_and_those_of_new_things_wait_for_no_word(world):
+def test_only_existing_rows_count_as_made_again_and_new_inputs_do_not_wait(world):
     assert settle(world(2, tracks="abcdefg")).lines[0] == "mapping: version 1 -> 2, 4 rows again"
     anew = settle(world(2, tracks="wxyz"))
     assert (list(anew.lines), anew.waits) == ([], False)
     assert made(anew)["mapping"] == 4
 
 
-def test_rows_that_the_code_of_now_cannot_go_on_with_are_never_kept_and_that_is_said(world):
+def test_outdated_rows_are_never_kept_and_the_reason_is_given(world):
     outdated = {1: "its keys meant something else"}
     for policy in ("ask", "keep"):
         with pytest.raises(UpgradeWaits) as waiting:
@@ -138,12 +139,12 @@ def test_rows_that_the_code_of_now_cannot_go_on_with_are_never_kept_and_that_is_
     assert made(settled_plan(world(2, outdated=outdated, on_upgrade="remake")))["mapping"] == 4
 
 
-def test_what_a_later_release_changed_is_kept_where_only_older_rows_are_outdated(world):
+def test_rows_are_kept_if_only_older_versions_are_outdated(world):
     settled = settled_plan(world(2, outdated={0: "its keys meant something else"}, on_upgrade="keep"))
     assert made(settled)["mapping"] == 0
 
 
-def test_a_person_is_asked_once_and_their_word_holds(world):
+def test_a_person_is_asked_once_and_the_answer_is_used(world):
     shown: list[str] = []
 
     def ask(lines):
@@ -156,21 +157,21 @@ def test_a_person_is_asked_once_and_their_word_holds(world):
         settled_plan(world(2), lambda lines: "stop")
 
 
-def test_what_takes_less_than_a_minute_is_made_again_without_a_word(world, monkeypatch):
+def test_an_upgrade_that_takes_less_than_a_minute_does_not_wait(world, monkeypatch):
     monkeypatch.setattr(upgrading, "ASK_SECONDS", 60.0)
     settled = settled_plan(world(2))
     assert settled.lines
     assert made(settled)["mapping"] == 4
 
 
-def test_a_remake_that_was_broken_off_goes_on_without_being_asked_again(world):
+def test_an_interrupted_remake_continues_without_another_question(world):
     first = settled_plan(world(2, names=("mapping",), on_upgrade="remake"))
     made(first)
     settled = settled_plan(world(2))
     assert settled.lines == ()
 
 
-def test_a_stage_that_only_reads_what_a_release_changed_waits_too_and_keep_reads_it(world):
+def test_a_stage_that_only_reads_a_changed_table_waits_too_and_keep_reads_it(world):
     reading = world(2, names=("training",))
     with pytest.raises(UpgradeWaits, match=r"read as it is with settings.on_upgrade=keep; `segue run mapping` makes"):
         settled_plan(reading)

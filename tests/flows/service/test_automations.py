@@ -1,4 +1,4 @@
-"""`flows/service/automations.yaml`: a run whose process and worker are gone is ended, and its place given on."""
+"""`flows/service/automations.yaml`: a run whose process and worker are gone is ended, and its slot is freed."""
 
 import os
 import signal
@@ -18,22 +18,23 @@ from tests.worlds.processes import family
 
 ROOT = Path(__file__).resolve().parents[3]
 AUTOMATION, STUCK = yaml.safe_load((ROOT / "flows" / "service" / "automations.yaml").read_text())["automations"]
-# Its own collisions are cancelled; here the next one is to wait.
+# Its own strategy cancels colliding runs; here the next one is to wait.
 WAITING = {"concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"}}
 HOURLY = next(one for one in PROJECT["deployments"] if one["name"] == "hourly") | WAITING
 
 
-def test_a_run_is_silent_for_longer_than_its_deployment_lets_pass_between_heartbeats():
+def test_a_run_is_taken_for_dead_only_after_three_missed_heartbeats():
     for deployment in PROJECT["deployments"]:
         every = int(deployment["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
         assert AUTOMATION["trigger"]["within"] >= 3 * every
 
 
-def test_a_run_that_a_worker_took_is_scheduled_anew_when_it_does_not_begin_within_two_minutes():
+def test_a_run_that_a_worker_took_is_rescheduled_if_it_does_not_start_within_two_minutes():
     assert STUCK["trigger"]["within"] < 120
     assert STUCK["actions"][0]["state"] == "SCHEDULED"
-    # A run that waits for its turn, began or ended is not stuck; and one "Pending" does not follow another. What a
-    # run's own process sends, such as the end of its pull step, must be none of them: it can come after "Running".
+    # A run that waits for its turn, started or ended is not stuck; and one "Pending" does not follow another. The
+    # events that a run's own process sends, such as the end of its pull step, must not be among them, because they can
+    # come after "Running".
     assert not set(STUCK["trigger"]["after"]) & set(STUCK["trigger"]["expect"])
     assert not any("pull-step" in name for name in STUCK["trigger"]["after"])
     for name in ("Running", "AwaitingConcurrencySlot", "Cancelled", "Crashed"):
@@ -41,7 +42,7 @@ def test_a_run_that_a_worker_took_is_scheduled_anew_when_it_does_not_begin_withi
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_with_its_worker_is_crashed_by_the_automation_and_the_next_one_runs(on_server, tmp_path):
+def test_a_run_killed_with_its_worker_is_crashed_by_the_automation_and_the_next_one_runs(on_server, tmp_path):
     source = make_recordings(tmp_path / "long", 60, seconds=120.0)
     deploy(on_server, tmp_path, source, [HOURLY])
     words = ["automation", "create", "--from-file", str(ROOT / "flows" / "service" / "automations.yaml")]
@@ -62,7 +63,7 @@ def test_a_run_that_is_killed_with_its_worker_is_crashed_by_the_automation_and_t
             wait_for_state(client, killed, "Crashed", seconds=AUTOMATION["trigger"]["within"] + 60)
             assert state(client, killed).message == AUTOMATION["actions"][0]["message"]
             wait_for_state(client, waiting, "Completed")
-            # Whoever has the place after two minutes is the next run, and after that nobody.
+            # Within two minutes the slot passes to the next run, and afterwards it is free.
             states = client.read_flow_run_states(waiting)
             taken = min(one.timestamp for one in states if one.state_details.deployment_concurrency_lease_id)
             assert (state(client, killed).timestamp - killed_at).total_seconds() < 120
@@ -77,6 +78,6 @@ def asked(client: SyncPrefectClient) -> UUID:
 
 
 def heartbeats(client: SyncPrefectClient, run: UUID) -> list[Any]:
-    """What the server has heard of a run."""
+    """The heartbeats of a run that the server received."""
     wanted = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [f"prefect.flow-run.{run}"]}}
     return client.request("POST", "/events/filter", json={"filter": wanted}).json()["events"]

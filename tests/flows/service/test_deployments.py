@@ -29,7 +29,7 @@ def flow_name(deployment):
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=flow_name)
-def test_every_entrypoint_loads_and_takes_the_parameters_it_is_deployed_with(deployment):
+def test_every_entrypoint_loads_and_accepts_the_parameters_of_its_deployment(deployment):
     from prefect.flows import load_flow_from_entrypoint
 
     flow = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
@@ -40,13 +40,13 @@ def test_every_entrypoint_loads_and_takes_the_parameters_it_is_deployed_with(dep
     assert asked_for(**deployment["parameters"]).recipe.preset == "miniature"
 
 
-def test_a_deployment_is_named_for_its_stage_and_prefect_has_nothing_to_ask_of_it():
+def test_a_deployment_is_named_after_its_stage_and_prefect_asks_no_questions():
     names = {flow_name(one): one["name"] for one in DEPLOYMENTS}
     assert names == {name: name for name in names} | {"catalog": "nightly", "ingest": "hourly"}
     assert all("schedules" in one for one in DEPLOYMENTS)
 
 
-def test_the_catalog_and_every_stage_are_deployed_once_on_the_pool_they_want():
+def test_the_catalog_and_every_stage_are_deployed_once_on_the_right_pool():
     from flows.recipes.recipe import GPU_STAGES, STAGES
 
     assert sorted(map(flow_name, DEPLOYMENTS)) == sorted(["catalog", *STAGES])
@@ -56,7 +56,7 @@ def test_the_catalog_and_every_stage_are_deployed_once_on_the_pool_they_want():
         assert name not in TRAINING or deployment["concurrency_limit"]["limit"] == 1
 
 
-def test_what_is_due_by_schedule_goes_first_and_of_several_late_runs_one_is_done():
+def test_scheduled_runs_go_first_and_colliding_scheduled_runs_are_cancelled():
     for deployment in DEPLOYMENTS:
         scheduled = bool(deployment["schedules"])
         assert (deployment["work_pool"].get("work_queue_name") == "scheduled") is scheduled
@@ -64,7 +64,7 @@ def test_what_is_due_by_schedule_goes_first_and_of_several_late_runs_one_is_done
         assert (collisions == "CANCEL_NEW") is scheduled
 
 
-def test_the_catalog_is_made_nightly_recordings_are_taken_in_hourly_and_the_rest_on_demand():
+def test_the_catalog_is_scheduled_nightly_ingest_hourly_and_nothing_else():
     schedules = {flow_name(one): one["schedules"][0]["cron"].split() for one in DEPLOYMENTS if one["schedules"]}
     assert set(schedules) == {"catalog", "ingest"}
     assert schedules["catalog"][1].isdigit()
@@ -73,8 +73,9 @@ def test_the_catalog_is_made_nightly_recordings_are_taken_in_hourly_and_the_rest
     assert schedules["ingest"][1:] == ["*", "*", "*", "*"]
 
 
-def test_what_one_test_deployed_and_left_due_does_not_meet_another_of_the_same_server(on_server):
-    """A run that its worker left holds its place, for which another one of the same deployment is cancelled."""
+def test_a_deployment_left_due_by_one_test_does_not_cancel_a_run_of_another(on_server):
+    """A run left by its worker keeps its slot, so another run of the same deployment is cancelled until the server is
+    cleared."""
     options = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
     with get_client(sync_client=True) as client:
         flow = client.create_flow_from_name("ingest")
@@ -103,20 +104,20 @@ def deployed(server, tmp_path):
     deploy(server, tmp_path, make_recordings(tmp_path / "source", 3), scheduled)
     with worker(server, tmp_path):
         yield Store(str(tmp_path / "store"))
-    clear(server)  # whose schedule would go on
+    clear(server)  # or its schedule would continue
 
 
-def test_a_deployed_stage_runs_by_hand_and_on_schedule_and_rejects_bad_parameters(on_server, deployed):
+def test_a_deployed_stage_runs_by_hand_and_on_schedule_and_rejects_wrong_parameters(on_server, deployed):
     with get_client(sync_client=True) as client:
         hourly = client.read_deployment_by_name("ingest/hourly").id
         with pytest.raises(PrefectHTTPStatusError, match="shard_size"):
             client.create_flow_run_from_deployment(hourly, parameters={"recipe": {"ingest": {"shard_size": 0}}})
-    # Which is laid over the deployment's own settings: the store is theirs.
+    # These are merged over the deployment's own settings, which name the store.
     run = [*PREFECT, "deployment", "run", "ingest/hourly", "--param", 'settings={"max_refused": 0.6}', "--watch"]
     ran = on_server.command(*run, timeout=600)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert query(deployed, "SELECT count(*) AS n FROM tracks").to_pylist() == [{"n": 3}]
-    # Only now: a run by hand waits behind those of a schedule that is faster than the machine.
+    # The schedule is added only now: a run by hand would wait behind a schedule that is faster than the machine.
     with get_client(sync_client=True) as client:
         client.create_deployment_schedules(hourly, [(IntervalSchedule(interval=timedelta(seconds=5)), True)])
         ours = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[hourly]))

@@ -1,5 +1,5 @@
 """What an operator sees of a run on a real server: progress that moves, a summary at its end, warnings in its log, and
-a message where it failed."""
+a message if it failed."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ def client(on_server) -> Iterator[SyncPrefectClient]:
 
 @pytest.fixture
 def receiver() -> Iterator[Any]:
-    """A web server on the loopback that keeps what it is sent, as (path, headers, JSON)."""
+    """A web server on the loopback that keeps what it receives, as (path, headers, JSON)."""
     received: list[tuple[str, dict[str, str], Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -59,14 +59,14 @@ def receiver() -> Iterator[Any]:
 
 
 def artifacts(client: SyncPrefectClient, **wanted: Any) -> list[dict[str, Any]]:
-    """Artifacts of the server, the newest first."""
+    """Artifacts of the server, newest first."""
     chosen = {name: {"any_": [value]} for name, value in wanted.items()}
     body = {"artifacts": chosen, "sort": "CREATED_DESC"}
     told: list[dict[str, Any]] = client.request("POST", "/artifacts/filter", json=body).json()
     return told
 
 
-def test_how_far_a_stage_is_counts_its_shards_and_those_in_work():
+def test_the_progress_of_a_stage_counts_finished_shards_and_those_in_work():
     progress = ReadableProgress(Progress())
     assert progress.reading() is None
     progress.begin_stage("tokenize", 4)
@@ -91,7 +91,7 @@ def test_how_far_a_stage_is_counts_its_shards_and_those_in_work():
     [(None, "all of it is done", 100), (ValueError("a bad disk"), "ended before all of it was done", 75)],
     ids=["done", "failed"],
 )
-def test_the_artifact_of_a_long_stage_moves_and_says_how_it_ended(client, monkeypatch, problem, told, percent):
+def test_the_progress_artifact_moves_and_says_how_the_stage_ended(client, monkeypatch, problem, told, percent):
     monkeypatch.setattr(progress_artifact, "TELL_SECONDS", 0.1)
     seen: list[float] = []
     progress = ReadableProgress(Progress())
@@ -144,7 +144,7 @@ warned()
 """
 
 
-def test_what_a_module_warns_of_in_any_thread_stands_in_the_runs_log(server, client):
+def test_a_warning_of_a_module_in_any_thread_is_in_the_log_of_the_run(server, client):
     ran = server.command(sys.executable, "-c", WARNED)
     assert ran.returncode == 0, ran.stderr
 
@@ -175,7 +175,7 @@ def test_a_run_ends_with_one_artifact_of_what_it_made_refused_and_cost(client, t
 
 
 @pytest.mark.parametrize("kind", ["address", "custom-webhook/seen", "webhook/seen"])
-def test_a_failed_run_is_told_through_a_block_or_to_an_address_and_no_secret_is_shown(kind, client, tmp_path, receiver):
+def test_a_failed_run_is_reported_to_a_block_or_an_address_and_no_secret_is_shown(kind, client, tmp_path, receiver):
     CustomWebhookNotificationBlock(
         name="seen",
         url=f"{receiver.address}/{{{{token}}}}",
@@ -203,7 +203,7 @@ def test_a_failed_run_is_told_through_a_block_or_to_an_address_and_no_secret_is_
     assert SECRET not in shown
 
 
-def test_a_block_that_is_not_there_is_told_before_any_work(on_server, tmp_path):
+def test_a_missing_notification_block_is_reported_before_any_work(on_server, tmp_path):
     settings = {"store": str(tmp_path / "store"), "source": str(tmp_path), "on_failure": "slack-webhook/none"}
     with pytest.raises(ValueError, match="got 'slack-webhook/none', which cannot be loaded"):
         flows.single.ingest(settings=settings, recipe={"preset": "miniature"})

@@ -1,4 +1,4 @@
-"""The summary of a run: pictures of what it made, metadata as data, and nothing that it cannot tell."""
+"""The summary of a run: pictures of what it made, metadata as plain text, and no pictures if nothing was made."""
 
 import pytest
 
@@ -46,7 +46,7 @@ def test_a_run_that_trained_and_made_the_page_shows_curves_and_spectrograms_of_t
     assert len(text) < 200_000
 
 
-def test_metadata_in_it_is_data_in_an_indented_block(store):
+def test_metadata_in_the_summary_is_in_an_indented_block(store):
     lines = summary_text(run(store, changed=True), None).splitlines()
     assert [line for line in lines if "elsewhere" in line] == ["    ![](http://elsewhere/x.png) <script>"] * CLIPS
 
@@ -59,6 +59,6 @@ def test_a_run_that_changed_nothing_or_failed_shows_no_pictures(store):
     assert "data:" not in idle + failed
 
 
-def test_a_run_in_a_store_that_is_not_there_has_a_summary_all_the_same(tmp_path):
+def test_a_failed_run_in_a_missing_store_has_a_summary(tmp_path):
     empty = Run(RunPlan(STAGES, ["train"], Settings(store=str(tmp_path / "none"))), run_id="r1")
     assert "No stage ended." in summary_text(empty, ValueError("expected weights"))

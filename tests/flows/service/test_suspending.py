@@ -1,4 +1,5 @@
-"""A deployed run that a release makes wait: it is suspended, says what, why and how much, and goes on with a word."""
+"""A deployed run that waits for an upgrade decision: it is suspended, says what waits, why and how much, and continues
+with the answer."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,12 +28,12 @@ RELEASED = HOURLY | {"name": "released", "entrypoint": "tests.worlds.released_in
 
 @flow(persist_result=False)
 def asking() -> str:
-    """Do with a word what it says."""
+    """Ask on Prefect's page, and return the answer."""
     return ask_on_page(["ingest: version 2, 2 rows again"])
 
 
-def test_a_run_is_suspended_until_it_has_a_word_and_only_the_newest_of_a_deployment_waits(on_server: Server) -> None:
-    """In this process: the slow tests have a worker run it."""
+def test_a_run_is_suspended_until_it_has_an_answer_and_only_the_newest_run_waits(on_server: Server) -> None:
+    """Runs in this process; in the slow tests a worker runs it."""
     with get_client(sync_client=True) as client:
         deployment = client.create_deployment(client.create_flow(asking), "asking")
 
@@ -43,7 +44,7 @@ def test_a_run_is_suspended_until_it_has_a_word_and_only_the_newest_of_a_deploym
             assert state(client, run).name == "Suspended"
         assert state(client, first).is_cancelled()
         assert "ingest: version 2, 2 rows again" in artifact_of(client, second)
-        assert client.resume_flow_run(second).status.value == "REJECT"  # without a word
+        assert client.resume_flow_run(second).status.value == "REJECT"  # without an answer
         assert state(client, second).name == "Suspended"
         resume(client, second, "keep")
         assert run_flow(asking, flow_run=client.read_flow_run(second)) == "keep"
@@ -62,7 +63,7 @@ def client(on_server: Server, tmp_path: Path) -> Iterator[SyncPrefectClient]:
 
 
 @pytest.mark.slow
-def test_a_run_waits_for_a_word_on_prefects_page_only_the_newest_does_and_with_it_goes_on(
+def test_a_run_waits_for_an_answer_on_prefects_page_and_keep_continues_with_the_old_table(
     client: SyncPrefectClient, tmp_path: Path
 ) -> None:
     first = ask(client)
@@ -74,7 +75,7 @@ def test_a_run_waits_for_a_word_on_prefects_page_only_the_newest_does_and_with_i
     assert "ingest: version " in artifact
     assert "2 rows again" in artifact
     assert "that takes about " in artifact
-    assert client.resume_flow_run(second).status.value == "REJECT"  # without a word
+    assert client.resume_flow_run(second).status.value == "REJECT"  # without an answer
     assert state(client, second).name == "Suspended"
     resume(client, second, "keep")
     wait_for_state(client, second, "Completed")
@@ -84,7 +85,7 @@ def test_a_run_waits_for_a_word_on_prefects_page_only_the_newest_does_and_with_i
 
 
 @pytest.mark.slow
-def test_the_other_word_has_a_run_make_again_what_a_release_changed(client: SyncPrefectClient, tmp_path: Path) -> None:
+def test_remake_makes_a_suspended_run_make_the_changed_table_again(client: SyncPrefectClient, tmp_path: Path) -> None:
     run = ask(client)
     wait_for_state(client, run, "Suspended")
     resume(client, run, "remake")
@@ -102,12 +103,12 @@ def ask(client: SyncPrefectClient) -> UUID:
 
 
 def resume(client: SyncPrefectClient, run: UUID, word: str) -> None:
-    """Give a word as Prefect's page does. A run is Suspended a moment before the form for it is there."""
+    """Give an answer as Prefect's page does. A run is Suspended a moment before its form exists."""
     wait_for(lambda: client.resume_flow_run(run, run_input={"on_upgrade": word}).status.value == "ACCEPT")
 
 
 def artifact_of(client: SyncPrefectClient, run: UUID) -> str:
-    """What a run left on the page for whoever is to give the word."""
+    """What a run shows on the page to whoever is to answer."""
     wanted = {"artifacts": {"key": {"any_": [KEY]}, "flow_run_id": {"any_": [str(run)]}}}
     (found,) = client.request("POST", "/artifacts/filter", json=wanted).json()
     return str(found["data"])

@@ -1,4 +1,4 @@
-"""A run asks the server how it is, and ends where it should not be running, though no worker told it."""
+"""A run asks the server for its state, and ends if it was cancelled, even if no worker told it."""
 
 import subprocess
 import time
@@ -20,9 +20,7 @@ def settings(tmp_path, source):
 @pytest.mark.parametrize(
     "written", [pytest.param(Cancelled(), marks=pytest.mark.slow), Cancelling()], ids=["cancelled", "cancelling"]
 )
-def test_a_run_that_is_cancelled_while_nobody_can_tell_it_ends_at_its_next_batch(
-    written, on_server, settings, write_words
-):
+def test_a_run_that_is_cancelled_without_a_signal_ends_at_its_next_batch(written, on_server, settings, write_words):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 
@@ -30,7 +28,7 @@ def test_a_run_that_is_cancelled_while_nobody_can_tell_it_ends_at_its_next_batch
     from schemas.tables import CHROMA
 
     running = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=["RUNNING"])))
-    with get_client(sync_client=True) as client:  # killed runs of other tests are there as running
+    with get_client(sync_client=True) as client:  # killed runs of other tests still count as running
         others = {run.id for run in client.read_flow_runs(flow_run_filter=running)}
     write_words("1", "2", "wait")
     process = subprocess.Popen(in_own_process(settings), env=on_server.environment, cwd=ROOT)
