@@ -1,4 +1,5 @@
-"""Where reference numbers and recordings lie, a quiet and private environment for tests, and what was not checked."""
+"""Folders of reference numbers and recordings, a quiet and private environment for tests, and a list of what was not
+checked."""
 
 import itertools
 import os
@@ -27,11 +28,12 @@ LONGEST_FIRST = (
     *("flows/test_secrets.py", "flows/runs/test_stopping.py", "schemas/upkeep/test_cleaning.py", "test_segue.py"),
     *("flows/test_cli.py", "test_bare_checkout.py", "model/decoding/test_windows.py", "model/decoding/test_engine.py"),
 )
-"""The files of tests that take longest. They begin first: begun last, one of them would run alone. Of those that need
-`catalog`, which one makes while others wait for it, the first is the very first, and the next one much later."""
+"""The test files that take longest. They are run first: at the end, one of them would run alone. One test makes
+`catalog` while others wait for it, so among the files that need it the first is the very first, and the next one comes
+much later."""
 
-# How long an example takes says how busy the machine is; hypothesis allows a fifth of a second. `make test-slow` asks
-# for the thorough profile.
+# The time of an example depends on the load of the machine, and hypothesis allows a fifth of a second. `make test-slow`
+# asks for the thorough profile.
 for profile, examples in (("quick", 25), ("thorough", 100)):
     hypothesis.settings.register_profile(
         profile, max_examples=examples, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -54,19 +56,20 @@ def _folder(variable: str, default: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def oracles() -> Path:
-    """The folder of reference numbers: the committed one, or that which `SEGUE_ORACLES` names."""
+    """The folder of reference numbers: the committed one, or the one that `SEGUE_ORACLES` names."""
     return _folder("SEGUE_ORACLES", ROOT / "tests" / "oracles")
 
 
 @pytest.fixture(scope="session")
 def corpus() -> Path:
-    """The folder of real recordings, whose licences keep them out of the repository (`SEGUE_CORPUS`)."""
+    """The folder of real recordings, which their licences keep out of the repository (`SEGUE_CORPUS`)."""
     return _folder("SEGUE_CORPUS", ROOT.parent / "shared" / "corpus")
 
 
 @pytest.fixture(scope="session")
 def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """New folders in one: of its own, which are thousands, pytest looks at all before it makes another."""
+    """New folders inside one folder: pytest looks through all its own temporary folders, thousands of them, before it
+    makes another."""
     folder = tmp_path_factory.mktemp("caches")
 
     def new_ones() -> Iterator[Path]:
@@ -80,13 +83,13 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def private_cache(caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's cache."""
+    """Keep tests from reading or writing the user's cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(next(caches)))
 
 
 @pytest.fixture(autouse=True)
 def checked_shapes() -> None:
-    """The first calls of a test are among those whose shapes are checked."""
+    """Check the shapes of the first calls of a test."""
     shapes.begin_test()
 
 
@@ -99,13 +102,13 @@ def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def home(common: Path) -> Path:
-    """Where Prefect and the cache of the runs below are."""
+    """The folder of Prefect and the cache for the runs below."""
     return common / "home"
 
 
 @pytest.fixture(scope="session")
 def catalog(common: Path, home: Path) -> Path:
-    """A store that one undisturbed run has filled."""
+    """A store filled by one undisturbed run."""
     store = common / "catalog"
     with FileLock(common / "catalog.lock"):
         if not (common / "catalog.done").exists():
@@ -117,13 +120,13 @@ def catalog(common: Path, home: Path) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files that take longest first; all others stay in their order."""
+    """Put the files that take longest first; all others keep their order."""
     places = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
-    """Count the tests that `-m "not slow"` leaves out, by the command that runs them; a worker tells its numbers to the
+    """Count the tests that `-m "not slow"` leaves out, by the command that runs them; a worker sends its numbers to the
     process that reports."""
     if not items:
         return
@@ -135,11 +138,11 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 
 
 class Workers:
-    """What the workers of pytest-xdist say at their end."""
+    """Receives the results of the workers of pytest-xdist."""
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: Any) -> None:
-        """Take over a worker's number of tests left out, which is the same for all, as each collects all tests."""
+        """Take a worker's number of deselected tests, which is the same for all, as each collects all tests."""
         node.config.stash.setdefault(_COUNTS, {}).update(getattr(node, "workeroutput", None) or {})
 
 
@@ -153,7 +156,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say at the very end what was not checked, and why: each reason once, with the number of its tests."""
+    """Print at the very end what was not checked, and why: each reason once, with its number of tests."""
     reasons: Counter[str] = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", ()))
     counts = config.stash.get(_COUNTS, {})
     reasons["slow, `make test-slow` runs them"] = counts.get("slow_deselected", 0)
@@ -168,6 +171,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def _reason(report: Any) -> str:
-    """Return why a test was skipped, without pytest's own word for it."""
+    """Return why a test was skipped, without pytest's prefix."""
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     return str(reason).removeprefix("Skipped: ")

@@ -1,7 +1,8 @@
-"""Shapes of the calls that are checked: of each function the first ones of a test, and ever fewer of those that follow.
+"""Sampled shape checks: the first calls of each function in a test are checked, and ever fewer of the later ones.
 
-pytest's option `--jaxtyping-packages` has every function of a package check the shapes that its signature states, in
-every call; a loop over steps and layers makes thousands of the same, and two thirds of its time would go there.
+pytest's option `--jaxtyping-packages` makes every function of a package check the shapes of its signature in every
+call; a loop over steps and layers makes thousands of the same calls, and two thirds of its time would be spent on
+checks.
 """
 
 import functools
@@ -12,7 +13,8 @@ from typing import Any
 import jaxtyping
 
 FIRST = 8
-"""How many calls of a function are checked at the beginning of a test; then those whose number is a power of two."""
+"""Number of calls of a function that are checked at the beginning of a test; after them, only calls whose number is a
+power of two are checked."""
 
 _jaxtyped = jaxtyping.jaxtyped
 _test = 0
@@ -25,7 +27,7 @@ def begin_test() -> None:
 
 
 def sampled(plain: Callable[..., Any], checked: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that is the checked one in some of its calls, and the plain one in all others."""
+    """Return a function that is the checked one in some of its calls, and the plain one in all others."""
     test, calls = -1, 0
 
     @functools.wraps(plain)
@@ -40,13 +42,13 @@ def sampled(plain: Callable[..., Any], checked: Callable[..., Any]) -> Callable[
 
 
 def jaxtyped(*, typechecker: Callable[..., Any]) -> Callable[[Any], Any]:
-    """What pytest's option puts before every function and class, instead of jaxtyping's own."""
+    """The decorator that pytest's option puts before every function and class, instead of jaxtyping's own."""
     check = _jaxtyped(typechecker=typechecker)
 
     def decorate(member: Any) -> Any:
         if not inspect.isclass(member):
             return sampled(member, check(member))
-        plain = member.__init__  # which a dataclass has checked
+        plain = member.__init__  # checked for a dataclass
         check(member)
         if member.__init__ is not plain:
             member.__init__ = sampled(plain, member.__init__)
@@ -56,5 +58,5 @@ def jaxtyped(*, typechecker: Callable[..., Any]) -> Callable[[Any], Any]:
 
 
 def sample_shapes() -> None:
-    """Have the packages that are imported from now on check some of their calls."""
+    """Make packages that are imported from now on check some of their calls."""
     jaxtyping.jaxtyped = jaxtyped  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""The benchmarks of the model where only torch, transformers, safetensors and numpy are installed."""
+"""The benchmarks of the model with only torch, transformers, safetensors and numpy installed."""
 
 import os
 import subprocess
@@ -14,11 +14,11 @@ from tests.conftest import ROOT
 
 INSTALLED = ("torch", "transformers", "safetensors", "numpy")
 LEFT_OUT = {"pydantic", "pydantic-core"}
-"""What newer releases of these bring, by way of huggingface-hub, and older ones do not."""
+"""Packages that newer releases install by way of huggingface-hub, and older ones do not."""
 
 
 def closure(names: tuple[str, ...]) -> set[str]:
-    """Names of what an installer brings for these packages on this machine."""
+    """Names of the packages that an installer would install for `names` on this machine."""
     found: set[tuple[str, frozenset[str]]] = set()
     waiting = [Requirement(name) for name in names]
     while waiting:
@@ -29,7 +29,7 @@ def closure(names: tuple[str, ...]) -> set[str]:
         found.add(asked)
         for line in distribution(wanted.name).requires or []:
             needed = Requirement(line)
-            # The extra "" is none of them.
+            # The extra "" means no extra.
             if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in {"", *wanted.extras}):
                 waiting.append(needed)
     return {name for name, _ in found}
@@ -37,7 +37,7 @@ def closure(names: tuple[str, ...]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of packages that holds these and what they need, and nothing else."""
+    """A folder with these packages and their dependencies, and nothing else."""
     folder = tmp_path_factory.mktemp("bare")
     for package in map(distribution, closure(INSTALLED) - LEFT_OUT):
         for top in {file.parts[0] for file in package.files or [] if file.parts[0] != ".."}:
@@ -48,7 +48,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(bare: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Python, which finds those packages and the checkout, and nothing else."""
+    """Run Python with only those packages and the checkout on its path."""
     surroundings = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": os.pathsep.join((str(bare), str(ROOT))),
@@ -60,7 +60,7 @@ def run(bare: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", ["pydantic", "jaxtyping", "pyarrow", "prefect", "scipy", "torchaudio"])
-def test_what_was_not_asked_for_is_not_there(bare, name):
+def test_packages_that_are_not_listed_are_absent(bare, name):
     assert f"No module named '{name}'" in run(bare, "-c", f"import {name}").stderr
 
 
@@ -73,7 +73,7 @@ def test_the_benchmarks_of_the_model_run_and_the_others_are_left_out(bare):
     assert "planning is left out, which needs pyarrow, prefect and soundfile" in done.stderr
 
 
-def test_the_gpu_run_goes_through_all_of_its_parts_on_a_processor(bare):
+def test_the_gpu_benchmark_runs_all_its_parts_on_a_cpu(bare):
     done = run(bare, "-m", "tests.benchmarks.gpu", "--device", "cpu", "--small", "--threads", "1")
     assert done.returncode == 0, done.stderr
     parts = [line.partition("] ")[2] for line in done.stderr.splitlines() if line.startswith("[")]

@@ -1,5 +1,5 @@
-"""The commands of docs/training.md for several machines: torchrun and `segue` have what they say, and the places that a
-manifest names in one part are those of its others. Nothing here asks Slurm, Kubernetes or SkyPilot."""
+"""The commands of docs/training.md for several machines: torchrun and `segue` have the options used there, and names in
+one part of a manifest match those in others. Nothing here contacts Slurm, Kubernetes or SkyPilot."""
 
 import re
 import shlex
@@ -20,7 +20,7 @@ VARIABLE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 
 
 def block(word: str) -> str:
-    """The one block with a word in it."""
+    """The only block that contains a word."""
     (found,) = [text for text in BLOCKS if word in text]
     return found
 
@@ -38,7 +38,7 @@ def container(manifests: dict[str, Any]) -> dict[str, Any]:
 
 
 def torchruns() -> dict[str, list[str]]:
-    """The words of every torchrun, by where it is run. What a shell would put in for a variable or a command is a 2."""
+    """The words of every torchrun, by where it is run. Shell variables and commands are replaced by 2."""
     shells = {
         "machines": block("first.example"),
         "Slurm": block("#SBATCH"),
@@ -72,7 +72,7 @@ def test_torchrun_and_segue_have_the_options_that_they_are_given(where: str) -> 
 
 
 @pytest.mark.parametrize("word", ["first.example", "#SBATCH", "num_nodes"])
-def test_a_shell_can_read_the_scripts(word: str) -> None:
+def test_bash_can_parse_the_scripts(word: str) -> None:
     bash = shutil.which("bash")
     assert bash is not None
     script = yaml.safe_load(block(word))["run"] if word == "num_nodes" else block(word)
@@ -80,18 +80,18 @@ def test_a_shell_can_read_the_scripts(word: str) -> None:
     assert (read.returncode, read.stderr) == (0, "")
 
 
-def test_a_batch_script_says_what_reads_it_without_which_sbatch_refuses_it() -> None:
+def test_the_batch_script_starts_with_a_shebang_as_sbatch_requires() -> None:
     assert block("#SBATCH").startswith("#!/bin/bash\n#SBATCH ")
 
 
-def test_every_one_that_starts_processes_again_has_the_variable_without_which_segue_refuses(container) -> None:
+def test_everything_that_restarts_processes_sets_the_variable_that_segue_requires(container) -> None:
     assert f"export {VARIABLE}=1" in block("first.example")
     assert f"export {VARIABLE}=1" in block("#SBATCH")
     assert yaml.safe_load(block("num_nodes"))["envs"] == {VARIABLE: "1"}
     assert {"name": VARIABLE, "value": "1"} in container["env"]
 
 
-def test_the_first_pod_has_the_name_by_which_the_others_meet(manifests: dict[str, Any], container) -> None:
+def test_the_first_pod_has_the_name_of_the_rendezvous_endpoint(manifests: dict[str, Any], container) -> None:
     job, service = manifests["Job"], manifests["Service"]
     pod = job["spec"]["template"]["spec"]
     name = job["metadata"]["name"]
@@ -104,7 +104,7 @@ def test_the_first_pod_has_the_name_by_which_the_others_meet(manifests: dict[str
     assert int(given.nproc_per_node) == container["resources"]["limits"]["nvidia.com/gpu"]
 
 
-def test_a_pod_that_is_taken_away_has_longer_than_a_run_needs_to_stop(manifests: dict[str, Any]) -> None:
+def test_a_pod_that_is_terminated_has_longer_than_a_run_needs_to_stop(manifests: dict[str, Any]) -> None:
     grace = manifests["Job"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert grace >= 2 * GRACE_SECONDS
     (warned,) = re.findall(r"--signal=TERM@(\d+)", block("#SBATCH"))

@@ -1,4 +1,4 @@
-"""The files under `deploy/` say the same as the code: places, commands, settings, and nothing open to the network."""
+"""The files under `deploy/` agree with the code: places, commands, settings, and nothing open to the network."""
 
 import os
 import shlex
@@ -25,11 +25,11 @@ def services():
 
 @pytest.fixture(scope="module")
 def image():
-    """The lines of the image's file, those that go on joined."""
+    """The lines of the Dockerfile, with continued lines joined."""
     return (ROOT / "deploy/Dockerfile").read_text().replace("\\\n", " ").splitlines()
 
 
-def test_what_is_published_is_published_on_the_loopback_alone(services):
+def test_ports_are_published_only_on_the_loopback(services):
     published = [port for service in services.values() for port in service.get("ports", ())]
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
@@ -41,7 +41,7 @@ def test_there_is_a_worker_for_every_pool_and_it_waits_for_the_deployments(servi
     assert all("deployments" in worker["depends_on"] for worker in workers)
 
 
-def test_the_commands_are_ones_that_segue_and_prefect_have(services):
+def test_the_commands_exist_in_segue_and_prefect_with_their_options(services):
     programs = {
         "segue": [sys.executable, "-c", "from flows.cli import main; main()"],
         "prefect": [sys.executable, "-m", "prefect"],
@@ -56,7 +56,7 @@ def test_the_commands_are_ones_that_segue_and_prefect_have(services):
         assert all(option in told for option in options), (named, told)
 
 
-def test_the_store_of_prefect_yaml_is_a_volume_and_its_file_is_every_container_s(services):
+def test_the_store_of_prefect_yaml_is_a_volume_and_the_containers_mount_the_file(services):
     store = yaml.safe_load((ROOT / "prefect.yaml").read_text())["definitions"]["parameters"]["settings"]["store"]
     for name in ("worker-cpu", "worker-gpu"):
         assert f"store:/segue/{store}" in services[name]["volumes"]
@@ -64,7 +64,7 @@ def test_the_store_of_prefect_yaml_is_a_volume_and_its_file_is_every_container_s
     assert "../prefect.yaml:/segue/prefect.yaml:ro" in services["deployments"]["volumes"]
 
 
-def test_prefect_knows_every_setting_and_its_server_is_told_what_segue_up_tells_its_own(services):
+def test_prefect_knows_every_setting_and_its_server_has_those_of_segue_up(services):
     from prefect.settings.legacy import _get_settings_fields
     from prefect.settings.models.root import Settings
 
@@ -75,17 +75,17 @@ def test_prefect_knows_every_setting_and_its_server_is_told_what_segue_up_tells_
     server = services["server"]["environment"]
     assert SERVER_SETTINGS.items() <= server.items()
     assert known >= set(SERVER_SETTINGS)
-    assert "server:/home/segue/.prefect" in services["server"]["volumes"]  # where leases lie
+    assert "server:/home/segue/.prefect" in services["server"]["volumes"]  # where leases are stored
     assert server["PREFECT_SERVER_UI_STATIC_DIRECTORY"].startswith("/home/segue/.prefect/"), "its user may write there"
 
 
-def test_the_image_holds_every_package_and_what_its_project_file_names(image):
+def test_the_image_contains_every_package_and_the_files_of_its_project(image):
     copied = {source for line in image if line.startswith("COPY") for source in line.split()[1:-1]}
     assert {"flows", "stages", "model", "schemas", "segue.py", "pyproject.toml", "requirements.lock"} <= copied
     assert all((ROOT / source).exists() for source in copied)
 
 
-def test_the_unit_calls_commands_that_there_are():
+def test_the_unit_calls_existing_commands():
     unit = (ROOT / "deploy/segue.service").read_text()
     called = [line.split("/segue ", 1)[1] for line in unit.splitlines() if line.startswith("Exec")]
     assert len(called) == 3
@@ -94,7 +94,7 @@ def test_the_unit_calls_commands_that_there_are():
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_systemd_finds_nothing_wrong_with_the_unit_and_does_with_a_wrong_one(tmp_path):
+def test_systemd_accepts_the_unit_and_rejects_a_wrong_one(tmp_path):
     program = tmp_path / "segue" / ".venv" / "bin" / "segue"
     program.parent.mkdir(parents=True)
     program.write_text("#!/bin/sh\n")
@@ -118,7 +118,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit_and_does_with_a_wrong_one(tmp
     assert "Failed to parse service type" in told(wrong)[1]
 
 
-def test_the_image_holds_all_compiled_for_its_user_may_not_write_there(image):
+def test_the_image_compiles_all_code_because_its_user_cannot_write_there(image):
     user = next(number for number, line in enumerate(image) if line.startswith("USER"))
     before = image[:user]
     assert all("--compile-bytecode" in line for line in before if "uv pip sync" in line)

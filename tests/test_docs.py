@@ -1,4 +1,4 @@
-"""The documentation tells the truth: what is generated is current, and what it shows runs, parses and exists."""
+"""The documentation is true: generated parts are current, and what it shows runs, parses and exists."""
 
 import re
 import shlex
@@ -51,20 +51,20 @@ ANEW = "run: make docs"
 
 
 def blocks(kind: str, pages: list[Path] = PAGES) -> list[str]:
-    """Return the pages' blocks of a kind of code; the kind is empty where none is given."""
+    """Return the pages' code blocks of a kind; the kind is empty for blocks without one."""
     fence = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
     every = [block for page in pages for block in fence.findall(page.read_text())]
     return [textwrap.dedent(text) for _, name, text in every if name == kind]
 
 
 def commands(kind: str, prompt: str, pages: list[Path] = PAGES) -> list[list[str]]:
-    """Return every `segue …` of the pages' blocks of a kind, whose lines of commands begin with a prompt."""
+    """Return every `segue …` command of the pages' blocks of a kind; lines with commands begin with a prompt."""
     lines = [line for block in blocks(kind, pages) for line in block.replace("\\\n", " ").splitlines()]
     return [shlex.split(line, comments=True)[len(prompt.split()) :] for line in lines if line.startswith(prompt)]
 
 
 def inline(pattern: str) -> list[tuple[str, str]]:
-    """Return what stands between backticks in the pages' running text and matches a pattern, each with its page."""
+    """Return the text between backticks in the pages' running text that matches a pattern, each with its page."""
     spans = []
     for page in PAGES:
         text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
@@ -73,7 +73,7 @@ def inline(pattern: str) -> list[tuple[str, str]]:
 
 
 def understood(words: list[str]) -> str:
-    """Let the command line parse a command, and return its name."""
+    """Parse a command with the command line, and return its name."""
     name, *rest = words
     context = typer.main.get_command(app).commands[name].make_context(name, list(rest))
     if name in ("run", "plan"):
@@ -86,7 +86,7 @@ def understood(words: list[str]) -> str:
     return name
 
 
-def test_the_table_of_the_demo_has_in_bold_what_falls_short_of_its_goal():
+def test_the_table_of_the_demo_prints_values_below_their_goal_in_bold():
     values = {"clips": 0.61, "codec": 0.75, "chance": 0.05}
     measures = [
         {"measure": measure, "sounds": sounds, "n": 100, "value": value, "low": value - 0.1, "high": value + 0.1}
@@ -100,26 +100,26 @@ def test_the_table_of_the_demo_has_in_bold_what_falls_short_of_its_goal():
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-def test_a_generated_section_is_what_the_code_says(name):
+def test_a_generated_section_is_current(name):
     page, make = SECTIONS[name]
     assert read_section(name, page.read_text()) == make(), ANEW
 
 
-def test_the_checks_of_the_documentation_are_checks_of_a_recipe():
+def test_the_checks_of_the_documentation_are_valid_in_a_recipe():
     (block,) = blocks("yaml", [DOCS / "upkeep.md"])
     checks = Recipe.model_validate({"checks": yaml.safe_load(block)}).checks
     assert [(check.table, check.severity) for check in checks] == [("clips", "error"), ("tracks", "warn")]
 
 
-def test_the_reference_is_what_the_code_says():
+def test_the_reference_is_current():
     assert (DOCS / "reference.md").read_text() == write_reference(), ANEW
 
 
-def test_the_results_of_the_benchmarks_are_those_that_were_kept():
+def test_the_page_of_benchmark_results_is_current():
     assert RESULTS.read_text() == results_page(), ANEW
 
 
-def test_every_column_is_explained_and_nothing_is_but_columns_their_fields_and_those_of_views():
+def test_every_column_has_an_explanation_and_every_explanation_a_column_or_field():
     columns = {name for table in TABLES.values() for name in table.schema.names}
     fields = {name for table in TABLES.values() for kind in table.schema.types for name in fields_of(kind)}
     of_views = {name for view in VIEWS.values() for name in re.findall(r"AS (\w+)", view.statement)}
@@ -134,20 +134,20 @@ def fields_of(kind):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_what_the_code_draws(name, tmp_path):
+def test_a_figure_is_current_and_shown_on_its_page(name, tmp_path):
     draw_figure(name, tmp_path / "figure.svg")
     assert (DOCS / "patterns" / f"{name}.svg").read_text() == (tmp_path / "figure.svg").read_text(), ANEW
     assert f"](patterns/{name}.svg)" in (DOCS / "model.md").read_text()
 
 
-def test_readme_is_short_and_leads_to_every_page():
+def test_readme_is_short_and_links_to_every_page():
     text = README.read_text()
     assert len(text.splitlines()) <= 150
     for page in PAGES[1:-1]:
         assert f"]({page.relative_to(ROOT)})" in text, page
 
 
-def test_every_link_of_the_documentation_leads_somewhere():
+def test_every_link_of_the_documentation_has_a_target():
     links = [(page, link) for page in PAGES for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text())]
     assert len(links) > 30
     for page, link in links:
@@ -171,12 +171,12 @@ def test_every_path_of_the_documentation_exists():
     paths = inline(rf"({tops})/[\w./<>-]*") + inline(r"\.?[\w-]+\.(toml|lock|yaml|md)") + inline(r"\.ci/\w+")
     assert len(paths) > 40
     for page, path in paths:
-        if path == FILE:  # which users write
+        if path == FILE:  # a file that users write
             continue
         assert (ROOT / path.rstrip("/")).exists() or "<" in path, (page, path)
 
 
-def test_every_newcomers_question_is_answered_by_one_path():
+def test_every_question_of_newcomers_is_answered_by_an_existing_path():
     rows = re.findall(r"^\| (.*\?) \| (.*?) \|", (DOCS / "architecture.md").read_text(), re.MULTILINE)
     assert len(rows) == 10
     for question, path in rows:
@@ -186,7 +186,7 @@ def test_every_newcomers_question_is_answered_by_one_path():
 def test_every_knob_of_the_documentation_exists():
     names = "|".join(stage_models())
     knobs = inline(rf"({names})\.[a-z_<>.]+(=.*)?")
-    # The changelog also names those that are gone.
+    # The changelog also names removed ones.
     knobs = [knob for knob in knobs if knob[0] != "CHANGELOG.md" and not re.search(r"\.(py|md|csv)$", knob[1])]
     assert len(knobs) > 25
     for page, knob in knobs:
@@ -194,7 +194,7 @@ def test_every_knob_of_the_documentation_exists():
 
 
 def is_knob(path: str) -> bool:
-    """Tell whether `stage.field` is one; a name within a mapping may be any."""
+    """Return whether `stage.field` is a knob; within a mapping any name is allowed."""
     stage, *fields = path.split(".")
     models: list[type[BaseModel]] = [stage_models()[stage]]
     free = False
@@ -225,13 +225,13 @@ def test_every_preset_that_the_documentation_names_exists():
     assert named <= set(PRESET_NAMES)
 
 
-def test_a_command_that_would_want_a_network_days_or_a_recording_of_one_s_own_is_understood():
+def test_commands_that_are_too_costly_to_run_are_parsed():
     names = {understood(words) for words in commands("", "segue ")}
     of_service = {"up", "down", "doctor", "page"}
     assert names == of_service | {"run", "convert", "explain", "take-down", "generate", "gates", "finetune", "sql"}
 
 
-def test_a_command_that_trains_a_checkpoint_further_says_how_long_and_on_how_much():
+def test_a_command_that_trains_a_checkpoint_further_gives_steps_and_batch_size():
     further = [words for words in commands("", "segue ") if any(word.startswith("train.initial=") for word in words)]
     assert further
     for words in further:
@@ -240,7 +240,7 @@ def test_a_command_that_trains_a_checkpoint_further_says_how_long_and_on_how_muc
         assert int(knobs["train.batch_size"]) <= 32, words
 
 
-def test_a_command_in_running_text_is_understood():
+def test_a_command_in_running_text_is_parsed():
     spans = [span.removeprefix("segue ") for _, span in inline(r"segue [^…]*")]
     assert len(spans) > 5
     for span in spans:
@@ -254,14 +254,14 @@ def test_a_command_in_running_text_is_understood():
             understood(words)
 
 
-def test_the_recipes_with_conditions_are_some_on_a_published_preset():
+def test_the_recipes_with_conditions_are_valid_on_a_published_preset():
     recipes = [Recipe.model_validate(yaml.safe_load(block)) for block in blocks("yaml", [DOCS / "conditions.md"])]
     assert {recipe.preset for recipe in recipes} == {"musicgen-small"}
     reads = ("description", "genre", "bpm", "chroma"), ("description", "beat", "chords")
     assert tuple(recipe.train.model.conditions for recipe in recipes) == reads
 
 
-def test_the_stage_of_the_example_has_the_names_of_the_contract():
+def test_the_example_of_a_stage_compiles_and_the_contract_has_the_names_of_the_page():
     block = next(text for text in blocks("python", [DOCS / "architecture.md"]) if "def shard" in text)
     compile(block, "architecture.md", "exec")
     contract = (ROOT / "stages" / "pipeline" / "contract.py").read_text()
@@ -271,7 +271,7 @@ def test_the_stage_of_the_example_has_the_names_of_the_contract():
     assert all(hasattr(module, "Config") for module in STAGES.values())
 
 
-def test_the_versions_of_python_that_are_promised_are_those_that_ci_runs():
+def test_the_promised_versions_of_python_are_those_that_ci_runs():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lowest, highest = re.findall(r"3\.(\d+)", project["requires-python"])
     promised = [f"3.{minor}" for minor in range(int(lowest), int(highest))]
@@ -301,17 +301,17 @@ def test_a_query_in_running_text_runs(catalog):
 
 
 FOLLOWS = {"upkeep": "requests"}
-"""Pages that speak of an earlier catalog, with the page whose commands leave one."""
+"""Pages about an earlier catalog, each with the page whose commands leave one."""
 
 
 def commands_of(page: Path) -> list[list[str]]:
-    """The commands with their prompt that a page shows, after those that it follows."""
+    """The commands with a prompt on a page, after those of the page that it follows."""
     before = [DOCS / f"{FOLLOWS[page.stem]}.md"] if page.stem in FOLLOWS else []
     return commands("console", "$ segue ", [*before, page])
 
 
 def pages_with_commands():
-    """The pages that show commands with their prompt; those for which a command computes belong to the slow tests."""
+    """The pages that show commands with a prompt; pages whose commands compute something belong to the slow tests."""
     for page in PAGES:
         names = [words[0] for words in commands_of(page)]
         if names:
@@ -329,7 +329,7 @@ def test_every_command_of_a_page_runs(page, catalog, home, tmp_path, monkeypatch
         shutil.copy(path, recordings)
     assert len(list(recordings.iterdir())) == 2
     (tmp_path / "requests.csv").write_text(blocks("csv", [DOCS / "requests.md"])[0])
-    # Plans change nothing, and are those of a store whose order is still the preset's own.
+    # Plans change nothing; they come first, because they are those of a store with the preset's own order.
     every = commands_of(page)
     every.sort(key=lambda words: words[0] != "plan" or "--requests" in words)
     monkeypatch.chdir(tmp_path)
@@ -342,7 +342,7 @@ def test_every_command_of_a_page_runs(page, catalog, home, tmp_path, monkeypatch
             done = subprocess.run(run, env=surroundings, capture_output=True, text=True, check=False)
             assert done.returncode == 0, (words, done.stderr[-3000:])
             continue
-        given = command(store, *rest)[3:]  # without Python's own
+        given = command(store, *rest)[3:]  # without Python's own words
         code = run_command(given if words[0] == "plan" else given[: len(rest) + 2])
         assert code == 0, (words, capsys.readouterr().err[-3000:])
     if page.stem == "requests":

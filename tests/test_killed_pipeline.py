@@ -1,4 +1,4 @@
-"""The whole pipeline killed at random instants of its stages, and run to the end."""
+"""The whole pipeline killed at random moments of its stages, and then run to the end."""
 
 import json
 import os
@@ -31,13 +31,13 @@ WORK = {
     "controls": "controls",
     "report": "report",
 }
-"""The line by which a run says that it works on a stage. `requests`, `nearest` and `measure` are over before
-they could say so."""
+"""The line with which a run reports work on a stage. `requests`, `nearest` and `measure` are over before they could
+report it."""
 
 
 def kill_in(line: str, store: Path, home: Path, delay: float) -> bool:
-    """Start a run, kill it and all its processes `delay` seconds after it said `line`, and tell whether it was still
-    at work."""
+    """Start a run, kill it and all its processes `delay` seconds after it printed `line`, and return whether it was
+    still running."""
     process = subprocess.Popen(
         command(store, "run"),
         env=environment(home),
@@ -60,7 +60,7 @@ def kill_in(line: str, store: Path, home: Path, delay: float) -> bool:
 # Small stages killed in all ways are among the quick tests, in `tests/faults`.
 @pytest.mark.slow
 @pytest.mark.parametrize("stages", [("train",), tuple(WORK)], ids=["one of them", "all"])
-def test_a_run_killed_in_its_stages_and_run_to_the_end_equals_an_undisturbed_one(catalog, home, tmp_path, stages):
+def test_a_run_killed_in_its_stages_and_then_completed_equals_an_undisturbed_one(catalog, home, tmp_path, stages):
     draw, store = random.Random(0), tmp_path / "store"
     killed = {stage: kill_in(WORK[stage], store, home, draw.random() * 0.6) for stage in stages}
     assert sum(killed.values()) >= 2 * len(stages) / 3, json.dumps(killed)

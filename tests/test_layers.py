@@ -1,4 +1,5 @@
-"""The layers: segue > flows > stages > model > schemas, rooms inside them, and each library known where it belongs."""
+"""The layers: segue > flows > stages > model > schemas, rooms inside them, and libraries that only one layer may
+import."""
 
 import ast
 from pathlib import Path
@@ -7,11 +8,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("schemas", "model", "stages", "flows", "segue")
-"""Each imports those before it; `segue.py` is the door for Python above them all."""
+"""Each layer imports those before it; `segue.py` is the Python interface above them all."""
 SHARED_ROOMS = ("pipeline", "audio", "analysis", "networks", "checkpoints", "judging")
 """The rooms that stages share, each above those that it may import."""
 ROOMS = {"schemas": ("tables", "storage", "queries", "upkeep"), "flows": ("recipes", "runs", "service", "commands")}
-"""Of the layers that are parted alone: each room imports of the others those before it."""
+"""For layers that are divided without stages: each room imports only the rooms before it."""
 ONLY_IN = {
     "prefect": "flows",
     "prefect_dask": "flows",
@@ -35,7 +36,7 @@ MODULES = {module_of(path): path for path in FILES}
 
 
 def imports_of(path: Path) -> set[str]:
-    """The modules and names that a file imports, those for a type checker alone too."""
+    """The modules and names that a file imports, those for type checkers included."""
     names = set()
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
@@ -47,7 +48,8 @@ def imports_of(path: Path) -> set[str]:
 
 
 def modules_imported_by(path: Path) -> set[str]:
-    """The project's own modules among them: `a.b.name` is the module `a.b` where no module has that name."""
+    """The project's own modules among the imports: `a.b.name` is the module `a.b` if no module has the name
+    `a.b.name`."""
     names = imports_of(path)
     return {name if name in MODULES else name.rpartition(".")[0] for name in names} & MODULES.keys() - {module_of(path)}
 
@@ -78,7 +80,7 @@ def test_a_room_of_flows_or_schemas_imports_only_those_below_it(path):
     }
 
 
-def test_no_file_imports_itself_in_a_circle():
+def test_imports_have_no_cycle():
     below = {module: modules_imported_by(path) for module, path in MODULES.items()}
     while leaves := {module for module, imported in below.items() if not imported & below.keys()}:
         below = {module: imported for module, imported in below.items() if module not in leaves}

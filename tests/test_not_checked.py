@@ -1,4 +1,4 @@
-"""The last lines of a test run say what was not checked, and why."""
+"""The last lines of a test run list what was not checked, and why."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ def test_that_survives(record_property):
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_skipped_and_slow_tests_are_counted_by_their_reasons_and_faults_are_too(tmp_path: Path, workers: str) -> None:
+def test_skipped_slow_and_fault_tests_are_counted_by_their_reasons(tmp_path: Path, workers: str) -> None:
     (tmp_path / "test_some.py").write_text(TESTS)
     words = [
         "-p",
@@ -72,5 +72,5 @@ def test_skipped_and_slow_tests_are_counted_by_their_reasons_and_faults_are_too(
     assert closing.startswith("2 passed, 3 skipped")
 
 
-def test_the_files_that_begin_first_are_there():
+def test_the_test_files_that_are_run_first_exist():
     assert [name for name in LONGEST_FIRST if not (ROOT / "tests" / name).exists()] == []

@@ -1,4 +1,4 @@
-"""The committed reference numbers are what AudioCraft computes."""
+"""The committed reference numbers are those that AudioCraft computes."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def test_every_pack_is_described() -> None:
         assert path.with_suffix(".json").exists(), path.stem
 
 
-def test_a_pack_of_other_sizes_is_read_by_what_its_own_json_says(oracles: Path, tmp_path: Path) -> None:
+def test_a_pack_of_other_sizes_is_read_as_its_json_describes(oracles: Path, tmp_path: Path) -> None:
     other = write_other_pack(oracles, tmp_path)
     test_adversarial.test_logits_and_feature_maps_equal_the_oracle(other)
     test_adversarial.test_logits_of_stereo_equal_the_oracle(other)

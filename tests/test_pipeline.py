@@ -47,7 +47,7 @@ def test_one_command_fills_every_table_and_the_store_is_complete(catalog):
     assert list(catalog.rglob("*.inprogress")) == []
 
 
-def test_a_clip_s_codes_and_samples_come_again_from_its_request_seed_and_model(catalog, home):
+def test_the_codes_and_samples_of_a_clip_can_be_made_again_exactly(catalog, home):
     store = Store(str(catalog))
     (clip,) = query(store, "SELECT path FROM clips ORDER BY seconds LIMIT 1").to_pylist()
     words = ["verify", store.path(clip["path"]), "--render", "--format", "json"]
@@ -77,7 +77,7 @@ def test_a_second_run_makes_nothing(catalog, home):
     assert digests(Store(str(catalog))) == before
 
 
-def test_a_request_can_be_traced_to_the_data_that_its_model_saw(catalog):
+def test_a_clip_can_be_traced_to_the_training_data_of_its_model(catalog):
     answer = query(
         Store(str(catalog)),
         """SELECT c.path, r.description, k.data_digest, k.rows_seen
@@ -87,7 +87,7 @@ def test_a_request_can_be_traced_to_the_data_that_its_model_saw(catalog):
     assert all(row["rows_seen"] > 0 for row in answer.to_pylist())
 
 
-def test_every_model_that_had_a_hand_in_a_clip_is_named_by_the_same_id_everywhere(catalog):
+def test_models_have_the_same_ids_in_all_tables(catalog):
     store = Store(str(catalog))
     checkpoints = {row["checkpoint_id"]: row for row in store.read_all(CHECKPOINTS).to_pylist()}
     by_kind = {row["kind"]: row for row in checkpoints.values()}
@@ -100,7 +100,7 @@ def test_every_model_that_had_a_hand_in_a_clip_is_named_by_the_same_id_everywher
     assert {row["kind"] for row in models} == {"language_model", *parents}
 
 
-def test_lineage_names_the_recordings_that_were_learned_from_and_no_others(catalog):
+def test_lineage_names_exactly_the_recordings_that_models_were_trained_on(catalog):
     store = Store(str(catalog))
     wanted = "SELECT DISTINCT track_id FROM lineage WHERE how = 'learned' AND kind = '{}'"
     trained = {row["track_id"] for row in query(store, "SELECT track_id FROM tracks WHERE split = 'train'").to_pylist()}

@@ -1,4 +1,4 @@
-"""The door for Python: it gives what the stages give, and the examples run."""
+"""The Python interface: it returns what the stages return, and the examples run."""
 
 import json
 import re
@@ -31,7 +31,7 @@ DESCRIPTION = "calm piano at night"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A MusicGen as Hugging Face's hub has it."""
+    """A MusicGen in the form of Hugging Face's hub."""
     return save(random_musicgen(SHAPES["mono"]), SHAPES["mono"], tmp_path_factory.mktemp("hub") / "small")
 
 
@@ -60,7 +60,7 @@ def test_a_clip_has_the_codes_that_a_run_gives_the_same_request(
         assert clip.seed == row["seed"]
 
 
-def test_one_clip_is_one_of_all_and_words_are_a_description(model: segue.Model) -> None:
+def test_generating_one_clip_equals_one_of_all_and_a_text_is_a_description(model: segue.Model) -> None:
     clip = model.generate(DESCRIPTION, seconds=0.5, seed=7)
     (same,) = model.generate_all([{"description": DESCRIPTION, "seconds": 0.5, "seed": 7}])
     assert np.array_equal(clip.codes, same.codes)
@@ -95,14 +95,14 @@ def test_a_sound_is_a_player_in_a_notebook() -> None:
         ({"description": "x", "chords": "C | G", "bpm": 90}, "expected a model that was trained with chords"),
     ],
 )
-def test_a_request_that_cannot_be_is_told_as_a_run_tells_it(
+def test_an_invalid_request_is_refused_with_the_reason_that_a_run_gives(
     request_: dict[str, Any], told: str, model: segue.Model
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(told)):
         model.generate(request_)
 
 
-def test_an_audiocraft_folder_generates_with_the_text_encoder_that_it_is_given(tmp_path: Path) -> None:
+def test_an_audiocraft_folder_generates_with_the_given_text_encoder(tmp_path: Path) -> None:
     encoder = str(text_encoder(tmp_path / "t5"))
     model = segue.load_model(written(tmp_path, "text").folder, device="cpu", text_encoder=encoder, offline=True)
     assert model.generate(DESCRIPTION, seconds=0.5).samples.shape[0] == 1
@@ -122,7 +122,7 @@ def test_a_store_gives_tables_as_arrow_and_pandas(tmp_path: Path) -> None:
     assert repr(store) == f"segue.Store({str(tmp_path)!r})"
 
 
-def test_what_is_no_store_is_told_as_such_in_python_too(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_store_is_reported(tmp_path: Path) -> None:
     (tmp_path / "project" / "src").mkdir(parents=True)
     for name, got in (("no", "nothing there"), ("project", "a folder of something else")):
         for opening in (segue.Store, partial(segue.load_model, "checkpoint:language_model")):
@@ -130,7 +130,7 @@ def test_what_is_no_store_is_told_as_such_in_python_too(tmp_path: Path) -> None:
                 opening(tmp_path / name)
 
 
-def test_a_sound_says_in_a_line_what_it_is() -> None:
+def test_a_sound_and_a_clip_are_described_in_one_line() -> None:
     samples = np.zeros((2, 48_000), np.float32)
     assert repr(segue.Sound(samples, 32_000)) == "segue.Sound(1.50 s, 2 x 32000 Hz)"
     request = {"description": "calm bells", "melody": None, "prompt": None}
@@ -154,7 +154,7 @@ def test_the_example_with_a_published_model_runs(
     assert lines[5] == "4 codebooks, 50 frames, 2.0 s"
 
 
-def test_the_example_with_music_of_ones_own_runs(
+def test_the_example_with_own_music_runs(
     catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = tmp_path / "store"

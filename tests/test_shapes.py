@@ -1,4 +1,4 @@
-"""Shapes are checked in the first calls of a test, in some of those that follow, and not in all."""
+"""Shapes are checked in the first calls of a test, in some of the later ones, and not in all."""
 
 import jaxtyping
 import pytest
@@ -15,7 +15,7 @@ def doubled(values: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     return torch.cat([values, values])
 
 
-def test_a_wrong_shape_is_found_in_the_first_calls_of_every_test_and_in_later_ones_by_powers_of_two() -> None:
+def test_wrong_shapes_are_found_in_the_first_calls_of_a_test_and_in_calls_by_powers_of_two() -> None:
     call, found = shapes.jaxtyped(typechecker=beartype)(doubled), []
     for _ in range(2):
         shapes.begin_test()

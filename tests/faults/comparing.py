@@ -1,4 +1,4 @@
-"""What a user of a store sees: the views' rows, and the files that rows name."""
+"""What a user of a store sees: the rows of the views, and the files that rows name."""
 
 import hashlib
 from pathlib import PurePosixPath
@@ -8,16 +8,16 @@ from schemas.queries.database import query
 from schemas.tables import CHECKPOINTS, CLIPS, REPORTS, TABLES
 
 WHEN_AND_WHERE = ("run_id", "shard")
-"""Columns that say when and where a row was made, which follow from a store's history."""
+"""Columns that say when and where a row was made; they depend on the history of the store."""
 WHAT_HAPPENED = ("runs", "weights", "checks", "versions", "publications")
-"""Tables that tell a store's history."""
+"""Tables that record the history of a store."""
 
 Seen = dict[str, list[str]]
 """Rows and digests of files as text, by table or kind of file."""
 
 
 def seen(store: Store) -> Seen:
-    """Return what a user sees: every row of every view but those that tell what happened, and every file that a row
+    """Return what a user sees: every row of every view except those that record history, and every file that a row
     names, by its digest."""
     tables = [table for table in TABLES.values() if table.name not in WHAT_HAPPENED]
     parts = []
@@ -42,7 +42,7 @@ def _digest(store: Store, path: str) -> str:
 
 
 def differences(one: Seen, other: Seen) -> list[str]:
-    """Tell what is in one and not in the other, a line each."""
+    """Return what is in one and not in the other, a line each."""
     lines = []
     for name in sorted(one.keys() | other.keys()):
         ours, theirs = one.get(name, []), other.get(name, [])

@@ -1,6 +1,7 @@
 """A filesystem around another one whose n-th operation fails (SQLite's way to test: sqlite.org/testing.html, 3.2).
 
-`faulty://` is an object store in memory: one PUT replaces a file whole, folders are there while something lies in them.
+`faulty://` is an object store in memory: one PUT replaces a whole file, and folders exist as long as something is in
+them.
 """
 
 import errno
@@ -14,8 +15,8 @@ import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
 Kind = Literal["before", "after", "stale", "not found", "away", "killed before", "killed after"]
-"""The operation fails before it is done, or after; a listing lacks the last change; what is there is not found; the
-whole store is away, and another, empty one in its place; the process is killed before the operation or after it."""
+"""The operation fails before it is done, or after; a listing lacks the last change; an existing file is not found; the
+whole store is replaced by an empty one for a while; the process is killed before the operation or after it."""
 WRITES = ("pipe_file", "rm_file", "cp_file")
 
 
@@ -25,7 +26,7 @@ class Killed(BaseException):
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong, and when."""
+    """What fails, and when."""
 
     kind: Kind
     at: int
@@ -36,42 +37,42 @@ class Fault:
 
 @dataclass(frozen=True)
 class Operation:
-    """Something that was asked of the filesystem."""
+    """An operation that the filesystem was asked for."""
 
     name: str
     path: str
     there: bool
     empty: bool
-    """Nothing at all was there."""
+    """Whether the filesystem was empty."""
 
 
 def can_fail(kind: Kind, operation: Operation) -> bool:
-    """Return whether an operation can fail in such a way."""
-    # Nobody can tell a store that is empty yet from another one.
+    """Return whether an operation can fail in this way."""
+    # A store that is still empty cannot be distinguished from another empty one.
     reads_what_is_there = operation.there and operation.name not in WRITES
     limits = {"stale": operation.name == "ls", "away": not operation.empty, "not found": reads_what_is_there}
     return limits.get(kind, True)
 
 
 class FaultyFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
-    """See the module; all instances, in all threads, are one store and meet one fault."""
+    """See the module; all instances, in all threads, are one store with one fault."""
 
     protocol = "faulty"
     inner: ClassVar[Any] = MemoryFileSystem(skip_instance_cache=True)
     fault: ClassVar[Fault | None] = None
     met: ClassVar[int] = 0
-    """Faults met."""
+    """Number of faults that happened."""
     log: ClassVar[list[Operation]] = []
     _possible: ClassVar[int] = 0
     _changed: ClassVar[dict[str, bytes | None]] = {}
-    """What the last changed file was before."""
+    """The content of the last changed file before the change."""
     _away: ClassVar[dict[str, bytes] | None] = None
-    """What comes back when a store that was away does."""
+    """The files of a store that is away, restored at its return."""
 
     @classmethod
     @contextmanager
     def failing(cls, fault: Fault | None) -> Iterator[type["FaultyFileSystem"]]:
-        """Meet a fault meanwhile."""
+        """Let the fault happen inside the block."""
         cls.fault, cls.met, cls._possible, cls._changed, cls._away = fault, 0, 0, {}, None
         cls.log.clear()
         try:
@@ -88,7 +89,7 @@ class FaultyFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
 
     @classmethod
     def restore(cls, contents: dict[str, bytes]) -> None:
-        """Make it hold these files and no others."""
+        """Make the store hold these files and no others."""
         cls.inner.store, cls.inner.pseudo_dirs = {}, [""]
         for path, data in contents.items():
             cls.inner.pipe_file(path, data)
@@ -113,14 +114,14 @@ class FaultyFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
         if fault.kind == "stale":
             return self._before_last_change(path, act)
         if fault.kind in ("after", "killed after") and cls._possible == fault.at:
-            with suppress(FileNotFoundError, FileExistsError):  # an answer that is lost as others are
+            with suppress(FileNotFoundError, FileExistsError):  # a lost reply may also be an error
                 act()
         if "killed" in fault.kind:
             raise Killed
         raise ConnectionResetError(errno.ECONNRESET, f"Connection reset by peer (injected at {fault.at})")
 
     def _before_last_change(self, folder: str, act: Callable[[], Any]) -> Any:
-        """List a folder as it was before the file was changed that was changed last."""
+        """List a folder as it was before the last change of a file."""
         now = self.contents()
         before = {path: data for path, data in (now | self._changed).items() if data is not None}
         self.restore(before)

@@ -5,7 +5,7 @@ import os
 import pytest
 
 SEED = int(os.environ.get("SEGUE_FAULTS_SEED", "0"))
-"""From which every choice of a fault follows."""
+"""Seed of every choice of a fault."""
 
 long_form = (pytest.mark.slow, pytest.mark.faults)
-"""Marks of a test, or of a parameter of one, that belongs to the long form alone."""
+"""Marks of a test, or of a parameter, of the long form only."""

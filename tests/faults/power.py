@@ -1,8 +1,8 @@
-"""Power cuts: every state in which a disk may be found after one, from a record of what was asked of it.
+"""Power cuts: every state that one may leave a disk in, from a record of the operations on the disk.
 
 On a POSIX file system only what was synced is sure to be there: a file's bytes after an fsync of the file, a name after
-an fsync of its folder. Of the rest any part may be there, in whatever order it was asked for (Pillai et al., "All File
-Systems Are Not Created Equal", OSDI 2014).
+an fsync of its folder. Any part of the rest may be there, in any order (Pillai et al., "All File Systems Are Not
+Created Equal", OSDI 2014).
 """
 
 import builtins
@@ -18,12 +18,13 @@ from typing import Any, Self
 from unittest.mock import patch
 
 Tree = dict[str, bytes | None]
-"""What lies under a folder: the bytes of each file and None for each folder, by relative path."""
+"""The contents of a folder: the bytes of each file and None for each folder, by relative path."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """A name in a folder came to mean a file or folder, or nothing; with `moved_from` another one ceased at once."""
+    """A name in a folder was set to a file or folder, or removed; with `moved_from`, another name was removed in the
+    same operation."""
 
     folder: int
     name: str
@@ -47,7 +48,7 @@ class Synced:
 
 
 class Disk:
-    """A folder on a real disk, and what was asked of it while `recording`."""
+    """A folder on a real disk, and the operations on it while `recording`."""
 
     def __init__(self, root: Path) -> None:
         self.root = str(root)
@@ -57,11 +58,11 @@ class Disk:
         for path in map(str, sorted(root.rglob("*"))):
             self._name(path, len(self.operations) + 1)
             self._see(path)
-        self._before = len(self.operations)  # all of which counts as synced
+        self._before = len(self.operations)  # these count as synced
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Write down what this process asks of the disk meanwhile."""
+        """Record the operations of this process on the disk inside the block."""
         with ExitStack() as stack:
             for then, module, names in (
                 (self._after_create, os, ("mkdir", "open")),
@@ -80,7 +81,7 @@ class Disk:
 
     def _noting(self, real: Callable[..., Any], then: Callable[..., None]) -> Callable[..., Any]:
         def noted(path: Any, *rest: Any, **options: Any) -> Any:
-            # What a path or a descriptor means is asked before, as it may mean nothing after.
+            # Paths and descriptors are resolved before the call, because they may not exist after it.
             words = [self._absolute(word, options.get("dir_fd")) for word in (path, *rest[:1])]
             self._see_all()
             answer = real(path, *rest, **options)
@@ -145,17 +146,17 @@ class Disk:
             self._seen[node] = data
 
     def instants(self) -> range:
-        """The numbers of operations after which the power may be cut, the last one being all."""
+        """The numbers of operations after which the power may be cut; the last one is all of them."""
         return range(self._before, len(self.operations) + 1)
 
     def without(self, place: int) -> Self:
-        """Return the record of a program that forgot the operation at a place of it."""
+        """Return the record of a program that left out the operation at `place`."""
         other = copy.copy(self)
         other.operations = [*self.operations[:place], *self.operations[place + 1 :]]
         return other
 
     def states(self, instant: int) -> Iterator[Tree]:
-        """Return each state that the disk may be in once the power was cut after so many operations, once."""
+        """Yield once each state that the disk may be in if the power was cut after `instant` operations."""
         done = self.operations[:instant]
         last_sync = {one.node: place for place, one in enumerate(done) if isinstance(one, Synced)}
         open_names, contents = [], {}

@@ -1,4 +1,4 @@
-"""A proxy on the loopback before an S3 server, in which the n-th request goes wrong."""
+"""A proxy on the loopback in front of an S3 server, in which the n-th request fails."""
 
 import http.client
 import logging
@@ -22,7 +22,7 @@ SLOW_DOWN = (
     b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate</Message></Error>"
 )
 HOP = ("connection", "transfer-encoding", "content-length", "keep-alive")
-"""Headers that are of one connection only."""
+"""Headers that belong to one connection only."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,20 @@ class S3Fault:
 
     kind: Kind
     at: int
-    """The number of the request, counting from 1 those that it concerns."""
+    """The number of the request, counting from 1 those that the fault concerns."""
     lasting: bool = False
     """Whether all later ones fail too."""
     of: Literal["all", "put", "multipart"] = "all"
-    """Which requests it concerns."""
+    """The requests that the fault concerns."""
 
     def concerns(self, method: str, path: str) -> bool:
-        """Tell whether a request is one of those."""
+        """Return whether a request is one of them."""
         multipart = any(word in path for word in ("uploads", "uploadId", "partNumber"))
         return {"all": True, "put": method == "PUT", "multipart": multipart}[self.of]
 
 
 class S3Proxy(ThreadingHTTPServer):
-    """Passes requests on to a server and its answers back."""
+    """Passes requests on to a server, and its answers back."""
 
     daemon_threads = True
 
@@ -53,7 +53,7 @@ class S3Proxy(ThreadingHTTPServer):
         self.behind = port
         self.fault: S3Fault | None = None
         self.met = 0
-        """Faults met."""
+        """Number of faults that happened."""
         self.counted: Counter[str] = Counter()
         self.log: list[str] = []
         self.released = threading.Event()
@@ -62,7 +62,7 @@ class S3Proxy(ThreadingHTTPServer):
 
     @contextmanager
     def failing(self, fault: S3Fault | None) -> Iterator["S3Proxy"]:
-        """Meet a fault meanwhile."""
+        """Let the fault happen inside the block."""
         with self._lock:
             self.fault, self.met, self._concerned = fault, 0, 0
             self.log.clear()
@@ -74,7 +74,7 @@ class S3Proxy(ThreadingHTTPServer):
             self.released.set()
 
     def next_fault(self, method: str, path: str) -> Kind | None:
-        """Return what goes wrong with the request that came now."""
+        """Return how the current request fails, or None."""
         with self._lock:
             self.log.append(f"{method} {path}")
             fault = self.fault
@@ -142,29 +142,29 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def _reset(self) -> None:
-        """End the connection as a machine that is gone does."""
+        """Reset the connection, as if the machine were gone."""
         self.wfile.flush()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
         self.close_connection = True
 
     def handle(self) -> None:
-        """Let a client go that is gone itself."""
+        """Ignore that a client is gone."""
         with suppress(ConnectionError):
             super().handle()
 
     def log_message(self, format: str, *words: object) -> None:
-        """Say nothing: the proxy's `log` has it."""
+        """Print nothing: requests are in the proxy's `log`."""
 
     def finish(self) -> None:
-        """Let a connection be gone that was reset."""
+        """Ignore that the connection was reset."""
         with suppress(OSError, ValueError):
             super().finish()
 
 
 @contextmanager
 def s3_behind_proxy() -> Iterator[S3Proxy]:
-    """Start an S3 server in memory and a proxy before it, which s3fs reaches, with little patience."""
+    """Start an S3 server in memory and a proxy in front of it for s3fs, with short timeouts and few retries."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

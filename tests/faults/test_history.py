@@ -1,4 +1,4 @@
-"""Any history of a store ends as a new store does that is given the same inputs: Hypothesis makes up the histories."""
+"""After any history, a store equals a new store with the same inputs; Hypothesis generates the histories."""
 
 import itertools
 import re
@@ -30,7 +30,7 @@ processes = itertools.count()
 
 
 def without_records(found: Seen) -> Seen:
-    """What a user sees but for models, of which those of earlier data stay, and the ids that follow from them."""
+    """What a user sees, without models (models of earlier data stay) and the ids that depend on them."""
     names = ("checkpoints", "training", "files", "reports")
     clips = [row for row in found["files"] if row.startswith("audio/")]
     return {name: rows for name, rows in found.items() if name not in names} | {"clips' files": clips}
@@ -82,7 +82,7 @@ class History(RuleBasedStateMachine):
         return Settings(store=url, max_refused=1, **write_inputs(self.folder / folder, self.tracks, self.requests))
 
     def begin_process(self) -> None:
-        """What ran before is dead, as a lease sees it."""
+        """Start a new process: for leases, what ran before is dead."""
         number = str(next(processes))
         self.patch.setattr("schemas.storage.leases._start_of", lambda pid: number)
         self.patch.setattr("schemas.storage.leases.LOOK_SECONDS", 0.02)
@@ -102,7 +102,7 @@ class History(RuleBasedStateMachine):
             run_chain(self.given(), self.scale, [name])
         except (StageFailed, ValueError) as error:
             if not re.search("expected (the table|a trained checkpoint)", str(error)):
-                raise  # else what it reads is not made yet with this setting
+                raise  # otherwise its input is not made yet with this setting
 
     @rule()
     def run_two_at_once(self) -> None:
@@ -157,13 +157,13 @@ class History(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize(("examples", "steps"), [(1, 6), pytest.param(60, 15, marks=long_form)])
-def test_any_history_ends_as_a_new_store(examples: int, steps: int, tmp_path: Path) -> None:
+def test_any_history_ends_with_the_same_tables_as_a_new_store(examples: int, steps: int, tmp_path: Path) -> None:
     quiet = settings(
         max_examples=examples,
         stateful_step_count=steps,
         deadline=None,
         database=None,
-        phases=[Phase.generate],  # threads make a history that fails another one when it is made shorter
+        phases=[Phase.generate],  # with threads, a failing history may fail differently when it is shortened
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(seed(SEED)(History), settings=quiet)  # type: ignore[no-untyped-call]

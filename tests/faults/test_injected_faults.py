@@ -1,7 +1,7 @@
 """Every operation of a run fails once, in every way, and the next run ends as if nothing had happened.
 
 SQLite's method: the n-th operation fails, for n = 1, 2, … until a run meets no fault (sqlite.org/testing.html, 3).
-There are thousands, so each form tries as many of them as it has time for, which the seed chooses.
+There are thousands of faults, so each form tries as many as it has time for, chosen by the seed.
 """
 
 import random
@@ -38,11 +38,11 @@ class Scenario:
     before: Mapping[str, bytes]
     settings: Settings
     operations: Sequence[Operation]
-    """What the undisturbed run asked of the filesystem."""
+    """The operations of the undisturbed run."""
     wanted: Seen
 
     def faults(self, kind: Kind, lasting: bool) -> list[Fault]:
-        """Return every fault of a way that the run can meet."""
+        """Return every fault of this kind that the run can meet."""
         count = sum(can_fail(kind, operation) for operation in self.operations)
         return [Fault(kind, number, lasting) for number in range(1, count + 1)]
 
@@ -65,8 +65,8 @@ def scenarios(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scenario]:
 
 @pytest.fixture
 def new_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Makes of what follows another process on another machine's disk: none that held a lease is there any more, and a
-    cache is empty."""
+    """Makes later runs look like another process on another machine: earlier holders of leases are gone, and the cache
+    is empty."""
     numbers = iter(range(1_000_000))
 
     def begin() -> None:
@@ -78,7 +78,7 @@ def new_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[],
 
 
 def problem_after(fault: Fault, scenario: Scenario, new_process: Callable[[], None]) -> str | None:
-    """Run with a fault and again without; return what was wrong, or None."""
+    """Run with a fault and again without it; return what was wrong, or None."""
     FaultyFileSystem.restore(dict(scenario.before))
     new_process()
     error: BaseException | None = None
@@ -88,7 +88,7 @@ def problem_after(fault: Fault, scenario: Scenario, new_process: Callable[[], No
         except (Exception, Killed) as caught:
             error = caught
         assert FaultyFileSystem.met, f"nothing could fail: {fault}"
-    if error is None:  # then it has done everything
+    if error is None:  # then the run has done everything
         lines = differences(seen(Store(URL)), scenario.wanted)
         return f"{fault}: no error, and yet {'; '.join(lines)}" if lines else None
     if not isinstance(error, OSError | ValueError | StageFailed | Killed):
@@ -103,7 +103,7 @@ def problem_after(fault: Fault, scenario: Scenario, new_process: Callable[[], No
 
 
 def survive(faults: Sequence[Fault], scenario: Scenario, new_process: Callable[[], None]) -> int:
-    """Meet each, and return how many there were."""
+    """Run with each fault, and return their number."""
     problems = [problem_after(fault, scenario, new_process) for fault in faults]
     found = [problem for problem in problems if problem]
     assert not found, f"{len(found)} of {len(faults)}:\n" + "\n".join(found[:10])
@@ -111,7 +111,7 @@ def survive(faults: Sequence[Fault], scenario: Scenario, new_process: Callable[[
 
 
 @pytest.mark.parametrize("name", ["first", pytest.param("night", marks=pytest.mark.slow)])
-def test_a_run_that_meets_a_fault_ends_clearly_and_the_next_one_mends_all(
+def test_a_run_that_meets_a_fault_ends_clearly_and_the_next_run_repairs_everything(
     name: str,
     scenarios: dict[str, Scenario],
     new_process: Callable[[], None],
@@ -126,7 +126,7 @@ def test_a_run_that_meets_a_fault_ends_clearly_and_the_next_one_mends_all(
 @pytest.mark.faults
 @pytest.mark.parametrize("name", ["first", "night"])
 @pytest.mark.parametrize(("kind", "lasting"), WAYS)
-def test_a_run_that_meets_any_of_many_faults_ends_clearly_and_the_next_one_mends_all(
+def test_a_run_that_meets_one_of_many_faults_ends_clearly_and_the_next_run_repairs_everything(
     name: str,
     kind: Kind,
     lasting: bool,
@@ -139,7 +139,7 @@ def test_a_run_that_meets_any_of_many_faults_ends_clearly_and_the_next_one_mends
 
 
 def plant_mark_first(patch: pytest.MonkeyPatch) -> None:
-    """A shard, whose footer counts what was refused, is written before the refusals."""
+    """Plant a bug: a shard, whose footer counts the refusals, is written before the refusals."""
     write, write_rejects = Drafts.write, jobs._write_rejects
     waiting: list[Any] = []
 
@@ -155,7 +155,7 @@ def plant_mark_first(patch: pytest.MonkeyPatch) -> None:
 
 
 def plant_append(patch: pytest.MonkeyPatch) -> None:
-    """A shard is added to instead of replaced."""
+    """Plant a bug: a shard is added to instead of replaced."""
     write = Drafts.write
 
     def write_more(drafts: Drafts, shard: str, rows: pa.Table, *words: Any) -> None:
@@ -165,7 +165,7 @@ def plant_append(patch: pytest.MonkeyPatch) -> None:
 
 
 def plant_not_found_is_nothing(patch: pytest.MonkeyPatch) -> None:
-    """What is not found is taken for what is not there."""
+    """Plant a bug: a file that is not found is taken for absent."""
     patch.setattr(Store, "_is_listed", lambda store, relative: False)
 
 

@@ -1,4 +1,4 @@
-"""Processes killed by `kill -9` again and again, in every stage and at any instant, and then run to the end."""
+"""Processes killed by `kill -9` again and again, in every stage and at any moment, and then run to the end."""
 
 import multiprocessing
 import os
@@ -18,13 +18,13 @@ from tests.faults.forms import SEED, long_form
 from tests.worlds.tiny_chain import INPUTS, run_chain, write_inputs
 
 CALLS = ("open", "os.rename", "os.remove", "os.mkdir", "os.link", "os.scandir", "os.listdir")
-"""What a process is seen to ask of the disk; it is killed before it is answered."""
+"""Operations on the disk that are seen; a process is killed before the operation is done."""
 ROUNDS = {"short": 1, "long": 40}
-"""Stores whose run is killed, and killed again while it makes up for that, before one goes to its end."""
+"""Number of stores whose run is killed, and killed again while it recovers, before a run goes to the end."""
 
 
 def work(settings: Settings, kill_at: int | None, count: Path) -> None:
-    """Run the chain as a process that is killed at the n-th thing that it asks of its store's disk."""
+    """Run the chain as a process that is killed at the n-th operation on its store's disk."""
     asked = 0
 
     def listen(event: str, words: tuple[Any, ...]) -> None:
@@ -40,7 +40,7 @@ def work(settings: Settings, kill_at: int | None, count: Path) -> None:
 
 
 def run_in_child(settings: Settings, kill_at: int | None, folder: Path) -> int:
-    """Return how a process ended: 0, or the negative number of the signal that killed it."""
+    """Return the exit code of a process: 0, or the negative number of the signal that killed it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.faults.test_kills"])
     process = context.Process(target=work, args=(settings, kill_at, folder / "count"))
@@ -51,12 +51,13 @@ def run_in_child(settings: Settings, kill_at: int | None, folder: Path) -> int:
 
 
 Undisturbed = tuple[Path, dict[str, str], int, Seen]
-"""The store before, what the run is given, what it asks of the disk, and what is seen after."""
+"""The store before the run, the inputs of the run, the number of its operations on the disk, and what is seen after
+it."""
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Undisturbed]:
-    """Make a scenario's undisturbed run, after those before it, and return it."""
+    """Return the undisturbed run of a scenario, which is made on first use, after the scenarios before it."""
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "before first").mkdir()
     runs: dict[str, Undisturbed] = {}
@@ -85,7 +86,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Und
         pytest.param("long", "night", marks=long_form),
     ],
 )
-def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
+def test_a_run_killed_again_and_again_ends_like_an_undisturbed_one(
     form: str,
     name: str,
     undisturbed: Callable[[str], Undisturbed],

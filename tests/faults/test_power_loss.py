@@ -1,4 +1,4 @@
-"""Every state that a power cut can leave of what the store writes: old or new, whole, and no row without its file."""
+"""Every state that a power cut can leave of the store's writes: old or new, complete, and no row without its file."""
 
 import os
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def clip_rows() -> pa.Table:
 
 
 def folder_in(tree: Tree) -> dict[str, bytes] | None:
-    """The files under the folder's name; None where it is not there."""
+    """The files of the folder; None if the folder does not exist."""
     files = {name: data for name, data in tree.items() if data is not None and name.startswith("models/one/")}
     inside = {name.removeprefix("models/one/"): data for name, data in files.items()}
     return inside if "models/one" in tree else None
@@ -95,7 +95,8 @@ def nothing(store: Store) -> None:
 
 
 def a_table(store: Store) -> None:
-    """Its folders; else what makes them syncs the root once more, and that of a file's folders is not needed."""
+    """Make the folders of the table. Otherwise creating them syncs the root once more, and the sync for the file's
+    folders is not needed."""
     (Path(store.root) / SHARD).parent.mkdir(parents=True)
 
 
@@ -143,10 +144,10 @@ def bad_states(disk: Disk, judge: Judge) -> list[Tree]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_power_cut_at_any_instant_leaves_old_or_new_and_each_fsync_is_needed_for_it(
+def test_a_power_cut_at_any_moment_leaves_the_old_or_the_new_state_and_needs_every_fsync(
     case: str, tmp_path: Path
 ) -> None:
-    """Each fsync is also forgotten once, a bug that must be found."""
+    """Each fsync is also left out once, a bug that must be found."""
     before, act, judge = CASES[case]
     disk = recorded(tmp_path / "store", before, act)
     assert bad_states(disk, judge) == []

@@ -1,4 +1,4 @@
-"""Readers in a loop while a shard is replaced: each sees old or new, never a mix, and never an error."""
+"""Readers in a loop while a shard is replaced: each sees the old or the new one, never a mix, and never an error."""
 
 import os
 import subprocess
@@ -22,17 +22,17 @@ from tests.faults.s3_proxy import S3FileSystem, s3_behind_proxy
 from tests.worlds.patience import PATIENCE_SECONDS
 
 SHARDS, ROWS = ("0", "1"), 200
-"""Of the table, and of a shard; each row has the number of the turn in which it was written."""
+"""Shards of the table and rows of a shard; each row has the number of the turn in which it was written."""
 PAUSES = {"disk": 0.2, "s3": 20.0}
-"""Between two turns, seconds: a stage publishes once a run, and a query of S3 takes seconds."""
+"""Pause between two turns, seconds: a stage publishes once a run, and a query of S3 takes seconds."""
 
 
 SECONDS = {"short": 2.0, "long": 120.0}
-"""For which a form reads."""
+"""Reading time of a form, seconds."""
 
 
 def rows_of(turn: int, shard: str) -> pa.Table:
-    """A shard whose rows all say when they were written; each turn has another size."""
+    """A shard whose rows all contain the number of the turn; the size differs from turn to turn."""
     count = ROWS + turn % 7
     vectors = [[[float(turn)] * 12] * 5] * count
     names = [f"{shard} {number:04}" for number in range(count)]
@@ -41,7 +41,7 @@ def rows_of(turn: int, shard: str) -> pa.Table:
 
 
 def publish_turn(store: Store, turn: int) -> None:
-    """Replace every shard, as a stage does that passed."""
+    """Replace every shard, as a stage does after its checks passed."""
     drafts = Drafts(store, CHROMA, "v")
     for shard in SHARDS:
         drafts.write(shard, rows_of(turn, shard), input_key=str(turn))
@@ -50,7 +50,7 @@ def publish_turn(store: Store, turn: int) -> None:
 
 
 def write_turns(url: str, pause: float) -> None:
-    """Replace the shards for ever, as a process that writes does."""
+    """Replace the shards forever, in a writing process."""
     store, turn = Store(url), 1
     while True:
         publish_turn(store, turn)
@@ -59,13 +59,13 @@ def write_turns(url: str, pause: float) -> None:
 
 
 def write_turns_in_place(url: str, pause: float) -> None:
-    """Plant a bug: a shard is overwritten where it is read."""
+    """Plant a bug: a shard is overwritten in place while it is read."""
     schemas.storage.file_store.move_file = overwrite
     write_turns(url, pause)
 
 
 def overwrite(path: str, target: str) -> None:
-    """Write a file's bytes over those of another, half by half."""
+    """Write a file's bytes over those of another file, half by half."""
     data = Path(path).read_bytes()
     with open(target, "wb") as file:
         for half in (data[: len(data) // 2], data[len(data) // 2 :]):
@@ -76,7 +76,7 @@ def overwrite(path: str, target: str) -> None:
 
 
 def by_query(store: Store) -> tuple[int, set[float]]:
-    """Read all shards as SQL does."""
+    """Read all shards by SQL."""
     turns = "list(DISTINCT frame_rate) || list(DISTINCT chroma[1][1])"
     row = query(store, f"SELECT count(*) AS n, {turns} AS t FROM chroma").to_pylist()[0]
     return row["n"] // len(SHARDS), set(row["t"])
@@ -89,12 +89,12 @@ def by_read(store: Store) -> tuple[int, set[float]]:
 
 
 Reader = Callable[[Store], tuple[int, set[float]]]
-"""Returns the rows of a shard and the turns that they were written in."""
+"""Returns the number of rows of a shard and the turns in which they were written."""
 
 
 @contextmanager
 def writing(url: str, pause: float, write: Callable[[str, float], None]) -> Iterator[None]:
-    """Let another process replace the shards meanwhile."""
+    """Let another process replace the shards inside the block."""
     program = f"import sys; from tests.faults.test_readers import {write.__name__} as write; "
     program += "write(sys.argv[1], float(sys.argv[2]))"
     process = subprocess.Popen([sys.executable, "-c", program, url, str(pause)])
@@ -109,14 +109,14 @@ def writing(url: str, pause: float, write: Callable[[str, float], None]) -> Iter
 def read_while_written(
     url: str, pause: float, seconds: float, read: Reader, write: Callable[[str, float], None] = write_turns
 ) -> tuple[int, list[str]]:
-    """Return how many turns were seen, and what was wrong."""
+    """Return the number of turns seen, and what was wrong."""
     publish_turn(Store(url), 0)
     turns, wrong = set[float](), list[str]()
     with writing(url, pause, write):
         while len(Publications(Store(url)).sequences()) < 2:
             time.sleep(0.05)
         end = time.monotonic() + seconds
-        latest = end + PATIENCE_SECONDS  # on a busy machine a query may take as long as some turns
+        latest = end + PATIENCE_SECONDS  # on a busy machine a query may take as long as several turns
         while time.monotonic() < end or (len(turns) < 2 and not wrong and time.monotonic() < latest):
             try:
                 count, seen = read(Store(url))
@@ -138,7 +138,7 @@ def read_while_written(
         pytest.param("long", by_read, marks=long_form),
     ],
 )
-def test_a_reader_on_a_disk_sees_old_or_new(form: str, read: Reader, tmp_path: Path) -> None:
+def test_a_reader_on_a_disk_sees_the_old_or_the_new_rows(form: str, read: Reader, tmp_path: Path) -> None:
     turns, wrong = read_while_written(str(tmp_path / "store"), PAUSES["disk"], SECONDS[form], read)
     assert wrong == []
     assert turns > 1
@@ -152,7 +152,7 @@ def test_a_planted_bug_is_found(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.parametrize("read", [by_query, by_read])
-def test_a_reader_on_s3_sees_old_or_new(read: Reader) -> None:
+def test_a_reader_on_s3_sees_the_old_or_the_new_rows(read: Reader) -> None:
     with s3_behind_proxy():
         S3FileSystem().mkdir("readers")
         turns, wrong = read_while_written(f"s3://readers/{read.__name__}", PAUSES["s3"], SECONDS["long"], read)

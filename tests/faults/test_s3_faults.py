@@ -1,5 +1,5 @@
-"""An S3 server that says 503, resets connections, loses replies and stalls: what is there is old or new, whole, and a
-run after it mends all."""
+"""An S3 server that answers 503, resets connections, loses replies and stalls: stored files are old or new, complete,
+and a later run repairs everything."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -29,11 +29,11 @@ from tests.worlds.tiny_stages import make_mapping, make_pipeline
 TRACKS = {"a.txt": "do re", "b.txt": "re mi\nTitle", "c.txt": "silent"}
 REQUESTS = ["2 calm", "1 loud like do re"]
 OLD, NEW = b"old" * 3_800_000, b"new!" * 3_000_000
-"""Files of more than two parts, of the 5 MB that S3 takes as the least."""
+"""Files of more than two parts; the minimum part size of S3 is 5 MB."""
 PART = 5 * 2**20
 
 ERRORS = (OSError, BotoCoreError, ClientError)
-"""What s3fs raises: for what the server says, and botocore's and aiohttp's own for what the network does."""
+"""Errors of s3fs: for answers of the server, and those of botocore and aiohttp for the network."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def bucket(proxy: S3Proxy, tmp_path: Path) -> str:
 
 
 def work(store: Store) -> None:
-    """Replace a shard, remove one, and leave a folder and a row that names it."""
+    """Replace a shard, remove one, and write a folder and a row that names it."""
     store.write_shard(TOKENS, "v", "0", tokens("new"), input_key="new")
     store.remove_shard(TOKENS, "v", "1")
     with store.new_folder("models/one") as folder:
@@ -65,7 +65,7 @@ def tokens(name: str) -> pa.Table:
 
 
 def found(store: Store) -> dict[str, Any]:
-    """What lies there now."""
+    """What the store contains."""
     shards = {shard: store.read(TOKENS, "v", [shard])["track_id"].to_pylist() for shard in store.shards(TOKENS, "v")}
     words = store.read_bytes("models/one/text/words") if store.exists("models/one/text/words") else None
     size = len(store.read_bytes("models/one/weights")) if store.exists("models/one/weights") else None
@@ -76,7 +76,7 @@ DONE = {"shards": {"0": ["new"], "2": ["names models/one"]}, "folder": (b"do re 
 
 
 def begun(url: str) -> Store:
-    """A store with what is there before the work."""
+    """A store with the content from before the work."""
     store = Store(url)
     for shard in ("0", "1"):
         store.write_shard(TOKENS, "v", shard, tokens("old"), input_key="old")
@@ -84,7 +84,7 @@ def begun(url: str) -> Store:
 
 
 def problem_after(fault: S3Fault, proxy: S3Proxy, url: str, act: Callable[[Store], None]) -> str | None:
-    """Work with a fault, and again without; return what was wrong, or None."""
+    """Work with a fault, and again without it; return what was wrong, or None."""
     store = begun(url)
     with proxy.failing(fault):
         try:
@@ -106,7 +106,7 @@ def problem_after(fault: S3Fault, proxy: S3Proxy, url: str, act: Callable[[Store
 
 @pytest.mark.parametrize("lasting", [False, True])
 @pytest.mark.parametrize("kind", get_args(Kind))
-def test_work_that_met_a_fault_is_done_or_ends_with_an_error_and_is_done_by_the_next_try(
+def test_work_that_meets_a_fault_is_complete_or_fails_and_the_next_try_completes_it(
     kind: Kind, lasting: bool, proxy: S3Proxy, bucket: str, record_property: Callable[[str, Any], None]
 ) -> None:
     store = begun(f"s3://{bucket}/undisturbed")
@@ -118,7 +118,7 @@ def test_work_that_met_a_fault_is_done_or_ends_with_an_error_and_is_done_by_the_
 
 
 def work_with_the_row_first(store: Store) -> None:
-    """Plant a bug: the row that names the folder comes before it."""
+    """Plant a bug: the row that names the folder is written before it."""
     store.write_shard(TOKENS, "v", "2", tokens("names models/one"), input_key="new")
     work(store)
 
@@ -132,7 +132,7 @@ def test_a_planted_bug_is_found(proxy: S3Proxy, bucket: str) -> None:
 
 @pytest.mark.parametrize("form", ["short", pytest.param("long", marks=long_form)])
 @pytest.mark.parametrize("lasting", [False, True])
-def test_an_upload_in_parts_that_fails_leaves_the_old_file_or_the_new_one(
+def test_a_multipart_upload_that_fails_leaves_the_old_file_or_the_new_one(
     form: str,
     lasting: bool,
     proxy: S3Proxy,
@@ -140,7 +140,8 @@ def test_an_upload_in_parts_that_fails_leaves_the_old_file_or_the_new_one(
     monkeypatch: pytest.MonkeyPatch,
     record_property: Callable[[str, Any], None],
 ) -> None:
-    """Create, three parts, complete: with each of them failing, in the short form one of each kind."""
+    """Create, three parts, complete: each of them fails; in the short form, one request for each of two kinds of
+    fault."""
     monkeypatch.setattr(S3FileSystem._pipe_file, "__defaults__", (PART, None, "overwrite"))
     store, chosen = Store(f"s3://{bucket}/store"), random.Random(f"{SEED} {lasting}")
     faults = [S3Fault(kind, at, lasting, of="multipart") for kind in get_args(Kind) for at in range(1, 6)]
@@ -163,7 +164,7 @@ def test_an_upload_in_parts_that_fails_leaves_the_old_file_or_the_new_one(
 @pytest.mark.faults
 @pytest.mark.parametrize("lasting", [False, True])
 @pytest.mark.parametrize("kind", get_args(Kind))
-def test_a_run_on_s3_that_meets_a_fault_is_mended_by_the_next_one(
+def test_a_run_on_s3_that_meets_a_fault_is_repaired_by_the_next_run(
     kind: Kind,
     lasting: bool,
     proxy: S3Proxy,
@@ -200,11 +201,12 @@ def test_a_run_on_s3_that_meets_a_fault_is_mended_by_the_next_one(
 
 @pytest.fixture
 def refused(proxy: S3Proxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A shard of four tracks whose stage can be tried on a bucket that takes no file, and on one that does again."""
+    """A function that tries the mapping of three tracks on the bucket; the proxy decides whether the bucket accepts
+    files."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(jobs, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(jobs, "SAVE_SHARE", 0)
-    monkeypatch.setattr(S3FileSystem, "read_timeout", 60)  # for nothing stalls here, and a busy machine is slow
+    monkeypatch.setattr(S3FileSystem, "read_timeout", 60)  # because nothing stalls here, and a busy machine is slow
     S3FileSystem.clear_instance_cache()
     calls: list[str] = []
     pipeline = make_pipeline(f"s3://{bucket}/store", ["a", "b", "c"], make_mapping(calls))
@@ -218,10 +220,12 @@ def refused(proxy: S3Proxy, bucket: str, tmp_path: Path, monkeypatch: pytest.Mon
     return attempt
 
 
-def test_rows_that_a_store_does_not_take_are_computed_once_and_each_try_sends_them_alone(
+def test_rows_that_a_store_refuses_are_computed_once_and_only_sent_again(
     refused: Any, proxy: S3Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with proxy.failing(S3Fault("unavailable", 2, lasting=True, of="put")):  # once it was asked whether it takes files
+    with proxy.failing(
+        S3Fault("unavailable", 2, lasting=True, of="put")
+    ):  # after the check whether the store accepts files
         for _ in range(2):
             with pytest.raises(NotTaken, match=r"did not take shard 0 of chroma, .*reduce your request rate") as failed:
                 refused()
@@ -236,13 +240,13 @@ def test_rows_that_a_store_does_not_take_are_computed_once_and_each_try_sends_th
     assert [file for file in (tmp_path / "cache").rglob("shard=*")] == []
 
 
-def test_a_store_that_lets_nobody_write_is_not_tried_again_and_what_was_computed_stays(
+def test_a_denied_write_is_not_tried_again_and_its_rows_are_kept_for_the_next_try(
     refused: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = refused.store.filesystem.pipe_file
 
     def deny(path: str, *words: Any, **more: Any) -> None:
-        if not path.endswith(".inprogress"):  # by which it was asked whether it takes files
+        if not path.endswith(".inprogress"):  # the check whether it accepts files
             raise PermissionError("Access Denied")
         write(path, *words, **more)
 
@@ -257,7 +261,7 @@ def test_a_store_that_lets_nobody_write_is_not_tried_again_and_what_was_computed
 
 @pytest.fixture(scope="module")
 def growing(proxy: S3Proxy, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of inputs whose name is that of a bucket, in which each test finds what those before it made."""
+    """A folder of inputs with the name of a bucket; each test finds what those before it made."""
     folder = tmp_path_factory.mktemp("growing-")
     S3FileSystem().mkdir(folder.name)
     return folder
@@ -265,10 +269,10 @@ def growing(proxy: S3Proxy, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ingest", "train", "decode", "report"])
-def test_what_a_store_does_not_take_is_computed_in_one_try_and_later_ones_give_up_before_it(
+def test_work_that_a_store_refuses_is_computed_once_and_later_tries_give_up_before_it(
     name: str, proxy: S3Proxy, growing: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A source's own shard, a folder, a file of a row, and a page."""
+    """The shard of a source, a folder, a file of a row, and a page."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(growing / "cache"))
     monkeypatch.setattr(S3FileSystem, "read_timeout", 60)
     S3FileSystem.clear_instance_cache()
@@ -278,7 +282,7 @@ def test_what_a_store_does_not_take_is_computed_in_one_try_and_later_ones_give_u
     if before:
         run_chain(settings, names=before)
     pipeline, begun = Pipeline(stages, settings), []
-    pipeline.store.require()  # which gives a new store its identity, a file too
+    pipeline.store.require()  # gives a new store its identity, which is also a file
     stage = pipeline.stages[name]
     work = next(each for each in ("read_source", "shard", "reduce") if hasattr(stage.module, each))
     works = getattr(stage.module, work)

@@ -18,7 +18,7 @@ print(list(rows.to_pandas()["name"].isna()), "pandas" in sys.modules)
 """
 
 
-def test_lists_and_times_load_no_pandas_and_a_data_frame_is_still_to_be_had():
+def test_lists_and_times_do_not_import_pandas_and_data_frames_still_work():
     told = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
     ).stdout

@@ -1,4 +1,4 @@
-"""What a configuration says of its fields."""
+"""Descriptions of the fields of a configuration."""
 
 from schemas import Config
 from schemas.config import field_docstrings
@@ -20,12 +20,12 @@ class Diesel(Engine):
     """How many there are."""
 
 
-def test_docstrings_under_fields_are_found_by_name_those_of_the_class_extended_too():
+def test_docstrings_of_fields_are_found_including_those_of_the_base_class():
     assert field_docstrings(Engine) == {"power": "What it gives,\nin kW."}
     assert field_docstrings(Diesel) == {"power": "What it gives,\nin kW.", "cylinders": "How many there are."}
 
 
-def test_a_json_schema_describes_its_fields_by_their_docstrings():
+def test_the_json_schema_describes_fields_by_their_docstrings():
     properties = Diesel.model_json_schema()["properties"]
     assert properties["cylinders"]["description"] == "How many there are."
     assert properties["power"]["description"] == "What it gives,\nin kW."

@@ -39,7 +39,7 @@ plain = st.recursive(
 
 
 @given(plain)
-def test_equal_values_have_equal_fingerprints_whatever_the_order_of_their_fields(value):
+def test_fingerprints_do_not_depend_on_the_order_of_fields(value):
     def reordered(item):
         if isinstance(item, dict):
             return {key: reordered(item[key]) for key in reversed(list(item))}
@@ -60,7 +60,7 @@ def test_a_fingerprint_is_the_same_in_another_process():
     assert other == fingerprint({"a": "ä", "b": [1, 2.5, None]})
 
 
-def test_each_part_of_a_stage_changes_its_fingerprint_and_the_rest_does_not():
+def test_every_part_of_a_stage_changes_its_fingerprint_except_fields_outside_the_identity():
     reference = WeightsRef("some/model")
     base = stage_fingerprint("chroma", 1, Knobs(weights=reference), {reference: "d1"}, {"tracks": "t1"})
     same = stage_fingerprint(
@@ -77,7 +77,7 @@ def test_each_part_of_a_stage_changes_its_fingerprint_and_the_rest_does_not():
     assert len({base, *others}) == 6
 
 
-def test_weights_are_known_by_their_digest_and_not_by_their_name():
+def test_weights_are_identified_by_their_digest_and_not_by_their_name():
     one, two = WeightsRef("/models/a"), WeightsRef("/elsewhere/b")
     assert fingerprint(Knobs(weights=one), {one: "d"}) == fingerprint(Knobs(weights=two), {two: "d"})
     with pytest.raises(ValueError, match="digest of the weights '/models/a'"):
@@ -95,19 +95,19 @@ def test_weights_are_found_wherever_a_config_names_them():
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), unique=True), st.randoms())
-def test_the_digest_of_keys_depends_on_which_they_are_and_not_on_their_order(keys, random):
+def test_the_digest_of_keys_depends_on_the_keys_and_not_on_their_order(keys, random):
     shuffled = list(keys)
     random.shuffle(shuffled)
     assert keys_digest(shuffled) == keys_digest(keys)
     assert keys_digest([*keys, ("one", "more than ever " * 3)]) != keys_digest(keys)
 
 
-def test_keys_that_join_to_the_same_text_are_told_apart():
+def test_keys_that_concatenate_to_the_same_text_have_different_digests():
     assert keys_digest([("a", "b")]) != keys_digest([("ab",)])
     assert keys_digest([("a,b", "c")]) != keys_digest([("a", "b,c")])
 
 
-def test_a_share_of_the_tracks_is_held_out_by_the_hashes_of_their_ids_and_at_least_one_of_several():
+def test_tracks_are_held_out_by_the_hashes_of_their_ids_and_at_least_one_of_several():
     ids = [f"track {number}" for number in range(30)]
     first = sorted(ids, key=lambda track: hashlib.sha256(track.encode()).hexdigest())
     assert hold_out(ids, 0.2) == hold_out(ids[::-1], 0.2) == set(first[:6])
@@ -118,7 +118,7 @@ def test_a_share_of_the_tracks_is_held_out_by_the_hashes_of_their_ids_and_at_lea
     assert hold_out(kept, 0.2) == hold_out(ids, 0.2)
 
 
-def test_a_reference_says_whether_it_names_a_checkpoint_of_the_store_or_a_model_of_demucs():
+def test_a_reference_is_recognised_as_a_checkpoint_of_the_store_or_a_demucs_model():
     assert WeightsRef("checkpoint:codec").checkpoint == WeightsRef.to_checkpoint("codec").checkpoint == "codec"
     assert WeightsRef("demucs:htdemucs").demucs == "htdemucs"
     for elsewhere in ("facebook/musicgen-small", "./checkpoint", "s3://bucket/demucs"):

@@ -1,4 +1,4 @@
-"""What people write for a licence, as one name each, and what a policy makes of it."""
+"""Spellings of licences, normalised to one name each, and policies on licences."""
 
 import pytest
 from pydantic import ValidationError
@@ -28,7 +28,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in FORMS.items() for text in texts])
-def test_every_form_of_a_licence_has_the_same_name(name, text):
+def test_every_spelling_of_a_licence_has_the_same_name(name, text):
     licence = parse_licence(text)
     assert (licence.name, licence.is_known) == (name, True)
     assert parse_licence(licence.name) == licence
@@ -42,12 +42,12 @@ def test_every_form_of_a_licence_has_the_same_name(name, text):
         "http://creativecommons.org/licenses/by/4.0/ or http://creativecommons.org/licenses/by-nc/4.0/",
     ],
 )
-def test_what_is_not_understood_for_certain_is_not_guessed(text):
+def test_an_ambiguous_licence_is_not_guessed(text):
     assert not parse_licence(text).is_known
 
 
 @pytest.mark.parametrize("text", [None, "", "  \n"])
-def test_nothing_is_no_licence(text):
+def test_an_empty_text_is_not_a_licence(text):
     assert parse_licence(text) is None
 
 
@@ -55,7 +55,7 @@ def passes(text, **policy):
     return LicencePolicy(**policy).refusal(text) is None
 
 
-def test_a_name_without_a_version_means_all_of_them_and_no_other_licence():
+def test_a_name_without_a_version_means_all_versions_and_no_other_licence():
     assert passes("CC BY 3.0", allow=["CC-BY"])
     assert passes("https://creativecommons.org/licenses/by/3.0/us/", allow=["CC BY 3.0"])
     assert not passes("CC BY 3.0", allow=["CC-BY-4.0"])
@@ -63,7 +63,7 @@ def test_a_name_without_a_version_means_all_of_them_and_no_other_licence():
     assert not passes("CC BY", allow=["CC-BY-4.0"])
 
 
-def test_denied_is_denied_whatever_is_allowed():
+def test_a_denied_licence_is_refused_even_if_it_is_allowed():
     assert not passes("CC BY-NC 4.0", allow=["CC-BY-*"], deny=["*-NC-*"])
     assert passes("CC BY 4.0", allow=["CC-BY-*"], deny=["*-NC-*"])
     assert passes("CC BY 4.0", deny=["CC-BY-NC"])
@@ -71,14 +71,14 @@ def test_denied_is_denied_whatever_is_allowed():
 
 
 @pytest.mark.parametrize("text", [None, "", "free to use"])
-def test_an_unknown_licence_passes_or_not_as_the_policy_says(text):
+def test_an_unknown_licence_passes_or_is_refused_as_the_policy_says(text):
     assert passes(text, allow=["CC-BY"])
     assert LicencePolicy(allow=["CC-BY"]).is_unknown(text)
     assert not passes(text, allow=["CC-BY"], unknown="refuse")
     assert not passes(text, unknown="refuse")
 
 
-def test_words_that_a_policy_names_are_known_to_it():
+def test_a_text_that_a_policy_names_is_known():
     policy = LicencePolicy(allow=["Our Own Contract"], unknown="refuse")
     assert policy.refusal("our own  contract") is None
     assert policy.refusal("their contract") is not None
@@ -86,24 +86,24 @@ def test_words_that_a_policy_names_are_known_to_it():
     assert not passes("Our own contract", deny=["our own contract"])
 
 
-def test_a_policy_of_nothing_asks_nothing():
+def test_an_empty_policy_refuses_nothing():
     assert not LicencePolicy().asks
     assert passes("All rights reserved")
     assert not LicencePolicy().is_unknown(None)
 
 
-def test_a_refusal_says_what_was_expected_and_what_came():
+def test_a_refusal_says_what_was_expected_and_what_was_given():
     sentence = LicencePolicy(allow=["CC0-1.0", "CC-BY"]).refusal("CC BY-NC 4.0")
     assert sentence == "expected a licence of licences.allow (CC0-1.0, CC-BY), got 'CC BY-NC 4.0'"
     denied = LicencePolicy(deny=["*-NC-*"]).refusal("CC BY-NC 4.0")
     assert denied == "expected a licence that licences.deny does not name, got 'CC BY-NC 4.0', which is *-NC-*"
 
 
-def test_a_command_line_gives_licences_between_commas():
+def test_a_command_line_separates_licences_by_commas():
     assert LicencePolicy(allow="CC0, CC-BY,*-SA-*").allow == ("CC0", "CC-BY", "*-SA-*")
     assert LicencePolicy(deny="CC-BY-NC").deny == ("CC-BY-NC",)
 
 
-def test_an_empty_name_is_no_licence():
+def test_an_empty_name_of_a_licence_is_refused():
     with pytest.raises(ValidationError, match="expected licences by name"):
         LicencePolicy(allow=[" "])

@@ -1,4 +1,4 @@
-"""Names that are nearly right."""
+"""Suggestions for misspelt names."""
 
 import pytest
 
@@ -16,19 +16,19 @@ from schemas.tables import TABLES
         ("taken-down", "taken_down"),
     ],
 )
-def test_a_name_that_is_nearly_right_finds_the_one_that_was_meant(name, meant):
+def test_a_misspelt_name_finds_the_nearest_name(name, meant):
     assert nearest_name(name, TABLES) == meant
     assert did_you_mean(name, TABLES) == f" (did you mean {meant}?)"
 
 
-def test_the_only_name_that_begins_so_is_meant_however_long_it_is():
+def test_a_prefix_finds_the_only_name_that_begins_with_it():
     assert nearest_name("recon", TABLES) == "reconstructions"
 
 
-def test_a_name_like_none_is_told_nothing():
+def test_a_name_unlike_all_others_gets_no_suggestion():
     assert nearest_name("xylophone", TABLES) is None
     assert did_you_mean("xylophone", TABLES) == ""
 
 
-def test_a_name_that_is_known_is_not_said_to_mean_itself():
+def test_a_known_name_gets_no_suggestion():
     assert did_you_mean("tracks", TABLES) == ""

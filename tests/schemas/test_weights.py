@@ -38,9 +38,7 @@ def change_byte(file):
     file.write_bytes(content)
 
 
-def test_the_first_use_of_weights_is_recorded_and_the_same_files_elsewhere_have_the_same_digest(
-    store, folder, tmp_path
-):
+def test_the_first_use_of_weights_is_recorded_and_moved_files_have_the_same_digest(store, folder, tmp_path):
     found = WeightsLibrary(store).get(WeightsRef(str(folder)))
     copy = folder.rename(tmp_path / "moved")
     assert folder_digest(copy) == found.digest
@@ -48,7 +46,7 @@ def test_the_first_use_of_weights_is_recorded_and_the_same_files_elsewhere_have_
     assert [(row["reference"], row["digest"], row["bytes"]) for row in record] == [(str(folder), found.digest, 7)]
 
 
-def test_weights_that_changed_under_their_name_are_refused(store, folder):
+def test_weights_that_changed_since_their_first_use_are_refused(store, folder):
     WeightsLibrary(store).get(WeightsRef(str(folder)))
     (folder / "model.safetensors").write_bytes(b"other numbers")
     with pytest.raises(MissingWeights, match="as first used in this store"):
@@ -62,7 +60,7 @@ def test_a_touched_file_with_the_same_content_is_accepted(store, folder):
 
 
 @pytest.mark.parametrize("reference", ["facebook/encodec_32khz", "demucs:htdemucs", "org/name/file.pt", "s3://b/model"])
-def test_without_a_network_missing_weights_are_one_line_that_says_which_and_how_to_get_them(store, reference):
+def test_missing_weights_without_a_network_are_one_line_with_what_to_do(store, reference):
     with pytest.raises(MissingWeights, match="run once with a network") as caught:
         WeightsLibrary(store, offline=True).get(WeightsRef(reference))
     assert reference in str(caught.value)
@@ -70,12 +68,12 @@ def test_without_a_network_missing_weights_are_one_line_that_says_which_and_how_
 
 
 @pytest.mark.parametrize("reference", ["/nowhere/model", "./nowhere", "demucs:unheard"])
-def test_a_path_or_model_that_does_not_exist_is_told_by_its_name(store, reference):
+def test_a_path_or_model_that_does_not_exist_is_refused(store, reference):
     with pytest.raises(MissingWeights, match=r"expected .* got"):
         WeightsLibrary(store).get(WeightsRef(reference))
 
 
-def test_a_url_is_copied_once_and_then_found_without_it(store, tmp_path):
+def test_weights_at_a_url_are_copied_once_and_then_found_offline(store, tmp_path):
     import fsspec
 
     memory = fsspec.filesystem("memory")
@@ -99,7 +97,7 @@ def test_a_kind_of_checkpoint_is_the_newest_of_the_runs_own_recipe(store):
     assert WeightsLibrary(store).get(WeightsRef("checkpoint:a1")).path.name == "a1"
 
 
-def test_checkpoints_are_read_once_and_again_where_others_were_written(store, monkeypatch):
+def test_checkpoints_are_read_once_and_again_only_if_new_ones_were_written(store, monkeypatch):
     add_checkpoint(store, "a1", "codec", "recipe", 1)
     library, read, files = WeightsLibrary(store), Store.read, []
 
@@ -114,14 +112,14 @@ def test_checkpoints_are_read_once_and_again_where_others_were_written(store, mo
     add_checkpoint(store, "a2", "codec", "recipe", 3)
     assert library.checkpoint("codec")["checkpoint_id"] == "a2"
     assert files == [["a1"], ["a2"]]
-    add_checkpoint(store, "a2", "other", "recipe", 3)  # the same file's name with another row
+    add_checkpoint(store, "a2", "other", "recipe", 3)  # the same file name with another row
     assert library.checkpoint("codec")["checkpoint_id"] == "a1"
     store.remove_shard(CHECKPOINTS, "recipe", "a1")
     assert library.checkpoint("codec") is None
 
 
 @pytest.mark.parametrize("kind", ["language_model", "codec", "clap", "separator"])
-def test_a_checkpoint_of_which_a_byte_changed_is_refused_with_its_folder_and_the_cure(store, kind):
+def test_a_changed_checkpoint_is_refused_with_its_folder_and_the_cure(store, kind):
     add_checkpoint(store, "a1", kind, "recipe", 1)
     reference = WeightsRef(f"checkpoint:{kind}")
     found = WeightsLibrary(store).get(reference)
@@ -130,14 +128,14 @@ def test_a_checkpoint_of_which_a_byte_changed_is_refused_with_its_folder_and_the
         WeightsLibrary(store).get(reference)
 
 
-def test_a_checkpoint_whose_folder_is_gone_is_told_so(store):
+def test_a_checkpoint_without_its_folder_is_reported(store):
     add_checkpoint(store, "a1", "codec", "recipe", 1)
     shutil.rmtree(store.local("models/a1"))
     with pytest.raises(MissingWeights, match=r"/models/a1 with digest .*, got nothing there"):
         WeightsLibrary(store).get(WeightsRef("checkpoint:codec"))
 
 
-def test_a_damaged_copy_of_a_checkpoint_elsewhere_is_fetched_anew_and_damage_there_is_told():
+def test_a_damaged_local_copy_of_a_checkpoint_is_fetched_again_and_a_damaged_original_reported():
     store = Store(f"memory://weights-{uuid.uuid4().hex}")
     add_checkpoint(store, "a1", "codec", "recipe", 1)
     reference = WeightsRef("checkpoint:codec")
@@ -145,18 +143,18 @@ def test_a_damaged_copy_of_a_checkpoint_elsewhere_is_fetched_anew_and_damage_the
     change_byte(copy)
     assert (WeightsLibrary(store).get(reference).path / "model.safetensors").read_text() == "a1"
     store.filesystem.pipe_file(store.path("models/a1/model.safetensors"), b"b1")
-    assert WeightsLibrary(store).get(reference)  # the copy is what is loaded
+    assert WeightsLibrary(store).get(reference)  # the copy is loaded
     copy.unlink()
     with pytest.raises(MissingWeights, match="restore the folder"):
         WeightsLibrary(store).get(reference)
 
 
-def test_a_checkpoint_that_is_still_to_be_trained_is_told_apart_from_missing_weights(store):
+def test_a_checkpoint_that_is_not_yet_trained_has_an_error_of_its_own(store):
     with pytest.raises(NotTrainedYet, match="train it first"):
         WeightsLibrary(store).get(WeightsRef("checkpoint:codec"))
 
 
-def test_a_folder_that_is_taken_for_the_name_of_a_checkpoint_is_pointed_to(store, tmp_path, monkeypatch):
+def test_the_error_for_a_checkpoint_with_the_name_of_a_folder_suggests_the_folder(store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small").mkdir()
     with pytest.raises(NotTrainedYet, match=r"got none: for the folder of that name give \./small"):

@@ -1,4 +1,4 @@
-"""Weights are fetched from a hub by name: a real client, and a server that answers as a hub does."""
+"""Weights are fetched from a hub by name: a real client, and a server that answers like a hub."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ AUDIOCRAFT = {name: MUSICGEN[name] for name in ("state_dict.bin", "compression_s
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Two repositories; what it was asked for is noted."""
+    """Two repositories; records the files that were requested."""
 
     repositories: ClassVar[dict[str, dict[str, bytes]]] = {"someone/both": MUSICGEN, "someone/audiocraft": AUDIOCRAFT}
     asked: ClassVar[list[str]] = []
@@ -41,7 +41,7 @@ class Hub(BaseHTTPRequestHandler):
         self._answer(body=False)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the tests look at `asked`."""
+        """Print nothing: the tests read `asked`."""
 
     def _answer(self, body: bool) -> None:
         parts = self.path.partition("?")[0].strip("/").split("/")
@@ -94,7 +94,7 @@ print(local.path, local.digest)
 
 
 def fetch(hub: str, folder: Path, reference: str, network: str = "online") -> subprocess.CompletedProcess:
-    """Ask for weights in a process of its own, for the hub's client reads its address when it is loaded."""
+    """Ask for weights in a process of its own, because the hub's client reads its address at import."""
     address = {"HF_ENDPOINT": hub, "HF_HOME": str(folder / "hub"), "HF_HUB_OFFLINE": "0", "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-c", FETCH, str(folder / "store"), reference, network]
     return subprocess.run(words, env=os.environ | address, capture_output=True, text=True, check=False)
@@ -105,16 +105,16 @@ def names(done: subprocess.CompletedProcess) -> list[str]:
     return sorted(path.name for path in Path(done.stdout.split()[0]).iterdir())
 
 
-def test_safe_weights_and_what_describes_them_are_fetched_and_nothing_else(hub, tmp_path):
+def test_only_safe_weights_and_their_descriptions_are_fetched(hub, tmp_path):
     assert names(fetch(hub, tmp_path, "someone/both")) == ["config.json", "model.safetensors"]
     assert sorted(Hub.asked) == ["config.json", "model.safetensors"]
 
 
-def test_audiocrafts_files_are_fetched_where_there_are_no_others(hub, tmp_path):
+def test_audiocrafts_files_are_fetched_if_there_are_no_others(hub, tmp_path):
     assert names(fetch(hub, tmp_path, "someone/audiocraft")) == sorted(set(AUDIOCRAFT) - {"README.md"})
 
 
-def test_the_revision_of_the_first_use_is_held_to_and_needs_no_network_again(hub, tmp_path):
+def test_the_revision_of_the_first_use_is_kept_and_needs_no_network_again(hub, tmp_path):
     first, second = (
         fetch(hub, tmp_path, "someone/both"),
         fetch("http://127.0.0.1:9", tmp_path, "someone/both", "offline"),
@@ -123,7 +123,7 @@ def test_the_revision_of_the_first_use_is_held_to_and_needs_no_network_again(hub
     assert f"/{COMMIT} " in first.stdout
 
 
-def test_a_name_that_the_hub_does_not_know_is_missing_weights(hub, tmp_path):
+def test_a_name_unknown_to_the_hub_raises_missing_weights(hub, tmp_path):
     done = fetch(hub, tmp_path, "someone/else")
     assert done.returncode == 1
     assert "WeightsNotFetched" in done.stderr.splitlines()[-1]

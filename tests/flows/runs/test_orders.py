@@ -72,7 +72,7 @@ def world(made: World) -> Iterator[World]:
 
 @pytest.fixture
 def plan(world: World, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict[str, list[str]], str, str]]:
-    """Plans an order, and returns the exit code, the table's cells by stage, the lines after it, and the complaints."""
+    """Plans an order, and returns the exit code, the table's cells by stage, the lines after it, and the errors."""
 
     def planned(file: str, *more: str) -> tuple[int, dict[str, list[str]], str, str]:
         code = run_command(["plan", *STAGES, *world.words(file, *more)])

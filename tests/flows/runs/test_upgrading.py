@@ -20,7 +20,7 @@ class NewKnobs(Knobs):
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    """A store that three stages have filled, and what plans a run with code of other versions."""
+    """A store filled by three stages, and a function that plans a run with code of other versions."""
     monkeypatch.setattr(upgrading, "ASK_SECONDS", -1.0)
     calls: list[str] = []
     trainings: list[str] = []

@@ -99,7 +99,7 @@ def test_a_deployment_left_due_by_one_test_does_not_cancel_a_run_of_another(on_s
 
 @pytest.fixture
 def deployed(server, tmp_path):
-    """The deployments with a schedule on the server, on a store and a source of this test; a worker runs."""
+    """The scheduled deployments on the server, with a store and a source of this test; a worker runs."""
     scheduled = [one for one in DEPLOYMENTS if one["schedules"]]
     deploy(server, tmp_path, make_recordings(tmp_path / "source", 3), scheduled)
     with worker(server, tmp_path):

@@ -53,7 +53,7 @@ def test_a_run_is_suspended_until_it_has_an_answer_and_only_the_newest_run_waits
 
 @pytest.fixture
 def client(on_server: Server, tmp_path: Path) -> Iterator[SyncPrefectClient]:
-    """A server with a release's deployment, and a worker; the release before it has filled the store."""
+    """A client of a server with a new release's deployment and a worker; the previous release has filled the store."""
     source = make_recordings(tmp_path / "source", 2)
     settings = {"store": str(tmp_path / "store"), "source": str(source), "workers": 1}
     run_stages(Run(parse_run_options(["ingest"], "miniature", settings, []).plan))

@@ -1,4 +1,5 @@
-"""Conditions over columns: what is one is worked out for each row, and what is none is refused before anything runs."""
+"""Conditions on columns: a valid condition is evaluated for each row, and an invalid one is refused before anything
+runs."""
 
 import pyarrow as pa
 import pytest
@@ -40,13 +41,13 @@ ROWS = pa.Table.from_pylist(
         ("true", [True, True, True]),
     ],
 )
-def test_a_condition_is_met_where_it_is_true(condition, met):
+def test_a_condition_is_met_by_the_rows_for_which_it_is_true(condition, met):
     conditions = Conditions([condition], SCHEMA)
     assert [not failed for failed in conditions.failed(ROWS)] == met
     assert conditions.met(ROWS).to_pylist() == met
 
 
-def test_each_row_says_which_conditions_it_fails_and_each_condition_what_it_names():
+def test_rows_list_the_conditions_that_they_fail_and_conditions_their_columns():
     conditions = Conditions(["bandwidth > 12000", "clipping < 0.1 AND NOT dual_mono"], SCHEMA)
     assert conditions.failed(ROWS) == [(), conditions.texts, conditions.texts]
     assert conditions.met(ROWS).to_pylist() == [True, False, False]
@@ -82,14 +83,14 @@ def test_each_row_says_which_conditions_it_fails_and_each_condition_what_it_name
         ("other.bandwidth > 1", "other.bandwidth"),
     ],
 )
-def test_what_is_no_condition_is_refused_by_name(text, reason):
+def test_an_invalid_condition_is_refused_with_its_text_and_the_reason(text, reason):
     with pytest.raises(ValueError, match="expected a condition") as error:
         Conditions(["bandwidth > 1", text], SCHEMA)
     assert reason in str(error.value), error.value
     assert text in str(error.value)
 
 
-def test_a_condition_that_cannot_be_worked_out_for_a_row_says_which_it_is():
+def test_a_condition_that_fails_on_a_row_is_named_in_the_error():
     conditions = Conditions(["CAST(genre AS INTEGER) > 1"], SCHEMA)
     with pytest.raises(ValueError, match=r"CAST.*Could not convert string 'jazz'"):
         conditions.failed(ROWS)

@@ -41,7 +41,7 @@ def test_every_table_can_be_queried_in_an_empty_store(store):
     assert query(store, "SHOW TABLES").num_rows == len(TABLES) + len(VIEWS)
 
 
-def test_the_view_shows_the_version_of_the_latest_run_even_if_it_is_the_older_one(store):
+def test_a_view_shows_the_version_of_the_latest_run_even_if_an_older_version(store):
     add_track(store, "aaa", "first")
     add_track(store, "zzz", "second")
     add_run(store, "ingest", "zzz", 1)
@@ -51,7 +51,7 @@ def test_the_view_shows_the_version_of_the_latest_run_even_if_it_is_the_older_on
     assert query(store, "SELECT title FROM tracks").to_pylist() == [{"title": "second"}]
 
 
-def test_records_show_every_version_and_rejects_and_remarks_those_of_the_current_stages(store):
+def test_records_show_every_version_and_rejects_and_remarks_only_the_current_ones(store):
     for version in ("old", "new"):
         rows = pa.Table.from_pylist([{"stage": "ingest", "what": version}], schema=REMARKS.schema)
         store.write_shard(REMARKS, version, "0", rows, input_key="k")
@@ -84,7 +84,7 @@ def test_a_statement_that_is_not_one_select_is_refused(store, statement, tmp_pat
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_a_wrong_query_gives_duckdbs_reason(store):
+def test_a_wrong_query_raises_duckdbs_reason(store):
     with pytest.raises(QueryError, match="nope") as refused:
         query(store, "SELECT nope FROM tracks")
     assert "LINE 1" not in str(refused.value)
@@ -96,7 +96,7 @@ def test_a_wrong_query_gives_duckdbs_reason(store):
     "name",
     ["copy.parquet", "._shard=0.parquet", "shard=0 (conflicted copy).parquet", "shard=0.sync-conflict.parquet"],
 )
-def test_a_foreign_file_among_a_table_s_shards_is_passed_over(store, name):
+def test_a_foreign_file_among_the_shards_of_a_table_is_ignored(store, name):
     add_track(store, "v1", "first")
     store.write_bytes(f"tracks/version=v1/{name}", store.read_bytes("tracks/version=v1/shard=0.parquet"))
     assert query(store, "SELECT title FROM tracks").num_rows == 1
@@ -104,7 +104,7 @@ def test_a_foreign_file_among_a_table_s_shards_is_passed_over(store, name):
         write_views(store)
 
 
-def test_a_damaged_shard_is_named_with_its_cure_and_in_the_way_of_no_other_table(store, caplog):
+def test_a_damaged_shard_is_named_with_its_cure_and_does_not_affect_other_tables(store, caplog):
     add_track(store, "v1", "first")
     store.write_bytes("tracks/version=v1/shard=0.parquet", b"half of a shar")
     for sql in ("SELECT * FROM tracks", "SELECT 1"):
@@ -133,7 +133,7 @@ def test_artists_in_two_splits_are_listed_by_a_view(store):
             assert client.execute("FROM artists_in_two_splits").fetchall() == [("one", ["train", "valid"])]
 
 
-def test_any_duckdb_client_opens_the_views_also_while_they_are_made_anew(tmp_path):
+def test_a_duckdb_client_keeps_its_views_while_the_database_is_replaced(tmp_path):
     store = Store(str(tmp_path))
     add_track(store, "v1", "first")
     write_views(store)
@@ -149,14 +149,14 @@ def test_any_duckdb_client_opens_the_views_also_while_they_are_made_anew(tmp_pat
 
 
 def everything_in(path):
-    """The views of a database, their columns with their types, and what is said of both."""
+    """The views of a database, their columns with their types, and the comments of both."""
     with duckdb.connect(str(path / FILE), read_only=True) as client:
         views = client.execute("SELECT view_name, sql, comment FROM duckdb_views() WHERE NOT internal").fetchall()
         columns = "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() WHERE NOT internal"
         return sorted(views), sorted(client.execute(columns).fetchall())
 
 
-def test_a_database_that_was_brought_up_to_date_is_that_which_is_made_from_nothing(tmp_path):
+def test_an_updated_database_equals_one_made_from_nothing(tmp_path):
     store = Store(str(tmp_path))
     for minute, version in enumerate(("v1", "v2", "v1")):
         add_track(store, version, version)
@@ -170,7 +170,7 @@ def test_a_database_that_was_brought_up_to_date_is_that_which_is_made_from_nothi
     assert len(updated[0]) == len(TABLES) + len(VIEWS)
 
 
-def test_views_of_tables_without_another_file_are_not_made_again(tmp_path, monkeypatch):
+def test_views_of_tables_with_unchanged_files_are_not_made_again(tmp_path, monkeypatch):
     store, made = Store(str(tmp_path)), []
     add_track(store, "v1", "first")
     write_views(store)
@@ -178,7 +178,7 @@ def test_views_of_tables_without_another_file_are_not_made_again(tmp_path, monke
         monkeypatch.setattr(module, "create_view", lambda connection, statement, expected, store: made.append(expected))
     write_views(store)
     assert made == []
-    add_track(store, "v1", "second")  # in the same place
+    add_track(store, "v1", "second")  # at the same path
     write_views(store)
     over = {name for name, view in VIEWS.items() if "tracks" in view.tables}
     assert set(made) == {"shards of tracks"} | over
@@ -186,12 +186,12 @@ def test_views_of_tables_without_another_file_are_not_made_again(tmp_path, monke
 
 
 @pytest.mark.parametrize("change", ["a view", "the definitions", "what it says", "all of it"])
-def test_a_database_that_is_not_what_it_was_is_made_anew(tmp_path, monkeypatch, change):
+def test_a_database_that_was_changed_or_damaged_is_made_again(tmp_path, monkeypatch, change):
     store = Store(str(tmp_path))
     add_track(store, "v1", "first")
     write_views(store)
     expected = everything_in(tmp_path)
-    if change == "the definitions":  # another release's
+    if change == "the definitions":  # those of another release
         monkeypatch.setattr(made_from, "_definitions", lambda: "others")
     elif change == "all of it":
         (tmp_path / FILE).write_bytes(b"no database")
@@ -207,7 +207,7 @@ def test_a_database_that_is_not_what_it_was_is_made_anew(tmp_path, monkeypatch, 
     assert everything_in(tmp_path) == expected
 
 
-def test_what_a_database_says_of_itself_is_read_and_never_run(tmp_path):
+def test_the_sources_recorded_in_a_database_are_read_and_never_executed(tmp_path):
     store = Store(str(tmp_path))
     add_track(store, "v1", "first")
     write_views(store)
@@ -216,7 +216,7 @@ def test_what_a_database_says_of_itself_is_read_and_never_run(tmp_path):
         assert made_from.recall_sources(client) == {}
 
 
-def test_a_database_that_is_brought_up_to_date_again_and_again_does_not_grow(tmp_path):
+def test_a_database_that_is_updated_again_and_again_does_not_grow(tmp_path):
     store, sizes = Store(str(tmp_path)), []
     for number in range(12):
         add_track(store, "v1", f"title {number}")
@@ -225,7 +225,7 @@ def test_a_database_that_is_brought_up_to_date_again_and_again_does_not_grow(tmp
     assert max(sizes[6:]) <= 2 * sizes[0]
 
 
-def test_a_shard_that_is_damaged_later_takes_its_view_along_until_it_is_made_anew(tmp_path):
+def test_a_view_of_a_damaged_shard_is_dropped_until_the_shard_is_made_again(tmp_path):
     store = Store(str(tmp_path))
     add_track(store, "v1", "first")
     write_views(store)
@@ -239,7 +239,7 @@ def test_a_shard_that_is_damaged_later_takes_its_view_along_until_it_is_made_ane
     assert titles(tmp_path) == [("second",)]
 
 
-def test_every_view_and_column_says_what_it_holds_with_its_unit(tmp_path):
+def test_every_view_and_column_has_a_comment_and_columns_their_unit(tmp_path):
     store = Store(str(tmp_path))
     add_track(store, "v1", "first")
     write_views(store)
@@ -261,7 +261,7 @@ def titles(path, *before):
 
 
 @pytest.mark.parametrize("folder", [".", "..", "/"])
-def test_any_client_reads_a_store_that_was_moved_from_where_it_is(folder, tmp_path, monkeypatch):
+def test_any_client_reads_a_moved_store_from_any_working_directory(folder, tmp_path, monkeypatch):
     store = Store(str(tmp_path / "it's here"))
     add_track(store, "v1", "first")
     write_views(store)
@@ -272,7 +272,7 @@ def test_any_client_reads_a_store_that_was_moved_from_where_it_is(folder, tmp_pa
 
 
 def attached(*stores, opened=":memory:", before=()):
-    """The titles of stores' tracks, each attached in a session of another client."""
+    """The titles of the tracks of several stores, each attached in a session of another client."""
     with duckdb.connect(str(opened)) as client:
         for number, store in enumerate(stores):
             client.execute(f"ATTACH '{store / FILE}' AS s{number} (READ_ONLY)")
@@ -282,7 +282,7 @@ def attached(*stores, opened=":memory:", before=()):
         return [client.execute(f"SELECT title FROM s{number}.tracks").fetchall()[0][0] for number in numbers]
 
 
-def test_stores_that_are_attached_are_read_from_where_their_views_were_made_or_a_client_says(tmp_path):
+def test_attached_stores_are_read_from_where_their_views_were_made_or_from_a_given_place(tmp_path):
     places = [tmp_path / "one", tmp_path / "other"]
     for place in places:
         add_track(Store(str(place)), "v1", place.name)
@@ -309,7 +309,7 @@ def test_a_copy_of_a_store_is_not_read_from_the_original(tmp_path):
     assert titles(tmp_path / "original") == [("first",)]
 
 
-def test_the_database_of_a_store_that_stays_where_it_is_is_not_written_anew(tmp_path):
+def test_the_database_of_a_store_that_was_not_moved_is_not_written_again(tmp_path):
     store = Store(str(tmp_path))
     add_track(store, "v1", "first")
     write_views(store)

@@ -1,4 +1,4 @@
-"""Which rows came, went and changed between two publications or versions of a table."""
+"""Which rows were added, removed and changed between two publications or versions of a table."""
 
 import pyarrow as pa
 import pytest
@@ -29,7 +29,7 @@ def track(name: str, *codes: int) -> dict:
     return {"track_id": name, "frames": len(codes), "codes": [list(codes)]}
 
 
-def test_rows_in_out_and_changed_are_told_by_key_and_column(store):
+def test_added_removed_and_changed_rows_are_listed_with_keys_and_columns(store):
     publish(store, FIRST, {"0": [track("a", 1), track("b", 2)], "1": [track("c", 3)]})
     publish(store, FIRST, {"0": [track("a", 1), track("b", 2, 2)], "1": [track("d", 3)]})
     before, after = last_contents(store, TOKENS)
@@ -44,7 +44,7 @@ def test_rows_in_out_and_changed_are_told_by_key_and_column(store):
     assert [difference.count(change) for change in ("in", "out", "changed")] == [1, 1, 1]
 
 
-def test_a_shard_that_is_the_same_file_is_not_read(store):
+def test_a_shard_with_the_same_file_is_not_read(store):
     publish(store, FIRST, {"0": [track("a", 1)], "1": [track("c", 3)]})
     publish(store, FIRST, {"0": [track("a", 2)]})
     before, after = last_contents(store, TOKENS)
@@ -53,14 +53,14 @@ def test_a_shard_that_is_the_same_file_is_not_read(store):
     assert (difference.count("changed"), difference.same) == (1, 1)
 
 
-def test_a_file_of_the_same_sound_elsewhere_is_no_change(store):
+def test_the_same_sound_at_another_path_is_not_a_change(store):
     rows = [{"request_id": "r", "take": 1, "path": f"audio/{version}", "sha256": "s"} for version in "12"]
     publish(store, FIRST, {"0": rows[:1]}, CLIPS)
     publish(store, SECOND, {"0": rows[1:]}, CLIPS)
     assert compare(store, CLIPS, *last_contents(store, CLIPS)).rows == []
 
 
-def test_a_content_is_found_by_publication_and_by_the_first_digits_of_a_version(store):
+def test_a_content_is_found_by_publication_number_and_by_the_first_digits_of_a_version(store):
     publish(store, FIRST, {"0": [track("a", 1)]})
     publish(store, SECOND, {"0": [track("a", 2)]})
     assert find_content(store, TOKENS, "1").version == FIRST
@@ -71,7 +71,7 @@ def test_a_content_is_found_by_publication_and_by_the_first_digits_of_a_version(
             find_content(store, TOKENS, name)
 
 
-def test_one_publication_is_not_compared(store):
+def test_comparing_needs_two_publications(store):
     publish(store, FIRST, {"0": [track("a", 1)]})
     with pytest.raises(ValueError, match="expected two publications of tokens to compare, got 1"):
         last_contents(store, TOKENS)

@@ -1,4 +1,4 @@
-"""Picks: verdicts by ear come back from JSON and CSV, and a file that holds none says so."""
+"""Picks: verdicts by ear are read from JSON and CSV, and an invalid file is refused."""
 
 import json
 
@@ -21,7 +21,7 @@ def picks(*rows: object) -> dict:
 EXPECTED = Picks({("a", 1): "pick", ("a", 2): "refuse"})
 
 
-def test_json_and_csv_say_the_same(tmp_path):
+def test_picks_from_json_and_csv_are_equal(tmp_path):
     rows = [{"request_id": "a", "take": take, "verdict": verdict} for take, verdict in ((1, "pick"), (2, "refuse"))]
     assert read_picks(written(tmp_path, picks(*rows))) == EXPECTED
     table = "request_id, take ,verdict\r\na,1,Pick\r\na,2, refuse \r\n"
@@ -29,7 +29,7 @@ def test_json_and_csv_say_the_same(tmp_path):
     assert (EXPECTED.picked, EXPECTED.refused) == ({("a", 1)}, {("a", 2)})
 
 
-def test_of_two_verdicts_on_one_clip_the_later_holds(tmp_path):
+def test_the_later_of_two_verdicts_on_a_clip_counts(tmp_path):
     table = "request_id,take,verdict\na,1,pick\na,1,refuse\n"
     assert read_picks(written(tmp_path, table, "picks.csv")).verdicts == {("a", 1): "refuse"}
 
@@ -50,11 +50,11 @@ def test_of_two_verdicts_on_one_clip_the_later_holds(tmp_path):
         ('request_id,take,verdict\n"a,0,pick\n', "picks.csv", "expected picks as CSV"),
     ],
 )
-def test_a_file_that_holds_no_picks_is_refused_by_what_was_expected(tmp_path, content, name, message):
+def test_an_invalid_picks_file_is_refused_with_what_was_expected(tmp_path, content, name, message):
     with pytest.raises(ValueError, match=message):
         read_picks(written(tmp_path, content, name))
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path):
+def test_a_missing_picks_file_is_reported(tmp_path):
     with pytest.raises(ValueError, match=r"expected picks as JSON or CSV at .*nothing\.json, got nothing there"):
         read_picks(str(tmp_path / "nothing.json"))

@@ -1,4 +1,4 @@
-"""Postings: the rows with most keys in common are found as a plain count finds them, however common a key is."""
+"""Postings: the rows with most keys in common are those of a plain count, however common a key is."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ from schemas.queries.postings import WHOLE, Keys, most_in_common
 
 
 def batches(rows: dict[int, list[int]], a_batch: int = 2) -> list[Keys]:
-    """Rows with their keys, some rows a batch."""
+    """Rows with their keys, `a_batch` rows a batch."""
     found = []
     numbers = list(rows)
     for start in range(0, len(numbers), a_batch):
@@ -50,7 +50,7 @@ lists = some.lists(some.integers(0, 30), max_size=12, unique=True)
 @given(
     some.lists(lists, max_size=8), some.integers(0, 8), some.integers(2, 4), some.sampled_from([0.25, 0.5, 1.0, 1.5])
 )
-def test_the_rows_with_most_in_common_are_those_that_a_plain_count_finds(rows, first_asked, earliest, least):
+def test_the_rows_with_most_keys_in_common_are_those_of_a_plain_count(rows, first_asked, earliest, least):
     known = dict(enumerate(rows[:first_asked]))
     asked = {number: keys for number, keys in enumerate(rows) if number >= first_asked}
     assert set(pairs(asked, known, earliest=earliest, least=least, most=99)) == counted(
@@ -65,14 +65,14 @@ def test_rare_keys_count_more_than_common_ones_and_the_most_in_common_comes_firs
     assert pairs(asked, common, earliest=9, least=0.6, most=2) == [(7, 6)]
 
 
-def test_a_key_that_all_rows_have_leads_to_the_earliest_alone_so_work_grows_with_the_rows():
+def test_a_key_of_all_rows_leads_only_to_the_earliest_so_work_grows_linearly():
     rows = {number: [1, 2, 3] for number in range(300)}
     found = pairs(rows, {}, earliest=4, least=0.75, most=99)
     assert len(found) <= 4 * len(rows)
     assert {row for row, _ in found} == set(range(1, 300))
 
 
-def test_rows_that_come_later_lead_earlier_ones_to_nothing_new():
+def test_later_rows_add_no_pairs_to_earlier_ones():
     draw = np.random.default_rng(0)
     rows = {number: draw.choice(40, 10, replace=False).tolist() for number in range(12)}
     at_once = set(pairs(rows, {}, earliest=3, least=0.5, most=99))
@@ -84,19 +84,19 @@ def test_rows_that_come_later_lead_earlier_ones_to_nothing_new():
     assert at_once <= one_by_one
 
 
-def test_many_copies_of_one_thing_are_all_found_by_the_first_few():
-    """A key that all of them have counts little, and there are many."""
+def test_all_of_many_copies_are_found():
+    """A key that all rows have counts little, but there are many such keys."""
     rows = {number: list(range(30)) for number in range(100)}
     found = pairs(rows, {}, earliest=16, least=1.0, most=8)
     assert {row for row, _ in found} == set(range(1, 100))
 
 
-def test_where_nothing_is_asked_nothing_is_found():
+def test_no_rows_give_no_pairs():
     assert pairs({}, {0: [1, 2, 3]}) == []
     assert pairs({}, {}) == []
 
 
-def test_a_batch_that_cannot_be_read_raises_as_it_would_alone():
+def test_an_error_while_reading_a_batch_is_raised():
     def fails():
         yield from batches({0: [1, 2, 3]})
         raise OSError("the disk failed")

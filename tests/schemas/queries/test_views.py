@@ -1,4 +1,4 @@
-"""Lineage and descent in SQL: what the views say is what a walk over the rows finds."""
+"""Lineage and descendants in SQL: the views contain what a walk over the rows finds."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ models = st.lists(
     min_size=1,
     max_size=6,
 )
-"""Of each model: which of those before it are its parents, which tracks it learned from, and whether it has clips."""
+"""For each model: its parents among the models before it, the tracks it was trained on, and whether it has clips."""
 
 
 def publish(store: Store, table: Table, rows: list[dict[str, Any]]) -> None:
@@ -61,7 +61,7 @@ def write_models(store: Store, drawn: list[tuple[set[int], set[str], bool]]) -> 
 
 
 def ancestors(name: str, parents: Mapping[str, set[str]]) -> Iterator[str]:
-    """Walk up from a model, itself first; one may come several times."""
+    """Walk up from a model, itself first; a model may occur several times."""
     yield name
     for parent in parents.get(name, ()):
         yield from ancestors(parent, parents)
@@ -69,7 +69,7 @@ def ancestors(name: str, parents: Mapping[str, set[str]]) -> Iterator[str]:
 
 @given(drawn=models)
 @settings(max_examples=6, deadline=None)
-def test_lineage_and_descendants_are_what_a_walk_over_the_models_finds(drawn, tmp_path_factory):
+def test_lineage_and_descendants_equal_a_walk_over_the_models(drawn, tmp_path_factory):
     store = Store(str(tmp_path_factory.mktemp("store")))
     parents = write_models(store, drawn)
     learned = {f"m{number}": tracks for number, (_, tracks, _) in enumerate(drawn)}
@@ -105,7 +105,7 @@ def test_a_model_from_elsewhere_is_named_by_its_reference(tmp_path):
     ]
 
 
-def test_a_recording_that_a_request_refers_to_is_in_the_clip_too(tmp_path):
+def test_a_recording_that_a_request_refers_to_is_in_the_lineage_of_its_clip(tmp_path):
     store = Store(str(tmp_path))
     write_models(store, [(set(), {"t1"}, True)])
     publish(store, REQUESTS, [{"request_id": "r0", "melody": "track:t4", "clap": "text:calm", "prompt": "file:/a.wav"}])
@@ -121,8 +121,8 @@ def test_a_recording_that_a_request_refers_to_is_in_the_clip_too(tmp_path):
     assert [tuple(row.values()) for row in rows] == [("melody", "r0", "m0")]
 
 
-def test_a_question_about_one_clip_does_not_pair_all_clips_with_all_recordings(tmp_path):
-    """DuckDB's own account of the rows that each operator gave, on 300 clips and 300 recordings."""
+def test_a_query_about_one_clip_does_not_pair_all_clips_with_all_recordings(tmp_path):
+    """DuckDB's own count of the rows of each operator, for 300 clips and 300 recordings."""
     store, count = Store(str(tmp_path)), 300
     record(store, LEARNED, "s", [{"training_set": "s", "track_id": f"t{n}"} for n in range(count)])
     row = {"checkpoint_id": "m", "kind": "language_model", "training_set": "s", "parents": []}
@@ -148,10 +148,10 @@ def clip(take: int, reasons: list[str] | None) -> dict[str, Any]:
     return row | {"reasons": reasons}
 
 
-def test_clips_shows_what_passed_and_quarantine_the_others_with_their_reasons(tmp_path):
+def test_clips_shows_passed_clips_and_quarantine_the_others_with_their_reasons(tmp_path):
     store = Store(str(tmp_path))
     publish(store, CLIPS, [clip(1, []), clip(2, ["expected sound, got none", "noise"]), clip(3, None)])
-    assert takes_of(store, "clips") == [1, 3]  # one of an earlier release has no reasons at all
+    assert takes_of(store, "clips") == [1, 3]  # a clip of an earlier release has no reasons at all
     assert takes_of(store, "every_clip") == [1, 2, 3]
     (row,) = query(store, "SELECT take, stage, reasons, path FROM quarantine").to_pylist()
     assert row == {"take": 2, "stage": "gate", "reasons": ["expected sound, got none", "noise"], "path": "audio/2"}
@@ -161,14 +161,14 @@ def test_clips_shows_what_passed_and_quarantine_the_others_with_their_reasons(tm
         assert connection.sql("SELECT take FROM quarantine").fetchall() == [(2,)]
 
 
-def test_lineage_speaks_of_clips_that_are_shown_alone(tmp_path):
+def test_lineage_contains_only_shown_clips(tmp_path):
     store = Store(str(tmp_path))
     record(store, CHECKPOINTS, "m", [{"checkpoint_id": "m", "kind": "language_model", "digest": "d"}])
     publish(store, CLIPS, [clip(1, []), clip(2, ["noise"])])
     assert takes_of(store, "lineage") == [1]
 
 
-def test_what_is_looked_at_before_it_is_published_is_seen_whole(tmp_path):
+def test_given_files_are_queried_with_their_quarantined_rows(tmp_path):
     store = Store(str(tmp_path))
     publish(store, CLIPS, [clip(1, []), clip(2, ["noise"])])
     files = shown_files(store, [CLIPS.name])[CLIPS.name]

@@ -1,4 +1,4 @@
-"""Addresses of recordings inside a store: written relative to it, and read where the store is now."""
+"""Addresses of recordings inside a store: written relative to it, and read relative to its current place."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ OUTSIDE = ("/music/a.flac", "s3://bucket/a.flac", "tar://a.flac::/music/more.tar
 
 
 def tracks(uris: list[str | None]) -> pa.Table:
-    """Rows of tracks, the first of which lies in two places, and the last of which has no list of them."""
+    """Rows of tracks; the first has two files, and the last has no list of files."""
     rows: list[dict] = [
         {"track_id": f"{number:02}", "uri": uri, "files": [{"uri": uri, "stamp": "1", "tags": None}]}
         for number, uri in enumerate(uris)
@@ -48,26 +48,26 @@ def uris(rows: list[dict]) -> list:
     return [row["uri"] for row in rows] + [file["uri"] for row in rows for file in row["files"] or ()]
 
 
-def test_rows_come_back_as_they_were_given(store: Store) -> None:
+def test_rows_are_read_back_as_they_were_written(store: Store) -> None:
     assert store.read(TRACKS, "v").equals(tracks([*inside(store), *OUTSIDE]))
 
 
 @pytest.mark.parametrize("names", [("uri", "stamp"), ("uri",), ("stamp",)])
-def test_some_fields_of_records_are_read_as_they_are_among_all(store: Store, names: tuple[str, ...]) -> None:
+def test_a_part_of_the_fields_of_records_is_read_as_among_all_fields(store: Store, names: tuple[str, ...]) -> None:
     some = store.read(TRACKS, "v", columns=["track_id", *(f"files.{name}" for name in names)]).to_pylist()
     for row, whole in zip(some, store.read(TRACKS, "v").to_pylist(), strict=True):
         files = whole["files"] and [{name: file[name] for name in names} for file in whole["files"]]
         assert row == {"track_id": whole["track_id"], "files": files}
 
 
-def test_a_file_of_rows_names_nothing_of_where_the_store_is(store: Store) -> None:
+def test_a_file_of_rows_does_not_contain_the_place_of_the_store(store: Store) -> None:
     rows = pq.ParquetFile(store.path(store.shard_path(TRACKS, "v", "0"))).read().to_pylist()
     assert not [uri for uri in uris(rows) if uri and store.root in uri]
     assert rows[0]["uri"] == f"{HERE}demo/it's a.flac"
     assert rows[1]["uri"] == f"tar://x.flac::{HERE}more.tar"
 
 
-def test_a_moved_store_names_its_recordings_where_they_are_now(store: Store, tmp_path: Path) -> None:
+def test_a_moved_store_returns_the_new_addresses_of_its_recordings(store: Store, tmp_path: Path) -> None:
     write_views(store)
     moved = Store(str(Path(store.root).rename(tmp_path / "another place")))
     expected = tracks([*inside(moved), *OUTSIDE])
@@ -75,13 +75,13 @@ def test_a_moved_store_names_its_recordings_where_they_are_now(store: Store, tmp
     assert moved.read(TRACKS, "v", columns=["uri"]).equals(expected.select(["uri"]))
     sql = "SELECT uri, files FROM tracks ORDER BY track_id"
     assert query(moved, sql).to_pylist() == expected.select(["uri", "files"]).to_pylist()
-    with duckdb.connect(moved.path(FILE), read_only=True) as client:  # no command of segue has been here since
+    with duckdb.connect(moved.path(FILE), read_only=True) as client:  # no command of segue has run here since
         assert client.execute(sql).fetchall() == [
             (row["uri"], row["files"]) for row in expected.select(["uri", "files"]).to_pylist()
         ]
 
 
-def test_a_store_behind_a_url_reads_its_own_addresses_after_a_copy() -> None:
+def test_a_copied_store_behind_a_url_returns_its_own_addresses() -> None:
     store, copy = Store("memory://bucket/store"), Store("memory://other/copy")
     row = {"stage": "ingest", "key": f"{store.url}/demo/a.wav", "uri": f"{store.url}/demo/a.wav"}
     store.write_shard(REJECTS, "v", "0", pa.Table.from_pylist([row], schema=REJECTS.schema), "k")
@@ -91,7 +91,7 @@ def test_a_store_behind_a_url_reads_its_own_addresses_after_a_copy() -> None:
     assert read["key"] == read["uri"] == f"{copy.url}/demo/a.wav"
 
 
-def test_rows_of_an_earlier_release_keep_the_addresses_that_they_name(store: Store) -> None:
+def test_rows_of_an_earlier_release_keep_their_addresses(store: Store) -> None:
     rows = tracks(inside(store))
     path = store.path(store.shard_path(TRACKS, "v", "0"))
     pq.write_table(rows, path)

@@ -1,4 +1,4 @@
-"""Digests of columns: sums over rows, the same whatever row lies in which shard."""
+"""Digests of columns: sums over rows, which do not depend on the distribution of rows over shards."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def table_of(table: Table, rows: list[dict[str, Any]]) -> pa.Table:
 
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.sampled_from([(TRACKS, tracks), (CLAP, embeddings)]))
-def test_digests_of_shards_add_up_whatever_row_lies_in_which(data: st.DataObject, drawn: tuple) -> None:
+def test_digests_of_shards_add_up_for_any_distribution_of_rows(data: st.DataObject, drawn: tuple) -> None:
     table, strategy = drawn
     rows = data.draw(strategy)
     whole = table_of(table, rows)
@@ -59,7 +59,7 @@ def test_digests_of_shards_add_up_whatever_row_lies_in_which(data: st.DataObject
     assert column_digests(table, offset) == expected
 
 
-def test_a_column_has_a_digest_of_its_own_that_follows_its_values_and_keys() -> None:
+def test_the_digest_of_a_column_depends_on_its_values_and_the_keys() -> None:
     rows = [{"track_id": name, "title": name.upper(), "bpm": 90.0, "moods": ["calm"]} for name in "abc"]
 
     def changed(**changes: Any) -> set[str]:
@@ -71,13 +71,13 @@ def test_a_column_has_a_digest_of_its_own_that_follows_its_values_and_keys() -> 
     assert changed(title="Another") == {"title"}
     assert changed(bpm=90.5) == {"bpm"}
     assert changed(moods=["calm", "dark"]) == {"moods"}
-    assert changed(uri="elsewhere.wav") == set()  # which is no part of what a track is
+    assert changed(uri="elsewhere.wav") == set()  # the address is not part of a track's identity
     assert changed(track_id="d") == set(TRACKS.identity or ())
     swapped = [rows[0] | {"title": "B"}, rows[1] | {"title": "A"}, rows[2]]
     assert column_digests(TRACKS, table_of(TRACKS, swapped)) != column_digests(TRACKS, table_of(TRACKS, rows))
 
 
-def test_values_that_are_nearly_the_same_have_different_digests() -> None:
+def test_similar_values_have_different_digests() -> None:
     def digests(table: Table, column: str, *values: Any) -> set[str]:
         key = {name: 7 if name == "seed" else "k" for name in table.key}
         return {column_digests(table, table_of(table, [key | {column: value}]))[column] for value in values}
@@ -104,7 +104,7 @@ def test_digests_are_the_same_in_every_process_and_release() -> None:
     assert column_digests(TOKENS, table_of(TOKENS, [codes]))["codes"] == "990ca852d51b2b43198d03f25794fbc2"
 
 
-def test_no_rows_are_nothing_to_add() -> None:
+def test_the_digests_of_no_rows_are_zero() -> None:
     empty = column_digests(TRACKS, TRACKS.schema.empty_table())
     assert set(empty.values()) == {EMPTY}
     one = column_digests(PIECES, table_of(PIECES, [{"piece_id": "a", "seconds": 1.0}]))

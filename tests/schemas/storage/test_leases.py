@@ -1,4 +1,4 @@
-"""Leases: one holder at a time, whoever dies, and nobody waits for the dead."""
+"""Leases: one holder at a time, even if one dies, and nobody waits for a dead holder."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from schemas.storage.leases import LeaseLost, hold_lease, runs_at_work
 
 
 def never() -> None:
-    """Not asked to stop."""
+    """Never asked to stop."""
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -22,7 +22,7 @@ def store(request, tmp_path):
 
 
 SILENT_SECONDS = 3.0
-"""As few as a thread that gives a sign ten times a second keeps to on a machine with much other work."""
+"""As short as a thread that gives ten signs of life a second can keep to on a busy machine."""
 
 
 @pytest.fixture
@@ -32,14 +32,14 @@ def quick(monkeypatch):
     monkeypatch.setattr(leases, "LOOK_SECONDS", 0.02)
 
 
-def test_one_holds_at_a_time_and_the_others_are_told_for_whom_they_wait(store, quick):
+def test_only_one_holds_a_lease_and_those_who_wait_are_told_for_whom(store, quick):
     inside, told, overlaps = [], [], []
 
     def work(name: str) -> None:
         with hold_lease(store, "chroma-v", name, lambda holder: told.append((name, holder.run_id)), never):
             overlaps.append(len(inside))
             inside.append(name)
-            if len(overlaps) == 1:  # longer than the silence after which a holder is taken for dead
+            if len(overlaps) == 1:  # longer than the silence after which a holder counts as dead
                 time.sleep(SILENT_SECONDS + 0.5)
             inside.remove(name)
 
@@ -54,7 +54,7 @@ def test_one_holds_at_a_time_and_the_others_are_told_for_whom_they_wait(store, q
     assert store.files("leases/chroma-v") == []
 
 
-def test_two_leases_of_other_names_do_not_wait(store):
+def test_leases_of_different_names_do_not_wait_for_each_other(store):
     with (
         hold_lease(store, "a", "one", pytest.fail, never) as (_, waited),
         hold_lease(store, "b", "two", pytest.fail, never),
@@ -62,7 +62,7 @@ def test_two_leases_of_other_names_do_not_wait(store):
         assert not waited
 
 
-def test_a_process_that_was_killed_is_not_waited_for(tmp_path):
+def test_nobody_waits_for_a_killed_process(tmp_path):
     code = (
         "import os, signal, sys\nfrom schemas import Store\nfrom schemas.storage.leases import hold_lease\n"
         "with hold_lease(Store(sys.argv[1]), 'a', 'killed', print, print):\n"
@@ -74,7 +74,7 @@ def test_a_process_that_was_killed_is_not_waited_for(tmp_path):
         assert Store(str(tmp_path)).files("leases/a") == ["2"]
 
 
-def test_who_is_at_work_is_known_by_its_lease_until_it_has_ended_or_was_killed(store, monkeypatch):
+def test_a_run_in_progress_is_known_by_its_lease_until_it_ends_or_is_killed(store, monkeypatch):
     assert runs_at_work(store) == {}
     with hold_lease(store, "chroma-v", "20261130T131652-41c178", pytest.fail, never):
         ((name, holder),) = runs_at_work(store).items()
@@ -87,19 +87,19 @@ def test_who_is_at_work_is_known_by_its_lease_until_it_has_ended_or_was_killed(s
     assert runs_at_work(store) == {}
 
 
-def test_a_run_on_another_machine_is_not_at_work_where_it_was_silent_for_a_minute(store, monkeypatch):
+def test_a_silent_run_on_another_machine_does_not_count_as_in_progress_after_a_minute(store, monkeypatch):
     with hold_lease(store, "chroma-v", "elsewhere", pytest.fail, never):
         monkeypatch.setattr(leases.Holder, "is_dead", lambda self: False)
         assert [holder.run_id for holder in runs_at_work(store).values()] == ["elsewhere"]
         monkeypatch.setattr(leases, "age_of", lambda store, path: leases.SILENT_SECONDS + 1)
         assert runs_at_work(store) == {}
-        assert list(leases.live_leases(store)) == ["chroma-v"]  # what it may need is not removed yet
+        assert list(leases.live_leases(store)) == ["chroma-v"]  # its files may still be needed
 
 
-def test_a_silent_holder_on_another_machine_is_replaced_and_finds_out(store, quick, monkeypatch):
+def test_a_silent_holder_on_another_machine_is_replaced_and_notices_it(store, quick, monkeypatch):
     with hold_lease(store, "a", "silent", pytest.fail, never) as (lease, _):
         monkeypatch.setattr(leases.Holder, "is_dead", lambda self: False)
-        lease._released.set()  # its thread gives no sign any more
+        lease._released.set()  # its thread gives no more signs of life
         told = []
         with hold_lease(store, "a", "next", told.append, never) as (_, waited):
             assert waited
@@ -108,7 +108,7 @@ def test_a_silent_holder_on_another_machine_is_replaced_and_finds_out(store, qui
                 lease.check()
 
 
-def test_a_wait_ends_where_the_run_is_asked_to_stop(store, quick):
+def test_waiting_for_a_lease_ends_if_the_run_is_asked_to_stop(store, quick):
     class Stop(Exception):
         pass
 
@@ -123,13 +123,13 @@ def test_a_wait_ends_where_the_run_is_asked_to_stop(store, quick):
         pass
 
 
-def test_a_lease_that_was_given_while_the_answer_was_lost_is_held_at_once(store, monkeypatch):
+def test_a_lease_whose_confirmation_was_lost_is_held_at_once(store, monkeypatch):
     told, write_new = [], store.write_new
 
     def lose_the_answer(relative, data):
         write_new(relative, data)
         monkeypatch.setattr(store, "write_new", write_new)
-        return False  # as S3 tells a client that asks again
+        return False  # as S3 answers a client that tries again
 
     monkeypatch.setattr(store, "write_new", lose_the_answer)
     with hold_lease(store, "chroma-v", "one", told.append, never) as (lease, waited):

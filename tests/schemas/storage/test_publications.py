@@ -1,4 +1,4 @@
-"""What views show: only what passed, held back, taken back and let go by hand."""
+"""What views show: only what passed, and what was held, rolled back and released by hand."""
 
 import os
 import threading
@@ -38,7 +38,7 @@ def shown(store: Store) -> list[tuple[str, int]]:
     return [tuple(row.values()) for row in answer.to_pylist()]
 
 
-def test_a_draft_is_seen_by_no_view_and_no_glob_until_it_is_published(store):
+def test_a_draft_is_in_no_view_and_no_glob_until_it_is_published(store):
     drafts = Drafts(store, TOKENS, "v1")
     drafts.write("0", rows("a"), "k")
     drafts.write_part("1", rows("b"))
@@ -51,7 +51,7 @@ def test_a_draft_is_seen_by_no_view_and_no_glob_until_it_is_published(store):
     assert drafts.drafted() == []
 
 
-def test_a_shard_takes_the_place_of_its_parts(store):
+def test_a_complete_shard_replaces_its_parts(store):
     drafts = Drafts(store, TOKENS, "v1")
     drafts.write_part("0", rows("a"))
     drafts.write_part("0", rows("b"))
@@ -62,7 +62,7 @@ def test_a_shard_takes_the_place_of_its_parts(store):
     assert drafts.rows_in_work() == {}
 
 
-def test_rows_that_were_dropped_are_found_again(store):
+def test_dropped_rows_are_found_again(store):
     publish(store, "v1", s0=rows("a", "b"))
     publish(store, "v1", s0=rows("a"))
     drafts = Drafts(store, TOKENS, "v1")
@@ -70,7 +70,7 @@ def test_rows_that_were_dropped_are_found_again(store):
     assert drafts.find_replaced([("b",), ("c",)]).column("track_id").to_pylist() == ["b"]
 
 
-def test_every_earlier_catalog_is_one_record_away_and_nothing_is_rewritten(store):
+def test_every_earlier_catalog_is_restored_by_one_record_without_rewriting(store):
     first = publish(store, "v1", s0=rows("a"), s1=rows("b"))
     second = publish(store, "v1", s0=rows("a", frames=2))
     third = publish(store, "v2", s0=rows("c"))
@@ -88,7 +88,7 @@ def test_every_earlier_catalog_is_one_record_away_and_nothing_is_rewritten(store
     assert shown(store) == [("c", 1)]
 
 
-def test_a_catalog_that_is_held_back_stays_until_it_is_released(store):
+def test_a_held_catalog_stays_until_it_is_released(store):
     publish(store, "v1", s0=rows("a"))
     Publications(store).hold()
     publish(store, "v1", s0=rows("b"))
@@ -99,22 +99,22 @@ def test_a_catalog_that_is_held_back_stays_until_it_is_released(store):
     assert actions == ["stage", "hold", "stage", "release"]
 
 
-def test_no_record_is_taken_back_to_that_is_not_there(store):
+def test_a_rollback_to_an_unknown_record_is_refused(store):
     publish(store, "v1", s0=rows("a"))
     with pytest.raises(ValueError, match=r"expected the number of a publication \(1 to 1\), got 7"):
         Publications(store).roll_back(7)
 
 
-def test_what_a_rollback_needs_and_was_cleaned_away_is_named(store):
+def test_a_rollback_to_files_that_were_cleaned_away_is_refused(store):
     first = publish(store, "v1", s0=rows("a"))
     publish(store, "v1", s0=rows("b"))
     store.remove("tokens/version=v1/history")
-    # The place of the shard holds other rows now, so to show them for the old ones would be wrong.
+    # The shard's path holds other rows now, so showing them as the old ones would be wrong.
     with pytest.raises(ValueError, match="expected shard 0 of tokens as publication 1 had it"):
         Publications(store).roll_back(first)
 
 
-def test_publications_of_several_runs_at_once_are_all_kept(tmp_path):
+def test_concurrent_publications_are_all_kept(tmp_path):
     url = str(tmp_path)
     tables = [f"v{number}" for number in range(8)]
     threads = [
@@ -130,7 +130,7 @@ def test_publications_of_several_runs_at_once_are_all_kept(tmp_path):
     assert {dict(record["versions"])["tokens"] for record in records} == set(tables)
 
 
-def test_a_machine_whose_clock_is_behind_publishes_after_what_it_read(store, monkeypatch):
+def test_a_machine_with_a_late_clock_publishes_after_the_publications_it_read(store, monkeypatch):
     from datetime import UTC, datetime
 
     import schemas.storage.publications
@@ -147,7 +147,7 @@ def test_a_machine_whose_clock_is_behind_publishes_after_what_it_read(store, mon
     assert shown(store) == [("b", 1)]
 
 
-def test_readers_see_what_was_published_before_or_after_and_never_both(tmp_path):
+def test_a_reader_sees_the_old_or_the_new_publication_and_never_a_mix(tmp_path):
     store = Store(str(tmp_path))
     generations = [[(f"{shard}{row}", number) for shard in "012" for row in "ab"] for number in range(1, 25)]
 
@@ -166,7 +166,7 @@ def test_readers_see_what_was_published_before_or_after_and_never_both(tmp_path)
     assert all(answer in generations for answer in seen)
 
 
-def test_a_publication_in_the_middle_of_a_query_is_seen_though_it_has_the_same_files(tmp_path, monkeypatch):
+def test_a_publication_during_a_query_is_noticed_even_with_the_same_file_names(tmp_path, monkeypatch):
     store = Store(str(tmp_path))
     publish(store, "v1", s0=rows("a"), s1=rows("b"))
     asked, answers = schemas.queries.database._query, []
@@ -183,7 +183,7 @@ def test_a_publication_in_the_middle_of_a_query_is_seen_though_it_has_the_same_f
     assert len(answers) == 2
 
 
-def test_the_database_file_shows_what_was_published(tmp_path):
+def test_the_database_file_shows_only_published_rows(tmp_path):
     import duckdb
 
     store = Store(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Records of a year of runs: put together, counted once, and quick to ask."""
+"""Records of a year of runs: combined into one file, counted once, and fast to query."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -35,7 +35,7 @@ def store(request, tmp_path):
     return Store(str(tmp_path / "store") if request.param == "local" else f"memory://{tmp_path.name}")
 
 
-def test_records_are_put_together_once_they_are_many_and_none_is_lost(store):
+def test_many_records_are_combined_into_one_file_and_none_is_lost(store):
     add_runs(store, 0, records.MOST_FILES)
     combine_records(store, "run")
     assert len(store.shards(RUNS, "1")) == records.MOST_FILES
@@ -49,7 +49,7 @@ def test_records_are_put_together_once_they_are_many_and_none_is_lost(store):
     assert store.read(RUNS, "1").num_rows == 2 * records.MOST_FILES + 3
 
 
-def test_a_kill_between_the_writing_and_the_removal_leaves_each_record_once(store, monkeypatch):
+def test_a_kill_between_writing_and_removing_leaves_each_record_once(store, monkeypatch):
     add_runs(store, 0, 66)
     monkeypatch.setattr(Store, "remove_shard", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -62,7 +62,7 @@ def test_a_kill_between_the_writing_and_the_removal_leaves_each_record_once(stor
     assert counted(store) == 66
 
 
-def test_a_year_of_records_costs_a_query_less_than_a_second(tmp_path):
+def test_a_query_over_a_year_of_records_takes_less_than_a_second(tmp_path):
     store = Store(str(tmp_path))
     row = {"stage": "ingest", "fingerprint": "v", "outputs": ["tracks"], "inputs": []}
     started = datetime(2026, 1, 1, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Files that rows name: there, of the recorded size, and of this version."""
+"""Files that rows name: they exist, have the recorded size, and belong to this version."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ def rows(table, *given):
     return pa.Table.from_pylist([{**dict.fromkeys(table.schema.names), **row} for row in given], schema=table.schema)
 
 
-def test_a_file_that_is_gone_or_has_another_size_is_named(store):
+def test_a_missing_file_or_a_file_of_another_size_is_named(store):
     for name in ("a", "b"):
         store.write_bytes(f"audio/version=v/{name}.flac", b"sound")
     clips = [{"request_id": name, "take": 1, "path": f"audio/version=v/{name}.flac", "bytes": 5} for name in "abc"]
@@ -32,13 +32,13 @@ def test_a_file_that_is_gone_or_has_another_size_is_named(store):
     ]
 
 
-def test_a_folder_is_there_or_not(store):
+def test_a_missing_folder_is_named(store):
     store.write_bytes("models/one/config.json", b"{}")
     models = [{"checkpoint_id": name, "path": f"models/{name}"} for name in ("one", "two")]
     assert absent_files(store, CHECKPOINTS, rows(CHECKPOINTS, *models)) == ["", "models/two is not there"]
 
 
-def test_a_page_under_the_name_of_all_is_told_by_its_content(store):
+def test_a_page_with_a_shared_name_is_identified_by_its_content(store):
     store.write_bytes("report/index.html", b"page 1")
     pages = [
         {

@@ -30,21 +30,21 @@ def store(request, tmp_path):
     return Store(url)
 
 
-def test_rows_come_back_as_they_were_written_sorted_by_key(store):
+def test_rows_are_read_back_as_written_and_sorted_by_key(store):
     store.write_shard(TOKENS, "v1", "0", tokens("b", "a"), input_key="k")
     rows = store.read(TOKENS, "v1").to_pylist()
     assert [row["track_id"] for row in rows] == ["a", "b"]
     assert rows[0]["codes"] == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_a_footer_tells_what_a_shard_was_made_from_and_holds(store):
+def test_a_footer_contains_the_input_key_and_the_numbers_of_rows_and_refusals(store):
     store.write_shard(TOKENS, "v1", "0", tokens("a", "b"), input_key="made-from", refused=3)
     footer = store.footer(TOKENS, "v1", "0")
     assert (footer.input_key, footer.rows, footer.refused) == ("made-from", 2, 3)
     assert store.footer(TOKENS, "v1", "1") is None
 
 
-def test_a_footer_that_came_with_its_rows_is_the_one_that_is_read_alone(store):
+def test_a_footer_read_with_its_rows_equals_one_read_alone(store):
     store.write_shard(TOKENS, "v1", "0", tokens("a", "b"), input_key="made-from", refused=3)
     alone = Store(store.url).footer(TOKENS, "v1", "0")
     store.read(TOKENS, "v1", columns=["track_id"])
@@ -53,13 +53,13 @@ def test_a_footer_that_came_with_its_rows_is_the_one_that_is_read_alone(store):
     assert store.footer(TOKENS, "v1", "0").input_key == "made again"
 
 
-def test_a_shard_is_replaced_whole(store):
+def test_a_shard_is_replaced_as_a_whole(store):
     store.write_shard(TOKENS, "v1", "0", tokens("a", "b"), input_key="1")
     store.write_shard(TOKENS, "v1", "0", tokens("c"), input_key="2")
     assert store.read(TOKENS, "v1").column("track_id").to_pylist() == ["c"]
 
 
-def test_what_is_absent_is_told_by_the_names_beside_it_alone(store, monkeypatch):
+def test_an_absent_folder_is_recognised_without_listing_other_folders(store, monkeypatch):
     store.write_bytes("models/there", b"x")
     looked_at, list_folder = [], store.filesystem.ls
 
@@ -73,25 +73,25 @@ def test_what_is_absent_is_told_by_the_names_beside_it_alone(store, monkeypatch)
     assert looked_at == [f"{store.root}/taken_down", f"{store.root}/models/gone"]
 
 
-def test_shards_are_listed_in_the_order_of_their_numbers(store):
+def test_shards_are_listed_in_numeric_order(store):
     for shard in ("10", "9", "0"):
         store.write_shard(TOKENS, "v1", shard, tokens(shard), input_key="k")
     assert store.shards(TOKENS, "v1") == ["0", "9", "10"]
     assert store.versions(TOKENS) == ["v1"]
 
 
-def test_a_store_is_found_writable_without_a_trace_but_its_identity(store):
+def test_checking_whether_a_store_is_writable_leaves_only_its_identity(store):
     store.check_writable()
     assert store.filesystem.find(store.root) == [f"{store.root}/segue-store.json"]
 
 
-def test_a_store_that_cannot_be_written_says_so(tmp_path):
+def test_a_store_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"expected a store that can be written, got .*file/store"):
         Store(str(tmp_path / "file" / "store")).check_writable()
 
 
-def test_a_store_on_a_disk_that_may_only_be_read_says_so_by_its_own_place_alone(tmp_path, monkeypatch):
+def test_a_store_on_a_read_only_disk_is_reported_by_its_own_path(tmp_path, monkeypatch):
     store = Store(str(tmp_path))
 
     def refuse(path: str, data: bytes) -> None:
@@ -103,7 +103,7 @@ def test_a_store_on_a_disk_that_may_only_be_read_says_so_by_its_own_place_alone(
 
 
 @pytest.mark.parametrize("url", ["s4://bucket/store", "gs://bucket/store"])
-def test_a_url_that_nothing_installed_can_open_is_named(url):
+def test_a_url_of_an_unsupported_protocol_is_named(url):
     with pytest.raises(ValueError, match=f"opened as the store, got '{url}': "):
         Store(url)
 
@@ -115,14 +115,14 @@ def test_a_damaged_shard_is_named(store):
             read()
 
 
-def test_a_table_that_is_not_there_has_no_rows_and_its_columns(store):
+def test_a_missing_table_has_no_rows_and_all_its_columns(store):
     rows = store.read(TRACKS, "none")
     assert rows.num_rows == 0
     assert rows.schema.names == TRACKS.schema.names
     assert store.shards(TRACKS, "none") == []
 
 
-def test_a_key_that_stands_twice_and_wrong_columns_are_refused(store):
+def test_duplicate_keys_and_wrong_columns_are_refused(store):
     with pytest.raises(ValueError, match=r"each key of tokens once.*\('a',\) twice"):
         store.write_shard(TOKENS, "v1", "0", tokens("a", "a"), input_key="k")
     with pytest.raises(ValueError, match="expected the columns"):
@@ -131,12 +131,12 @@ def test_a_key_that_stands_twice_and_wrong_columns_are_refused(store):
 
 
 @pytest.mark.parametrize("place", ["../outside", "a/../../b", "/etc/passwd", "", "a\\..\\b", "a\0b"])
-def test_a_place_outside_the_store_is_refused(store, place):
+def test_a_path_outside_the_store_is_refused(store, place):
     with pytest.raises(ValueError, match="inside the store"):
         store.write_bytes(place, b"")
 
 
-def test_a_folder_appears_whole_or_not_at_all(store):
+def test_a_folder_appears_as_a_whole_or_not_at_all(store):
     def spoil():
         with store.new_folder("models/one") as folder:
             (folder / "half").write_text("written")
@@ -153,7 +153,7 @@ def test_a_folder_appears_whole_or_not_at_all(store):
     assert (store.local("models/one") / "sub" / "file").read_text() in ("first", "second")
 
 
-def test_a_folder_that_two_fetch_at_once_is_there_for_both_and_leaves_nothing_else(tmp_path, monkeypatch):
+def test_a_folder_fetched_by_two_at_once_is_complete_for_both_and_leaves_no_other_files(tmp_path, monkeypatch):
     store, other = (Store(f"memory://{tmp_path.name}-{os.getpid()}") for _ in range(2))
     with store.new_folder("models/one") as folder:
         (folder / "weights").write_text("numbers")
@@ -169,7 +169,7 @@ def test_a_folder_that_two_fetch_at_once_is_there_for_both_and_leaves_nothing_el
     assert [path.name for path in store.local("models/one").parent.iterdir()] == [store.local("models/one").name]
 
 
-def test_a_file_of_an_earlier_release_that_lacks_a_column_is_read_with_nulls(tmp_path):
+def test_a_file_of_an_earlier_release_without_a_column_is_read_with_nulls(tmp_path):
     store = Store(str(tmp_path))
     store.write_shard(TOKENS, "v1", "0", tokens("a"), input_key="k")
     path = store.path(store.shard_path(TOKENS, "v1", "0"))
@@ -178,14 +178,14 @@ def test_a_file_of_an_earlier_release_that_lacks_a_column_is_read_with_nulls(tmp
     assert store.read(TOKENS, "v1").column("cardinality").to_pylist() == [None]
 
 
-def test_something_else_in_the_place_of_a_shard_is_told(tmp_path):
+def test_a_file_that_is_not_parquet_is_reported_as_damaged(tmp_path):
     store = Store(str(tmp_path))
     store.write_bytes("tokens/version=v1/shard=0.parquet", b"not parquet")
     with pytest.raises(ValueError, match="is damaged"):
         store.footer(TOKENS, "v1", "0")
 
 
-def test_the_remains_of_a_killed_run_are_swept_once_they_are_old(tmp_path):
+def test_remains_of_a_killed_run_are_removed_when_they_are_old(tmp_path):
     store = Store(str(tmp_path))
     store.write_shard(TOKENS, "v1", "0", tokens("a"), input_key="k")
     folder = tmp_path / "tokens" / "version=v1"
@@ -212,7 +212,7 @@ while True:
 """
 
 
-def test_a_writer_killed_at_any_instant_leaves_a_whole_shard(tmp_path):
+def test_a_writer_killed_at_any_moment_leaves_a_complete_shard(tmp_path):
     store = Store(str(tmp_path))
     store.write_shard(TOKENS, "v1", "0", tokens("a", "b", frames=50_000), input_key="start")
     expected = store.footer(TOKENS, "v1", "0").content
@@ -229,7 +229,7 @@ def test_a_writer_killed_at_any_instant_leaves_a_whole_shard(tmp_path):
         assert store.read(TOKENS, "v1").num_rows == 2
 
 
-def test_shards_of_earlier_releases_have_the_digests_of_columns_that_new_ones_say(tmp_path):
+def test_shards_without_stored_digests_have_the_same_column_digests(tmp_path):
     store = Store(str(tmp_path))
     store.write_shard(TOKENS, "v1", "0", tokens("a", "b"), input_key="k")
     digests = store.column_digests(TOKENS, "v1", "0")
@@ -269,7 +269,7 @@ texts = st.none() | st.text(max_size=5)
         max_size=5,
     )
 )
-def test_the_digests_of_columns_depend_on_the_values_and_not_on_their_layout(values):
+def test_column_digests_depend_on_the_values_and_not_on_their_memory_layout(values):
     rows = [row | {"metrics": None if row["metrics"] is None else list(row["metrics"].items())} for row in values]
     table = pa.Table.from_pylist(rows, schema=CHECKPOINTS.schema)
     chunked = pa.concat_tables([table.slice(0, 1), table.slice(1)])
@@ -281,7 +281,7 @@ def test_the_digests_of_columns_depend_on_the_values_and_not_on_their_layout(val
     assert column_digests(CHECKPOINTS, changed) != column_digests(CHECKPOINTS, table)
 
 
-def test_the_bytes_of_a_file_are_told_by_column(store):
+def test_the_size_of_a_file_is_given_by_column(store):
     def taken(frames: int) -> dict[str, int]:
         store.write_shard(TOKENS, "v1", "0", tokens("a", "b", frames=frames), input_key="k")
         return store.column_bytes(store.shard_path(TOKENS, "v1", "0"))

@@ -1,4 +1,4 @@
-"""The store on an object store, over the real S3 protocol (moto's server on loopback)."""
+"""The store on an object store, over the real S3 protocol (moto's server on the loopback)."""
 
 import threading
 
@@ -18,7 +18,7 @@ from tests.worlds.tiny_stages import Knobs, contents, make_mapping, make_source
 
 @pytest.fixture(scope="module")
 def server():
-    """One server for the module: the filesystem keeps its connection by class."""
+    """One server for the module, because the filesystem keeps its connection by class."""
     with object_store():
         yield
 
@@ -48,7 +48,7 @@ def test_a_run_on_s3_equals_a_run_on_a_disk_and_can_be_queried(bucket, tmp_path)
     assert found[0] == found[1]
 
 
-def test_a_folder_of_weights_goes_to_s3_and_comes_back_as_local_files(bucket):
+def test_a_folder_of_weights_is_stored_on_s3_and_fetched_as_local_files(bucket):
     store = Store(bucket)
     with store.new_folder("models/one") as folder:
         (folder / "text_encoder").mkdir()
@@ -59,7 +59,7 @@ def test_a_folder_of_weights_goes_to_s3_and_comes_back_as_local_files(bucket):
     assert (local / "text_encoder" / "config.json").read_text() == "{}"
 
 
-def test_shards_are_read_side_by_side_and_come_in_their_order(bucket, monkeypatch):
+def test_shards_are_read_in_parallel_and_returned_in_order(bucket, monkeypatch):
     store, names = Store(bucket), [f"{number:064x}" for number in range(3)]
     for shard, name in enumerate(names):
         rows = pa.Table.from_pylist([{"track_id": name, "frame_rate": 7.8, "chroma": []}], CHROMA.schema)
@@ -67,7 +67,7 @@ def test_shards_are_read_side_by_side_and_come_in_their_order(bucket, monkeypatc
     together, cat_file = threading.Barrier(3, timeout=60), store.filesystem.cat_file
 
     def cat_file_together(path, *arguments, **named):
-        together.wait()  # until three ask at once
+        together.wait()  # until three requests run at once
         return cat_file(path, *arguments, **named)
 
     monkeypatch.setattr(store.filesystem, "cat_file", cat_file_together)
@@ -96,7 +96,7 @@ def test_a_removed_shard_is_gone_for_every_reader(bucket):
     assert other.read(CHROMA, "v").num_rows == 0
 
 
-def test_a_store_that_cannot_be_written_says_so_and_one_that_can_keeps_its_identity_alone(bucket):
+def test_a_store_that_cannot_be_written_is_reported_and_a_writable_one_gets_only_its_identity(bucket):
     Store(bucket).check_writable()
     assert [path.rpartition("/")[2] for path in S3FileSystem().find(bucket)] == ["segue-store.json"]
     with pytest.raises(ValueError, match=r"expected a store that can be written, got s3://no-such-bucket/store"):
@@ -112,13 +112,13 @@ def test_a_store_that_cannot_be_written_says_so_and_one_that_can_keeps_its_ident
         ("tracks/shard=0.parquet", "binary/octet-stream"),
     ],
 )
-def test_what_people_open_has_its_content_type(bucket, name, content_type):
+def test_a_file_has_the_content_type_of_its_name(bucket, name, content_type):
     store = Store(bucket)
     store.write_bytes(name, b"content")
     assert S3FileSystem().info(store.path(name), refresh=True)["ContentType"] == content_type
 
 
-def test_a_large_file_is_whole_and_has_its_content_type(bucket):
+def test_a_large_file_is_complete_and_has_its_content_type(bucket):
     store, sound = Store(bucket), bytes(60 * 2**20)
     store.write_bytes("audio/long.wav", sound)
     found = S3FileSystem().info(store.path("audio/long.wav"), refresh=True)

@@ -1,4 +1,4 @@
-"""What a version was made with is kept, and names the knob that makes two versions differ."""
+"""The recorded inputs of a version, and the setting in which two versions differ."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ def versions_of(settings: Settings, scale: float = 1.0) -> dict[str, str]:
     return {name: pipeline.fingerprint(name) for name in pipeline.stages}
 
 
-def test_what_is_kept_of_a_version_is_what_its_fingerprint_is_the_hash_of(settings):
+def test_the_fingerprint_of_a_version_is_the_hash_of_its_record(settings):
     run_chain(settings)
     rows = Store(settings.store).read_all(VERSIONS).to_pylist()
     assert {row["stage"]: row["fingerprint"] for row in rows} == versions_of(settings)
@@ -35,7 +35,7 @@ def test_what_is_kept_of_a_version_is_what_its_fingerprint_is_the_hash_of(settin
         assert hashlib.sha256(text.encode()).hexdigest()[:16] == row["fingerprint"]
 
 
-def test_a_knob_that_differs_is_named_through_all_that_follows_from_it(settings):
+def test_a_changed_setting_is_named_for_all_later_stages(settings):
     run_chain(settings)
     before = versions_of(settings)
     run_chain(settings, scale=2.5)
@@ -49,7 +49,7 @@ def test_a_knob_that_differs_is_named_through_all_that_follows_from_it(settings)
     assert versions.differences(before["ingest"], after["ingest"]) == []
 
 
-def test_a_model_trained_on_other_rows_is_told_from_one_trained_by_another_recipe(tmp_path):
+def test_a_model_trained_on_other_rows_is_named_as_the_difference(tmp_path):
     store, fingerprints = Store(str(tmp_path)), []
     record_version(store, "trainer", "train", 1, "{}", {})
     for rows in (2, 3):
@@ -77,12 +77,12 @@ def test_another_version_of_a_stages_code_is_named(tmp_path):
     assert lines == ["the code of mapping: VERSION 1 → 2"]
 
 
-def test_a_version_of_an_earlier_release_is_said_to_be_unknown(tmp_path):
+def test_a_version_without_a_record_is_reported_as_one_of_an_earlier_release(tmp_path):
     (line,) = Versions(Store(str(tmp_path))).differences("0123456789abcdef", "0123456789abcdee")[:1]
     assert line.startswith("version 01234567 was made by a release")
 
 
-def test_upstream_reaches_all_that_a_version_is_made_from(settings):
+def test_upstream_contains_all_versions_that_a_version_is_made_from(settings):
     run_chain(settings)
     made, versions = versions_of(settings), Versions(Store(settings.store))
     assert versions.upstream(made["decode"]) == {made[name] for name in ("decode", "generate", "requests", "ingest")}

@@ -1,4 +1,4 @@
-"""Cleaning takes what nothing reaches, and nothing that is shown, can be taken back, or is being made."""
+"""Cleaning removes what nothing refers to, and nothing that is shown, can be rolled back to, or is being made."""
 
 import os
 import time
@@ -40,7 +40,7 @@ def cleaned(store: Store, keep: timedelta = timedelta(days=30), later: timedelta
 
 
 def derived(store: Store) -> dict[str, list[str]]:
-    """What users see, but for rows of models that may go."""
+    """What users see, without the rows of models that may be removed."""
     return {name: rows for name, rows in seen(store).items() if name not in ("checkpoints", "training", "files")}
 
 
@@ -54,7 +54,7 @@ def total(store: Store) -> int:
 
 
 @pytest.mark.parametrize("settings_tried", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_after_many_settings_only_the_shown_one_stays_and_views_are_equal(store, settings, settings_tried):
+def test_after_many_settings_only_the_shown_version_stays_and_the_views_are_equal(store, settings, settings_tried):
     for number in range(settings_tried):
         run_chain(settings, scale=1.0 + number)
     before, size = derived(store), total(store)
@@ -62,7 +62,7 @@ def test_after_many_settings_only_the_shown_one_stays_and_views_are_equal(store,
     cleaned(store)
     assert derived(store) == before
     assert [len(store.versions(TABLES[name])) for name in ("tracks", "chroma", "generations", "clips")] == [1, 1, 1, 1]
-    kept = store.read_all(CHECKPOINTS).num_rows  # that of the clips, and the newest of its kind: here they may differ
+    kept = store.read_all(CHECKPOINTS).num_rows  # that of the clips and the newest of its kind, which may differ here
     assert kept <= 2
     assert len(store.folders("models")) == kept
     assert len(store.folders("audio")) == 1
@@ -74,7 +74,7 @@ def test_after_many_settings_only_the_shown_one_stays_and_views_are_equal(store,
     assert {result.stage: result.counts.made for result in last}["chroma"] == 0
 
 
-def test_a_catalog_within_the_days_kept_can_be_taken_back_and_an_older_one_cannot(store, settings, tmp_path):
+def test_a_catalog_within_the_kept_days_can_be_restored_and_an_older_one_cannot(store, settings, tmp_path):
     first = derived(run(store, settings, 1.0))
     last_of_first = Publications(store).sequences()[-1]
     second = derived(run(store, settings, 2.0))
@@ -99,13 +99,13 @@ def run(store: Store, settings: Settings, scale: float) -> Store:
     return store
 
 
-def test_nothing_goes_that_is_younger_than_an_hour(store, settings):
+def test_nothing_younger_than_an_hour_is_removed(store, settings):
     for number in range(2):
         run_chain(settings, scale=1.0 + number)
     assert cleaned(store, timedelta(0), timedelta(minutes=50)) == set()
 
 
-def test_what_a_live_lease_names_stays_with_all_that_it_is_made_from(store, settings):
+def test_the_version_of_a_live_lease_stays(store, settings):
     run_chain(settings, scale=1.0)
     run_chain(settings, scale=2.0)
     old = next(name for name in store.versions(CHROMA) if name != shown(store, "chroma"))
@@ -120,7 +120,7 @@ def shown(store: Store, table: str) -> str:
     return Publications(store).shown()[table].versions[table]
 
 
-def test_drafts_of_a_run_that_ended_long_ago_go_and_recent_ones_stay(store, settings):
+def test_drafts_of_a_run_that_ended_long_ago_are_removed_and_recent_ones_stay(store, settings):
     run_chain(settings)
     drafts = Drafts(store, TRACKS, shown(store, "tracks"))
     drafts.write_part("9", store.read(TRACKS, drafts.version).slice(0, 1))
@@ -129,7 +129,7 @@ def test_drafts_of_a_run_that_ended_long_ago_go_and_recent_ones_stay(store, sett
     assert drafts.rows_in_work() == {}
 
 
-def test_what_killed_runs_and_lost_orders_left_goes_wherever_it_lies(store, settings):
+def test_remains_of_killed_runs_are_removed_everywhere(store, settings):
     run_chain(settings)
     before = seen(store)
     left = [
@@ -146,14 +146,14 @@ def test_what_killed_runs_and_lost_orders_left_goes_wherever_it_lies(store, sett
     assert seen(store) == before
 
 
-def test_scratch_of_a_training_that_may_be_resumed_stays(store, settings):
+def test_scratch_files_of_a_training_that_may_be_resumed_stay(store, settings):
     run_chain(settings)
     store.write_bytes("scratch/train-lost/state", b"state")
     cleaned(store, later=timedelta(days=20))
     assert store.exists("scratch/train-lost/state")
 
 
-def test_a_model_that_shown_clips_were_made_with_stays_and_others_go(store, settings):
+def test_the_models_of_shown_clips_stay(store, settings):
     run_chain(settings)
     run_chain(settings, scale=2.0)
     assert store.read_all(CHECKPOINTS).num_rows == 2
