@@ -15,14 +15,15 @@ from tests.benchmarks.results import Report
 from tests.benchmarks.running import compile_sources, options, tell
 
 OF_THE_MODEL = ("generation", "training", "tokenizing")
-"""What runs in a bare checkout, and on an accelerator."""
+"""Benchmarks that also run in a bare checkout, and on an accelerator."""
 OF_THE_PIPELINE = ("clips", "training_set", "embedding", "ingest", "rerun", "planning", "starting")
 NEEDED = ("pyarrow", "prefect", "soundfile")
-"""Some of what these need, beside what the model's do: where one is not there, none of them runs."""
+"""Some of the packages that these need in addition: if one is missing, none of them runs."""
 
 
 def main() -> None:
-    """Run them and print all figures as Markdown; in a folder that is named, they replace this machine's last ones."""
+    """Run the benchmarks and print all figures as Markdown; if a folder is given, they replace this machine's last
+    figures there."""
     parser = options(__doc__)
     every = (*OF_THE_MODEL, *OF_THE_PIPELINE)
     parser.add_argument("--only", nargs="+", choices=every, default=every, help="the benchmarks to run")

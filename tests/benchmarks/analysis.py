@@ -30,18 +30,18 @@ HARTE = {(4, 7): "maj", (3, 7): "min", (3, 6): "dim"}
 
 @dataclass(frozen=True)
 class Heard:
-    """A piece as it is heard."""
+    """A piece as the analysis receives it."""
 
     piece: Piece
     samples: Array
     skipped: float
     """Seconds that were cut off its beginning."""
     told: bool
-    """Whether its tempo is told."""
+    """Whether the analysis is given its tempo."""
 
 
 def sounds(piece: Piece, draw: np.random.Generator) -> Iterator[tuple[str, Heard]]:
-    """Yield the ways in which a piece is heard, each with its name."""
+    """Yield the forms in which a piece is analysed, each with its name."""
     whole = render(piece, RATE).sum(0).numpy()
     dull = sosfilt(butter(4, 3000, fs=RATE, output="sos"), whole)
     noisy = (dull + 0.1 * whole.std() * draw.standard_normal(len(whole))).astype(np.float32)
@@ -54,7 +54,7 @@ def sounds(piece: Piece, draw: np.random.Generator) -> Iterator[tuple[str, Heard
 
 
 def measure(heard: Heard) -> list[float]:
-    """Return MEASURES of a piece."""
+    """Return the values of MEASURES for a piece."""
     piece = heard.piece
     rhythm = find_rhythm(heard.samples, RATE, piece.tempo if heard.told else None)
     harmony = find_harmony(heard.samples, RATE, rhythm.beats, rhythm.downbeats)

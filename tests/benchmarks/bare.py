@@ -1,8 +1,8 @@
-"""What stands in for jaxtyping and pydantic where neither is installed, as on many a GPU machine: there the benchmarks
-of the model run with torch, transformers, safetensors and numpy alone.
+"""Stand-ins for jaxtyping and pydantic, which many GPU machines do not have: with them the benchmarks of the model run
+with only torch, transformers, safetensors and numpy.
 
-Annotations then say nothing, and configurations keep their fields, defaults and properties but check no values: a
-benchmark writes its own, which are right. The product itself is as it is, and needs both.
+Annotations then have no effect, and configurations keep their fields, defaults and properties but check no values: a
+benchmark writes its own, which are right. The product itself needs both packages.
 """
 
 import dataclasses
@@ -15,14 +15,14 @@ from typing import Any, Self
 
 
 class Shape:
-    """`Float[Tensor, "B K"]` is the tensor's type."""
+    """Makes `Float[Tensor, "B K"]` the tensor's type."""
 
     def __class_getitem__(cls, annotation: tuple[Any, str]) -> Any:
         return annotation[0]
 
 
 class BaseModel:
-    """Frozen, with the fields that the class annotates, and no others."""
+    """A frozen class with exactly the annotated fields."""
 
     def __init_subclass__(cls) -> None:
         dataclasses.dataclass(frozen=True, kw_only=True)(cls)
@@ -32,14 +32,14 @@ class BaseModel:
 
 
 def field(default: Any = dataclasses.MISSING, **_: object) -> Any:
-    """A field's default; its bounds are left out."""
+    """A field's default; its bounds are ignored."""
     if isinstance(default, dict):
         return dataclasses.field(default_factory=default.copy)
     return dataclasses.field(default=default)
 
 
 def validator(*_: str, **__: str) -> Callable[[Any], Any]:
-    """Leaves what it decorates as a method that nobody calls."""
+    """Leaves the decorated function as a method that nothing calls."""
     return lambda method: method
 
 
@@ -54,14 +54,14 @@ STANDS_IN: dict[str, dict[str, Any]] = {
         "model_validator": validator,
     },
 }
-"""What model/ imports of each of the two."""
+"""What model/ imports from each of the two."""
 
 
 def stand_in() -> None:
-    """Make importable which of the two is missing."""
+    """Make the missing ones of the two importable."""
     for name, members in STANDS_IN.items():
         if name not in sys.modules and importlib.util.find_spec(name) is None:
             module = ModuleType(name, "Stands in for the package of this name, which is not installed.")
-            module.__spec__ = ModuleSpec(name, None)  # else find_spec, by which others look for it, would raise
+            module.__spec__ = ModuleSpec(name, None)  # else find_spec, with which others look for it, would raise
             vars(module).update(members)
             sys.modules[name] = module

@@ -1,11 +1,11 @@
-"""The loops that ingest is held against: `python -m tests.benchmarks.bare_loop PROCESSES [columns]`, paths on the
+"""The loops that ingest is compared with: `python -m tests.benchmarks.bare_loop PROCESSES [columns]`, paths on the
 standard input.
 
 Each file is read and hashed (SHA-256), decoded by libsndfile to float32, and resampled by soxr's high quality to 32
-kHz. With `columns` it is not resampled; instead the loop makes what ingest fills its columns with, by the packages that
-one would take: loudness by pyloudnorm, true peak by soxr at four times the rate, shares of silence and clipping by
-NumPy, and for near-duplicates the peaks of a spectrogram at 8 kHz by scipy. Either prints how many samples a channel
-came of all. Nothing is imported but what is needed, so that it starts as fast as such a loop can.
+kHz. With `columns` it is not resampled; instead the loop computes the columns of ingest with the usual packages:
+loudness by pyloudnorm, true peak by soxr at four times the rate, shares of silence and clipping by NumPy, and for
+near-duplicates the peaks of a spectrogram at 8 kHz by scipy. Either loop prints the total number of samples a channel.
+Only what is needed is imported, so that it starts as fast as such a loop can.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ import soundfile
 import soxr
 
 RATE = 32_000
-"""Hz: that of MusicGen's codec."""
+"""Sample rate of MusicGen's codec, Hz."""
 
 PRINT_RATE, WINDOW, HOP = 8_000, 1024, 256
-"""Hz and samples of the spectrogram whose peaks tell copies."""
+"""Sample rate in Hz, and window and hop in samples, of the spectrogram whose peaks identify copies."""
 
 
 def read(path: str) -> tuple[np.ndarray, int]:
-    """Hash and decode a file: samples [N, C] and their rate."""
+    """Hash and decode a file; return samples [N, C] and their rate."""
     data = Path(path).read_bytes()
     hashlib.sha256(data).hexdigest()
     samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
@@ -34,14 +34,14 @@ def read(path: str) -> tuple[np.ndarray, int]:
 
 
 def resampled(path: str) -> int:
-    """Decode a file and resample it; its samples a channel."""
+    """Decode a file and resample it; return its samples a channel."""
     samples, rate = read(path)
     soxr.resample(samples, rate, RATE, quality="HQ")
     return len(samples)
 
 
 def measured(path: str) -> int:
-    """Decode a file and measure it; its samples a channel."""
+    """Decode a file and measure it; return its samples a channel."""
     import pyloudnorm
 
     samples, rate = read(path)
@@ -55,7 +55,7 @@ def measured(path: str) -> int:
 
 
 def peaks(mono: np.ndarray) -> np.ndarray:
-    """Where a spectrogram is the loudest within 0.19 s and 94 Hz [P, 2]."""
+    """Places where a spectrogram is loudest within 0.19 s and 94 Hz [P, 2]."""
     from scipy.fft import rfft
     from scipy.ndimage import maximum_filter
 

@@ -55,7 +55,7 @@ def requests_of(model: MusicModel, frame_rate: float) -> list[GenerationRequest]
 
 @contextmanager
 def recorded(codes: list[Tensor]) -> Iterator[None]:
-    """Note what is sampled, whether or not a sequence takes it."""
+    """Record every sample, whether or not a sequence uses it."""
 
     def sample(*given: Any) -> SampledTokens:
         sampled = sample_tokens(*given)
@@ -69,7 +69,7 @@ def recorded(codes: list[Tensor]) -> Iterator[None]:
 def greedy(
     model: MusicModel, sequences: Sequence[SequenceRequest], kept: CachePrecision
 ) -> tuple[Tensor, list[Tensor]]:
-    """What is sampled, [S, B, K], and the sequences that came of it."""
+    """The samples, [S, B, K], and the sequences made from them."""
     sampled = list[Tensor]()
     decoder = DynamicShapeDecoder(
         prepare_for_inference(model.language_model, "float32"), sequences, len(sequences), kept

@@ -48,30 +48,31 @@ from tests.benchmarks.tokenizing import SAMPLE_RATE, network_config
 from tests.worlds.tiny_model import WORDS, tokenizer
 
 CHECKED_FRAMES, LEAST_EQUAL = 20, 0.99
-"""What of the codes of all clips must be the loop's, before anything is timed."""
+"""Number of first frames compared, and the least share of their codes that must equal the loop's before anything is
+timed."""
 RATIO_GOAL = 2.0
 SIDES = ("segue run", "without Prefect")
-"""What is held against the loop."""
+"""The sides that are compared with the loop."""
 LOOP_BATCHES = (8, 16, 32)
-"""Clips that the loop makes at once; those that an order does not fill but once are left out."""
+"""Batch sizes of the loop; those larger than half the order are left out, except the smallest."""
 KNOBS = ("gate.retakes=0", "evaluate.clap=null", "settings.offline=true")
-"""Random weights make noise, which the gate would have made again."""
+"""Knobs for random weights: they make noise, which the gate would have made again."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """What is made, and by what model; the codec has the published shape but for its filters."""
+    """What is made, and by which model; the codec has the published shape except for its filters."""
 
     clips: int
     seconds: tuple[float, ...]
-    """Of the clips, by turns."""
+    """Lengths of the clips, in turn."""
     width: int
     layers: int
     heads: int
     text_width: int
     text_layers: int
     filters: int
-    """Of the codec."""
+    """Filters of the codec."""
 
 
 SIZES = {
@@ -85,7 +86,7 @@ def save_model(folder: Path, size: Size, from_float16: bool = False) -> None:
     """Write a MusicGen of random weights, as transformers' `save_pretrained` does.
 
     Args:
-        from_float16: round the decoder's weights to float16, and write them in float32 all the same.
+            from_float16: round the decoder's weights to float16, but write them in float32.
     """
     torch.manual_seed(0)
     text = T5Config(
@@ -122,7 +123,7 @@ def save_model(folder: Path, size: Size, from_float16: bool = False) -> None:
 
 
 def write_order(path: Path, size: Size) -> None:
-    """Write the requests: a description for every four clips, lengths by turns."""
+    """Write the requests: a description for every four clips, and the lengths in turn."""
     words = [word for word in WORDS if not word.startswith("<")]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -144,7 +145,7 @@ def command_of_segue(root: Path, store: str) -> list[str]:
 
 
 def words_of_segue(root: Path, store: str) -> dict[str, Any]:
-    """What `segue.run` is called with to make the clips in a store."""
+    """The arguments of `segue.run` that make the clips in a store."""
     return {
         "store": store,
         "stages": ["requests", "generate", "gate", "decode"],
@@ -155,19 +156,19 @@ def words_of_segue(root: Path, store: str) -> dict[str, Any]:
 
 
 def python_of_segue(root: Path, store: str) -> list[str]:
-    """The same in Python, without Prefect."""
+    """The command that does the same in Python, without Prefect."""
     words = words_of_segue(root, store)
     return [sys.executable, "-W", "ignore", "-c", f"import json, segue; segue.run(**json.loads({json.dumps(words)!r}))"]
 
 
 def loop_batches(clips: int) -> tuple[int, ...]:
-    """Return how many clips the loop makes at once, each in a run of its own."""
+    """Return the batch sizes of the loop; each is timed in a run of its own."""
     least, *larger = LOOP_BATCHES
     return (least, *(batch for batch in larger if batch <= clips))
 
 
 def check(store: str, folder: Path) -> str:
-    """Tell how equal both sides are; SystemExit where they are not."""
+    """Return how equal both sides are; SystemExit if they are not equal enough."""
     made = query(Store(store), "SELECT name, codes FROM generations JOIN requests USING (request_id)").to_pylist()
     theirs = np.load(folder / "codes.npz")
     ours = {row["name"]: np.stack(row["codes"]) for row in made}
@@ -185,7 +186,7 @@ def check(store: str, folder: Path) -> str:
 
 
 def stage_seconds(store: str) -> dict[str, float]:
-    """Seconds of each stage, as the store's own record says."""
+    """Seconds of each stage, from the store's own record."""
     return {row["stage"]: row["seconds"] for row in query(Store(store), "SELECT stage, seconds FROM runs").to_pylist()}
 
 
@@ -200,31 +201,31 @@ def arguments() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Turns:
-    """What all sides took by turns."""
+    """The times of all sides, which take turns."""
 
     clips: int
-    """Of the order."""
+    """Number of clips of the order."""
     runs: dict[str, list[Run]]
-    """By side."""
+    """Runs of each side."""
     loops: dict[str, int]
-    """Which of the sides are loops, and how many clips each makes at once."""
+    """The sides that are loops, with their batch sizes."""
     equal: str
-    """What of the results is equal."""
+    """Which part of the results is equal, in words."""
     stages: dict[str, float]
     """Seconds of each stage, without Prefect."""
 
     def hourly(self, side: str, cpu_time: bool) -> float:
-        """Return the clips an hour of a side's middle run."""
+        """Return the clips an hour of a side's median run."""
         taken = [run.processor_seconds if cpu_time else run.seconds for run in self.runs[side]]
         return self.clips * 3600 / statistics.median(taken)
 
     def fastest(self, cpu_time: bool) -> str:
-        """Return the loop that the others are held against."""
+        """Return the fastest loop, with which the others are compared."""
         return max(self.loops, key=lambda side: self.hourly(side, cpu_time))
 
 
 def take_turns(root: Path, clips: int, batches: Sequence[int], rounds: int, threads: int) -> Turns:
-    """Let the loop, with every batch, and Segue make the clips of the order that lies in a folder beside its model."""
+    """Let the loop, with every batch size, and Segue make the clips of the order that is in a folder with its model."""
     loops = {f"loop, {batch} at once": batch for batch in batches}
     runs: dict[str, list[Run]] = {side: [] for side in (*loops, *SIDES)}
     loop_words = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.clips_loop"]

@@ -1,10 +1,9 @@
-"""The loop that making clips is held against:
-`python -m tests.benchmarks.clips_loop MODEL REQUESTS FOLDER THREADS BATCH`.
+"""The loop that making clips is compared with: `python -m tests.benchmarks.clips_loop MODEL REQUESTS FOLDER THREADS
+BATCH`.
 
-It is what transformers' own documentation leads to: the model loaded once, requests of nearly equal length in batches,
-`generate`, and each clip cut to its seconds, brought to -16 LUFS by pyloudnorm and written as FLAC by
-soundfile. `codes.npz` has the codes of each, by the request's name, for a comparison. Nothing is imported but what that
-needs.
+It follows transformers' own documentation: the model loaded once, requests of nearly equal length in batches,
+`generate`, and each clip cut to its seconds, brought to -16 LUFS by pyloudnorm and written as FLAC by soundfile.
+`codes.npz` holds the codes of each clip, by the request's name, for comparison. Only what this needs is imported.
 """
 
 import csv
@@ -18,11 +17,11 @@ import torch
 from transformers import AutoTokenizer, MusicgenForConditionalGeneration
 
 LOUDNESS, PEAK = -16.0, 0.89
-"""LUFS, and the highest sample, full scale 1: what `segue` aims at by default, -1 dB."""
+"""Loudness in LUFS and highest sample (full scale 1): the defaults of `segue`, -1 dB for the peak."""
 
 
 def work(model_folder: str, requests: str, folder: Path, at_once: int) -> None:
-    """Make every clip of a requests file, so many at once."""
+    """Make every clip of a requests file, in batches of `at_once`."""
     model = MusicgenForConditionalGeneration.from_pretrained(model_folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     rate, frame_rate = model.config.audio_encoder.sampling_rate, model.config.audio_encoder.frame_rate

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of a command took: by the wall, of processors, and of memory in its largest process."""
+    """Cost of one run of a command: wall time, processor time, and the memory of its largest process."""
 
     seconds: float
     processor_seconds: float
@@ -21,11 +21,11 @@ class Run:
 
 
 def timed(command: Sequence[str], threads: int, variables: Mapping[str, str] = MappingProxyType({})) -> Run:
-    """Run a command to its end; SystemExit with the end of its error output where it fails.
+    """Run a command to its end; SystemExit with the end of its error output if it fails.
 
     Args:
-        threads: of torch.
-        variables: of its environment, beside those here.
+            threads: threads of torch.
+            variables: additional environment variables.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", **variables}
     with tempfile.TemporaryFile() as errors:

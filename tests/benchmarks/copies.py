@@ -24,13 +24,13 @@ from tests.benchmarks.results import table
 
 PASSAGE_SECONDS, STRETCH = 10.0, 0.15
 PLANTED = 0.02
-"""Of the recordings, this share is planted again."""
+"""Share of the recordings that is planted a second time."""
 TIMED = 300
-"""Pairs that are compared peak by peak."""
+"""Number of pairs that are compared peak by peak."""
 
 
 def bases_of(store: Store) -> list[Print]:
-    """Return the prints that a store has, of all versions of its recordings, but for those of hardly any sound."""
+    """Return the prints that a store has, of all versions of its recordings, without those of nearly silent ones."""
     columns = ["peak_frames", "peak_pitches"]
     rows = zip(*(store.read_all(PRINTS, columns).column(name) for name in columns), strict=True)
     prints = [Print(frames.values.to_numpy(), pitches.values.to_numpy()) for frames, pitches in rows]
@@ -53,8 +53,8 @@ def recording(bases: Sequence[Print], seconds: float, draw: np.random.Generator)
 
 
 def copy_of(original: Print, draw: np.random.Generator) -> Print:
-    """Return what is left of a print in a copy: three quarters of its peaks, moved a little, of a passage of it or of
-    all, up to 1 % faster or slower."""
+    """Return a copy of a print: three quarters of its peaks, moved a little, of a passage or of all of it, up to 1 %
+    faster or slower."""
     kept = draw.random(len(original)) < 0.75
     if draw.random() < 0.5:
         first = draw.integers(max(int(original.frames[-1]) * 3 // 4, 1))
@@ -67,7 +67,7 @@ def copy_of(original: Print, draw: np.random.Generator) -> Print:
 
 
 def collection(bases: Sequence[Print], count: int, seconds: float) -> tuple[list[Print], dict[int, int]]:
-    """Make a collection, and say of each planted copy what it is of, both by their places."""
+    """Make a collection, and a mapping from each planted copy to its original, both by index."""
     draw = np.random.default_rng(0)
     planted = round(count * PLANTED)
     prints = [recording(bases, seconds, draw) for _ in range(count - planted)]
@@ -79,14 +79,14 @@ def collection(bases: Sequence[Print], count: int, seconds: float) -> tuple[list
 
 @dataclass(frozen=True)
 class Search:
-    """What looking for near-duplicates took of one core, s, and what it found."""
+    """Time of a search for near-duplicates on one core, s, and its results."""
 
     recordings: int
     hashing: float
-    """Telling quads, which ingest does once a recording."""
+    """Time for computing quads, which ingest does once a recording."""
     joining: float
     comparing: float
-    """Peak by peak: of some pairs, carried on to all."""
+    """Time for comparing peak by peak, measured on some pairs and extrapolated to all."""
     pairs: int
     found: int
     planted: int
@@ -96,14 +96,14 @@ class Search:
         return self.hashing + self.joining + self.comparing
 
     def cells(self) -> list[str]:
-        """Its row of the table."""
+        """The row of the table."""
         each = (1e3 * part / self.recordings for part in (self.hashing, self.joining, self.comparing))
         counts = [f"{self.pairs / self.recordings:.1f}", f"{self.found} of {self.planted}"]
         return [f"{self.recordings:,}", *(f"{part:.1f}" for part in each), *counts, f"{self.seconds:,.0f}"]
 
 
 def search(bases: Sequence[Print], count: int, seconds: float) -> Search:
-    """Look for near-duplicates in a collection of so many recordings, each so long."""
+    """Look for near-duplicates in a collection of `count` recordings, each `seconds` long."""
     prints, originals = collection(bases, count, seconds)
     begun = time.process_time()
     keys = [quads(each) for each in prints]

@@ -49,22 +49,22 @@ STEMS = ["drums", "bass", "other", "vocals"]
 
 @dataclass(frozen=True)
 class Loop:
-    """A stage, and what a plain loop makes of the same recordings."""
+    """A stage, and a plain loop over the same recordings."""
 
     stage: ModuleType
     config: Any
     plain: Callable[[str], np.ndarray]
-    """Of one recording, by path."""
+    """The loop's result for one recording, by path."""
     made: Callable[[dict], np.ndarray]
-    """The same out of a row."""
+    """The stage's result, from a row."""
     largest: float
-    """How far apart the two may be: of codes the share that differs, else the largest difference."""
+    """Largest allowed difference: for codes the share that differs, otherwise the largest absolute difference."""
     inside: list[tuple[type[nn.Module], str]]
-    """The methods in which the networks' own time goes."""
+    """The methods whose time counts as the networks' own."""
 
 
 class Begun(Progress):
-    """Notes when the weights are loaded."""
+    """Records when the weights are loaded."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock, self.at = clock, 0.0
@@ -75,7 +75,7 @@ class Begun(Progress):
 
 @contextmanager
 def counting(methods: list[tuple[type[nn.Module], str]], clock: Clock) -> Iterator[list[float]]:
-    """Within it, the list grows by the time of every call of the methods."""
+    """Yield a list with one number, which grows by the time of every call of the methods inside the block."""
     spent: list[float] = []
 
     def counted(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,7 +98,7 @@ def counting(methods: list[tuple[type[nn.Module], str]], clock: Clock) -> Iterat
 
 
 def separating(folder: Path, device: str, small: bool) -> Loop:
-    """Chroma beside Demucs' own loop over segments."""
+    """Chroma, with Demucs' own loop over segments as the plain loop."""
     sizes: dict[str, Any] = {"channels": 48, "bottom_channels": 512, "t_layers": 5, "segment": 39 / 5}
     if small:
         sizes = {
@@ -127,7 +127,7 @@ def separating(folder: Path, device: str, small: bool) -> Loop:
 
 
 def embedding(folder: Path, device: str, small: bool) -> Loop:
-    """Clap beside transformers' extractor and model, window by window."""
+    """Clap, with transformers' extractor and model, window by window, as the plain loop."""
     audio: dict[str, Any] = {"patch_embeds_hidden_size": 128, "hidden_size": 1024, "depths": [2, 2, 12, 2]}
     text = RobertaConfig(vocab_size=8, num_hidden_layers=1, intermediate_size=64, max_position_embeddings=90)
     torch.manual_seed(0)
@@ -158,7 +158,7 @@ def embedding(folder: Path, device: str, small: bool) -> Loop:
 
 
 def encoding(folder: Path, device: str, small: bool) -> Loop:
-    """Tokenize beside one pass of transformers' model."""
+    """Tokenize, with one pass of transformers' model as the plain loop."""
     peer, same = networks("cpu", 4 if small else 64)
     same.save_pretrained(folder)
     peer = peer.to(device)
@@ -184,11 +184,11 @@ def _words() -> PreTrainedTokenizerFast:
 
 
 def compared(loop: Loop, paths: list[str], device: str, workers: int, clock: Clock, turns: int) -> dict[str, float]:
-    """Seconds of both sides for all recordings, and of the networks within the stage; SystemExit where rows differ."""
+    """Seconds of both sides for all recordings, and of the networks within the stage; SystemExit if rows differ."""
     rows = [{"track_id": str(number), "uri": path, "seconds": 0.0} for number, path in enumerate(paths)]
     tracks = pa.Table.from_pylist(rows, schema=TRACKS.schema)
     best = {"theirs": float("inf"), "ours": float("inf"), "networks": 0.0}
-    loop.plain(paths[0])  # what is slow in the first pass through a network is nobody's
+    loop.plain(paths[0])  # the slow first pass through a network counts for neither side
     for _ in range(turns):
         with tempfile.TemporaryDirectory() as folder:
             store, begun = Store(folder), Begun(clock)
@@ -227,7 +227,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def measure(args: argparse.Namespace) -> Report:
-    """Times a second of sound from files to rows."""
+    """Measure the times a second of sound from files to rows."""
     torch.set_num_threads(args.threads)
     clock = clock_of(args.device, args.cpu_time)
     seconds, count = (3.0, 2) if args.small else (args.seconds, args.recordings)

@@ -40,13 +40,15 @@ from tests.benchmarks.timing import Clock, clock_of
 FRAME_RATE = 50
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 CHECKED_FRAMES, LEAST_EQUAL = 20, 0.99
-"""What of float32's codes must be transformers', before anything is timed."""
+"""Number of first frames compared, and the least share of float32's codes that must equal transformers' before anything
+is timed."""
 QUALITY_FRAMES, FAITHFUL = 200, 0.99
-"""A precision counts as faithful whose own greedy codes are float32's to this share."""
+"""Number of frames, and the share of its own greedy codes that must equal float32's for a precision to count as
+faithful."""
 MATRIX_UNIT_GOALS = {8: 4.0}
-"""Of bfloat16 by batch, where the processor has units that multiply matrices of it (AMX)."""
+"""Goals of bfloat16 by batch, for processors with matrix units for it (AMX)."""
 FROM_FLOAT16 = "float32 from float16"
-"""How figures of weights are called that are numbers of float16."""
+"""Name of figures of weights that float16 represents exactly."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,13 @@ class Setting:
 
     precisions: tuple[Precision, ...]
     frames: int
-    """Of a clip."""
+    """Frames of a clip."""
     goals: dict[int, float]
-    """Of float32 by batch: transformers' time in times of ours."""
+    """Goals of float32 by batch: transformers' time divided by ours."""
     faithful_goals: dict[int, float]
-    """Of the fastest faithful precision by batch: the same, or seconds of audio a second on an accelerator."""
+    """Goals of the fastest faithful precision by batch: the same, or seconds of audio a second on an accelerator."""
     batches: tuple[int, ...]
-    """Clips at once."""
+    """Clips decoded at once."""
 
 
 SETTINGS = {
@@ -77,11 +79,12 @@ class Pair:
     theirs: list[Run]
     ours: list[Run]
     audio_seconds: float
-    """What each makes, all its clips together."""
+    """Seconds of audio of a run, all its clips together."""
 
 
 def matrix_weights(model: LanguageModel) -> int:
-    """Weights that every step multiplies by: not the conditions' keys and values, which are projected once."""
+    """Number of weights that every step multiplies by, without those for the conditions' keys and values, which are
+    projected once."""
     width, layers = model.config.width, model.config.layers
     every = sum(part.weight.numel() for part in model.modules() if isinstance(part, torch.nn.Linear))
     return every - layers * 2 * width * width
@@ -90,11 +93,11 @@ def matrix_weights(model: LanguageModel) -> int:
 def least_seconds(
     model: LanguageModel, batch: int, frames: int, name: Precision, machine: Limits, device: str
 ) -> float:
-    """What the machine's limits leave of a step, in the mean over all steps."""
+    """Least seconds of a step by the machine's limits, averaged over all steps."""
     rows, weights = 2 * batch, matrix_weights(model)
     cached = rows * (frames / 2 + TEXT_LENGTH) * 2 * model.config.width * model.config.layers * BYTES["float32"]
     reading = (weights * BYTES[name] + cached) / machine.bandwidth
-    # A processor multiplies float16 weights as single ones.
+    # A processor multiplies float16 weights as float32.
     rates = {"float32": machine.float32, "bfloat16": machine.bfloat16}
     rates["float16"] = machine.float32 if device == "cpu" else machine.bfloat16
     return max(reading, 2 * weights * rows / rates[name]) if name in rates else reading
@@ -110,7 +113,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def measure(args: argparse.Namespace) -> Report:
-    """Quality of each precision, then each batch's times."""
+    """Measure the quality of each precision, then the times of each batch."""
     torch.set_num_threads(args.threads)
     kind, clock = torch.device(args.device).type, clock_of(args.device, args.cpu_time)
     setting, machine = SETTINGS[kind], limits(args.device)
@@ -127,7 +130,7 @@ def measure(args: argparse.Namespace) -> Report:
     batches = args.batches or setting.batches
 
     def add(what: str, batch: int, turns: Turns, name: Precision, read: Precision, goal: float | None) -> None:
-        """Add the figure of a precision whose weights are read in the bytes of `read`."""
+        """Add the figure of a precision whose weights are read with the bytes of `read`."""
         pair = Pair(turns.theirs, turns.ours[name], batch * frames / FRAME_RATE)
         least = least_seconds(ours, batch, frames, read, machine, kind)
         report.add(figure_of(f"{what}, batch {batch}", pair, goal, least, turns.equal[name], kind))
@@ -158,10 +161,10 @@ def measure(args: argparse.Namespace) -> Report:
 
 @dataclass(frozen=True)
 class Turns:
-    """What both sides took by turns."""
+    """The runs of both sides, which take turns."""
 
     equal: dict[Precision, float]
-    """Share of the first frames' codes that each precision has in common with transformers."""
+    """Share of the first frames' codes of each precision that equal transformers'."""
     theirs: list[Run]
     ours: dict[Precision, list[Run]]
 
@@ -193,7 +196,7 @@ def equal_shares(
     precisions: tuple[Precision, ...],
     clock: Clock,
 ) -> dict[Precision, float]:
-    """Share of the first frames' codes that each precision has in common with transformers."""
+    """Share of the first frames' codes of each precision that equal transformers'."""
     codes = generate_theirs(theirs, batch, CHECKED_FRAMES, clock).codes
     codes_of = {name: generate_ours(ours, batch, CHECKED_FRAMES, name, clock).codes for name in precisions}
     shares = {name: float((own == codes).float().mean()) for name, own in codes_of.items()}
@@ -207,8 +210,8 @@ def figure_of(what: str, pair: Pair, goal: float | None, least: float, equal: fl
 
     Args:
         goal: least ratio to the peer, or least audio.
-        least: what the machine's limits leave of a step, s.
-        equal: share of the first frames' codes.
+            least: least seconds of a step by the machine's limits.
+            equal: share of equal codes among the first frames.
     """
     same = f"{equal:.1%} of {CHECKED_FRAMES} frames' codes"
     if kind == "cpu":
@@ -227,7 +230,7 @@ def middle_step(runs: list[Run]) -> float:
 
 
 def fastest_steps(theirs: list[Run], ours: list[Run]) -> list[str]:
-    """Cells: each side's fastest step, their ratio, and how long it was until ours had begun."""
+    """Cells: each side's fastest step, their ratio, and how long ours took to begin."""
     peer, made = (1e3 * min(min(run.step_seconds) for run in runs) for runs in (theirs, ours))
     ready = min(run.ready_seconds for run in ours)
     return [f"{peer:.1f}", f"{made:.1f}", f"{peer / made:.2f}", f"{ready:.2f}"]

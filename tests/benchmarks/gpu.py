@@ -58,21 +58,21 @@ from tests.benchmarks.timing import median_seconds, wall_clock
 from tests.benchmarks.tokenizing import Both as Tokenizing
 
 DATA_SHEET = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12}
-"""Dense products a second in bfloat16 by NVIDIA's data sheets, by a part of the device's name (SXM where there are
-several)."""
+"""Dense floating-point operations a second in bfloat16 by NVIDIA's data sheets, by a part of the device's name (SXM if
+there are several)."""
 
 AUDIO_GOALS = {("small", 1): 15.0, ("small", 128): 150.0}
 """Audio-seconds a second, by model and slots, on an H100 or H200."""
 UTILISATION_GOAL, TOKENIZING_GOAL = 45.0, 1500.0
-"""Per cent of the measured matmul rate; times of real time."""
+"""Goal of training, per cent of the measured matmul rate, and goal of tokenizing, multiple of real time."""
 PARTS = ("checks", "generation", "training", "analysis")
 LARGEST_DIFFERENCE = 1e-4
-"""Between what the kernel of a cache and torch's attention give, of vectors of unit variance."""
+"""Largest difference between the results of the cache kernel and of torch's attention, for vectors of unit variance."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What the weights and the keys and values are while a model decodes."""
+    """Precisions of the weights and of the keys and values of a decoding model."""
 
     weights: Precision = "float32"
     cache: CachePrecision = "float32"
@@ -83,26 +83,27 @@ class Kept:
 
 ON_CUDA = (Kept(), Kept("bfloat16", "bfloat16"), Kept("bfloat16", "int8"))
 ELSEWHERE = (Kept(), Kept(cache="bfloat16"), Kept(cache="int8"))
-"""What is checked, the first exactly against the CPU; the second is timed at all sizes, the others at the largest."""
+"""Combinations that are checked: the first exactly against the CPU; the second is timed at all sizes, the others at the
+largest."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done."""
+    """Amount of work."""
 
     models: dict[str, LanguageModelConfig]
     runs: tuple[tuple[str, int], ...]
     """Models and slots that are timed."""
     rows: tuple[int, ...]
-    """Requests side by side that must leave each other's tokens as they are."""
+    """Numbers of requests in a batch whose tokens must not change each other."""
     checked_frames: int
     frames: int
-    """Of a clip that is timed."""
+    """Frames of a timed clip."""
     training: training.Size
     filters: int
-    """Of the codec."""
+    """Filters of the codec."""
     seconds: float
-    """Of a recording that is tokenized."""
+    """Seconds of the recording that is tokenized."""
 
 
 def _shape(width: int, layers: int, heads: int) -> LanguageModelConfig:
@@ -132,11 +133,11 @@ SMALL = Size(
 
 
 class Wrong(Exception):
-    """Something that must hold does not; the message says what was expected and what came."""
+    """Raised if a condition does not hold; the message says what was expected and what came."""
 
 
 class Session:
-    """One run: the device, how much is done, what is found, and the time that is left.
+    """One run: the device, the amount of work, the results, and the time that is left.
 
     Args:
         budget: seconds after which no further figure is begun.
@@ -150,12 +151,12 @@ class Session:
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
+        """Seconds since the start."""
         return time.perf_counter() - self.begun
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Tell when a part begins and ends; whatever is wrong within it is said with its name."""
+        """Report when a part begins and ends; an error within it is reported with its name."""
         print(f"[{self.seconds:5.0f} s] {name} …", file=sys.stderr, flush=True)
         try:
             yield
@@ -164,14 +165,14 @@ class Session:
             raise SystemExit(f"{name}: {type(error).__name__}: {reason}") from error
 
     def has_time(self, name: str) -> bool:
-        """Tell whether a figure may still be begun, and note one that may not."""
+        """Return whether a figure may still be begun, and record it as left out if not."""
         if self.seconds < self.budget:
             return True
         self.left_out.append(name)
         return False
 
     def model(self, name: str) -> LanguageModel:
-        """Make a model of random weights that are far enough apart for greedy tokens to be no tie's."""
+        """Make a model of random weights that are large enough that greedy tokens have no ties."""
         torch.manual_seed(0)
         with torch.device(self.device):
             model = LanguageModel(self.size.models[name])
@@ -183,7 +184,7 @@ class Session:
 
 
 def requests_of(frames: Sequence[int], greedy: bool = False) -> list[GenerationRequest]:
-    """Requests of some lengths, each with a seed of its own, as a catalog asks for them."""
+    """Requests of the given lengths, each with a seed of its own, as a catalog asks for them."""
     temperature = 0.0 if greedy else 1.0
     return [
         GenerationRequest(Attributes(), length, seed=number, guidance=GUIDANCE, temperature=temperature)
@@ -192,7 +193,7 @@ def requests_of(frames: Sequence[int], greedy: bool = False) -> list[GenerationR
 
 
 def conditions_of(model: LanguageModel, count: int) -> list[list[dict[str, Condition]]]:
-    """Embedded descriptions and their nulls, one pass each, those of a number the same in every count."""
+    """Embedded descriptions and their nulls, one pass each; those of a request number are the same for every count."""
     embedded = descriptions(count, model.config.width).to(model.device)
     return [[both_ways(one[None])] for one in embedded]
 
@@ -200,14 +201,14 @@ def conditions_of(model: LanguageModel, count: int) -> list[list[dict[str, Condi
 def tokens(
     model: LanguageModel, requests: Sequence[GenerationRequest], kept: Kept, slots: int, graphs: bool = True
 ) -> list[Tensor]:
-    """Codes of requests by the engine that a catalog is made with; a request's seed is its number."""
+    """Codes of requests from the engine that makes catalogs; the seed of a request is its number."""
     options = DecodingOptions(kept.weights, slots=slots, cuda_graphs=graphs, cache_precision=kept.cache)
     conditions = conditions_of(model, 1 + max(request.seed for request in requests))
     return generate_conditioned(model, requests, [conditions[request.seed] for request in requests], options)
 
 
 def tokens_in_static_shapes(model: LanguageModel, requests: Sequence[GenerationRequest], slots: int) -> list[Tensor]:
-    """Codes by the step that is captured on CUDA, launched kernel by kernel, on any device."""
+    """Codes from the step that is captured on CUDA, launched kernel by kernel, on any device."""
     with torch.inference_mode():
         conditions = conditions_of(model, len(requests))
         sequences = [sequence_request(model, *pair) for pair in zip(requests, conditions, strict=True)]
@@ -229,7 +230,8 @@ def must_be_equal(what: str, made: Sequence[Tensor], expected: Sequence[Tensor])
 
 
 def check_tokens(session: Session) -> None:
-    """Graph, eager and CPU tokens in float32, for mixed lengths and more requests than slots."""
+    """Compare tokens from graphs, eager steps and the CPU in float32, for mixed lengths and more requests than
+    slots."""
     model, frames = session.model("tiny"), session.size.checked_frames
     requests = requests_of([frames, frames // 3, frames - 1, frames // 2, frames, frames // 4, 2 * frames // 3])
     on_cpu = tokens(model.to("cpu"), requests, Kept(), 3, graphs=False)
@@ -246,7 +248,7 @@ def check_tokens(session: Session) -> None:
 
 
 def check_attention(session: Session) -> None:
-    """The kernel of a cache against a mask and torch's attention, by precision, grouping, masks and rows' lengths."""
+    """Compare the cache kernel with torch's attention, by precision, grouping, masks and row lengths."""
     device, length, rows = session.device, 300, 5
     if not attends_in_cache(device, 64):
         session.report.say("Keys and values are not read in place here.")
@@ -277,7 +279,7 @@ def check_attention(session: Session) -> None:
 
 
 def check_codec(session: Session) -> None:
-    """Sound of a length that comes again and again, the last times from a graph where there is one."""
+    """Compare the decoded sound of a repeated length; the last times it comes from a graph if graphs are used."""
     codec = Tokenizing(str(session.device), session.size.filters, 1.0).codec
     codes = torch.randint(codec.cardinality, (codec.codebooks, session.size.checked_frames))
     sounds = [codec.decode_track(codes) for _ in range(WARM_UP + 2)]
@@ -290,7 +292,7 @@ def check_codec(session: Session) -> None:
 
 
 def check_invariance(session: Session, every: Sequence[Kept]) -> None:
-    """Requests' tokens alone, beside others, and where there are fewer slots than requests, in each precision."""
+    """Compare the tokens of requests alone, in batches, and with fewer slots than requests, in each precision."""
     model, frames = session.model("small"), session.size.checked_frames
     requests = requests_of([frames - number % 5 for number in range(max(session.size.rows))])
     for kept in every:
@@ -305,17 +307,17 @@ def check_invariance(session: Session, every: Sequence[Kept]) -> None:
 
 @dataclass(frozen=True)
 class Generated:
-    """What a timed generation gave and took."""
+    """Result and cost of a timed generation."""
 
     seconds: float
     codes: list[Tensor]
     plan: MemoryPlan
     peak: int | None
-    """Bytes of the device's memory beyond what was taken before; None where the device does not say."""
+    """Bytes of the device's memory beyond what was taken before; None if the device does not report it."""
 
 
 def generate_once(session: Session, model: LanguageModel, slots: int, kept: Kept) -> Generated:
-    """Generate as many clips as there are slots, whole calls with all that they prepare."""
+    """Generate as many clips as there are slots, in whole calls with all their preparation."""
     clock, plans, cuda = wall_clock(str(session.device)), list[MemoryPlan](), session.device.type == "cuda"
     requests, conditions = requests_of([session.size.frames] * slots), conditions_of(model, slots)
     before = torch.cuda.memory_allocated(session.device) if cuda else 0
@@ -330,7 +332,7 @@ def generate_once(session: Session, model: LanguageModel, slots: int, kept: Kept
 
 
 def least_step(session: Session, model: LanguageModel, slots: int, kept: Kept, machine: Limits) -> float:
-    """Seconds that memory takes to read the weights and, in the mean over a clip, all keys and values once."""
+    """Seconds that memory takes to read the weights and, averaged over a clip, all keys and values once."""
     own, cross = (
         model.transformer.allocate(2 * slots, steps, length, torch.device("meta"), kept.cache).nbytes
         for steps, length in ((session.size.frames, 0), (0, TEXT_LENGTH))
@@ -339,7 +341,8 @@ def least_step(session: Session, model: LanguageModel, slots: int, kept: Kept, m
 
 
 def time_generation(session: Session, machine: Limits, every: Sequence[Kept]) -> None:
-    """Audio-seconds a second by model and slots, alone and with decoding, and memory against the plan."""
+    """Measure audio-seconds a second by model and slots, without and with decoding by the codec, and memory against the
+    plan."""
     codec = Tokenizing(str(session.device), session.size.filters, 1.0).codec
     for name in dict.fromkeys(name for name, _ in session.size.runs):
         model = session.model(name)
@@ -373,7 +376,8 @@ def time_generation(session: Session, machine: Limits, every: Sequence[Kept]) ->
 
 
 def time_training(session: Session, machine: Limits) -> None:
-    """The share of the device's products a second that a step of training uses, layers as they are and compiled."""
+    """Measure the share of the device's matrix operations a second that a training step uses, with layers as they are
+    and compiled."""
     size = session.size.training
     both = training.Both(size, "bfloat16", str(session.device))
     clock, goal = wall_clock(str(session.device)), UTILISATION_GOAL if session.size is WHOLE else None
@@ -384,7 +388,7 @@ def time_training(session: Session, machine: Limits) -> None:
         if compiled:
             if not session.has_time("training with compiled layers"):
                 return
-            # On a processor this tries the script: inductor would take minutes to learn nothing of a GPU.
+            # On a processor this only tries the script: inductor would take minutes and say nothing about a GPU.
             both.ours.language_model.transformer.compile_layers(
                 "inductor" if session.device.type == "cuda" else "eager"
             )
@@ -401,7 +405,7 @@ def time_training(session: Session, machine: Limits) -> None:
 
 
 def time_analysis(session: Session) -> None:
-    """Tokenizing, decoding and chroma in times of real time."""
+    """Measure tokenizing, decoding and chroma as multiples of real time."""
     both = Tokenizing(str(session.device), session.size.filters, session.size.seconds)
     equal = f"{both.equal_codes():.2%} of transformers' codes, samples {both.sample_difference():.1e} apart"
     wav = both.wav.to(session.device)
@@ -429,7 +433,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run all of it, print what was found, and keep it in a file that is named."""
+    """Run everything, print the results, and write them to a file if one is given."""
     args = arguments().parse_args(words)
     torch.set_num_threads(args.threads)
     if torch.device(args.device).type == "cuda" and not torch.cuda.is_available():

@@ -31,10 +31,10 @@ from tests.benchmarks.copies import bases_of, collection
 from tests.benchmarks.results import table
 
 NEIGHBOURS = 8
-"""Recordings that are compared peak by peak with each one, whatever chose them."""
+"""Number of recordings that are compared peak by peak with each one, however they were chosen."""
 WINDOW_SECONDS = 10.0
 LIKENESS = 0.05
-"""The Jaccard index from which on MinHash is tuned to see two sets as alike."""
+"""Jaccard index above which MinHash is tuned to find two sets similar."""
 PERMUTATIONS = 128
 
 Quads = npt.NDArray[np.uint64]
@@ -42,24 +42,24 @@ Quads = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Subject:
-    """A recording as indexes see it."""
+    """A recording as the indexes see it."""
 
     whole: Quads
-    """Its quads, as `prints.quads` keeps them."""
+    """Quads of the whole recording, as `prints.quads` stores them."""
     windows: Sequence[Quads]
-    """Those of every ten seconds of it, which begin every five."""
+    """Quads of windows of ten seconds, which begin every five seconds."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Whom a library takes for near of each recording, and what its index is in bytes."""
+    """The recordings that a library finds near each recording, and the size of its index in bytes."""
 
     near: Sequence[Sequence[int]]
     size: int
 
 
 def subject(print_: Print) -> Subject:
-    """Tell a recording's quads, whole and by windows."""
+    """Compute a recording's quads, whole and by windows."""
     length, windows = round(WINDOW_SECONDS * FRAMES_A_SECOND), []
     for begin in range(0, max(int(print_.frames[-1]) - length // 2, 1), length // 2):
         inside = (print_.frames >= begin) & (print_.frames < begin + length)
@@ -68,7 +68,7 @@ def subject(print_: Print) -> Subject:
 
 
 def by_duckdb(subjects: Sequence[Subject]) -> Answer:
-    """Join quads, as ingest does; its index is the keys themselves."""
+    """Join quads, as ingest does; the index is the keys themselves."""
     keys = [each.whole for each in subjects]
     found = most_in_common((keys_of(keys[first : first + 512], first) for first in range(0, len(keys), 512)), [])
     near: list[list[int]] = [[] for _ in keys]
@@ -78,8 +78,8 @@ def by_duckdb(subjects: Sequence[Subject]) -> Answer:
 
 
 def vectors(sets: Sequence[Quads], width: int) -> npt.NDArray[np.float32]:
-    """Put sets into unit vectors whose products tell what they have in common, by signs at hashed places (K. Weinberger
-    et al., ICML 2009)."""
+    """Map sets to unit vectors whose products estimate what they have in common, by signs at hashed places (K.
+    Weinberger et al., ICML 2009)."""
     rows = np.zeros((len(sets), width), np.float32)
     for row, keys in zip(rows, sets, strict=True):
         signs = (keys >> np.uint64(40) & np.uint64(1)).astype(np.float32) * 2 - 1
@@ -95,18 +95,18 @@ def by_vectors(subjects: Sequence[Subject], share: float) -> Answer:
 
 
 def by_windows(subjects: Sequence[Subject], share: float) -> Answer:
-    """Ask faiss for the nearest vectors of ten seconds (IVF), and count whose they are."""
+    """Ask faiss for the nearest vectors of ten seconds (IVF), and count their recordings."""
     owners = np.repeat(np.arange(len(subjects)), [len(each.windows) for each in subjects])
     rows = vectors([one for each in subjects for one in each.windows], 128)
     return _inverted_file(rows, owners, len(subjects), share)
 
 
 def _inverted_file(rows: npt.NDArray[np.float32], owners: npt.NDArray[np.int64], count: int, share: float) -> Answer:
-    """Ask an inverted file of as many lists as the root of what is in it, as faiss's guide has it.
+    """Ask an inverted file whose number of lists is the square root of its entries, as faiss's guide advises.
 
     Args:
-        share: of its lists, those that a question looks through (nprobe over nlist); with 1 no list is left out, so
-            that nothing is missed but by what the vectors are.
+            share: share of its lists that a query looks through (nprobe / nlist); with 1 no list is left out, so that
+                    only the limits of the vectors can make it miss anything.
     """
     import faiss
 
@@ -120,7 +120,7 @@ def _inverted_file(rows: npt.NDArray[np.float32], owners: npt.NDArray[np.int64],
 
 
 def _most_named(places: npt.NDArray[np.int64], owners: npt.NDArray[np.int64], count: int) -> list[list[int]]:
-    """Return of each recording the earlier ones that are named most, nearer ones before others."""
+    """Return for each recording the earlier ones that are named most often, nearer ones first."""
     named: list[Counter[int]] = [Counter() for _ in range(count)]
     for owner, row in zip(owners.tolist(), places, strict=True):
         for rank, place in enumerate(row.tolist()):
@@ -142,12 +142,12 @@ def by_bits(subjects: Sequence[Subject]) -> Answer:
 
 
 def _low_bits(key: int) -> int:
-    """Return what is left of a hash that is one already: datasketch's hold 32 bits."""
+    """Return the low bits of a key that is already a hash: datasketch's hashes have 32 bits."""
     return key & 0xFFFFFFFF
 
 
 def by_minhash(subjects: Sequence[Subject]) -> Answer:
-    """Ask datasketch's MinHashLSH for recordings whose sets of quads are alike."""
+    """Ask datasketch's MinHashLSH for recordings with similar sets of quads."""
     from datasketch import MinHash, MinHashLSH
 
     index, near = MinHashLSH(threshold=LIKENESS, num_perm=PERMUTATIONS), []
@@ -175,16 +175,16 @@ LIBRARIES: dict[str, Callable[[Sequence[Subject]], Answer]] = {
 
 @dataclass(frozen=True)
 class Taken:
-    """What a library took, and what it answered."""
+    """Cost and answer of a library."""
 
     answer: Answer
     seconds: float
     memory: int
-    """Bytes at the most, beyond what there was before it was asked."""
+    """Peak memory in bytes, beyond what there was before it was asked."""
 
 
 def _ask(name: str, subjects: Sequence[Subject], answers: "Queue[Taken]") -> None:
-    Path("/proc/self/clear_refs").write_text("5")  # the highest so far is that of reading what was handed over
+    Path("/proc/self/clear_refs").write_text("5")  # otherwise the peak would be that of reading the input
     before = _highest_memory()
     begun = time.process_time()
     answer = LIBRARIES[name](subjects)
@@ -193,7 +193,7 @@ def _ask(name: str, subjects: Sequence[Subject], answers: "Queue[Taken]") -> Non
 
 
 def _highest_memory() -> int:
-    """Return the bytes of memory that this process has had at the most (Linux)."""
+    """Return the peak memory of this process in bytes (Linux)."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
@@ -232,7 +232,7 @@ def main() -> None:
     for count in arguments.recordings:
         prints, originals = collection(bases, count, arguments.seconds)
         subjects = [subject(each) for each in prints]
-        for number, name in enumerate(LIBRARIES):  # each as it comes: the last take the longest
+        for number, name in enumerate(LIBRARIES):  # each as it is ready: the last take the longest
             rows = table(heads, [[f"{count:,}", *ask(name, subjects, originals)]])
             print("\n".join(rows.splitlines()[2 * (number > 0) :]), flush=True)
 

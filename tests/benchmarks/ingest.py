@@ -60,7 +60,7 @@ RATIO_GOAL, COLUMNS_GOAL = 0.8, 1.0
 
 @lru_cache(maxsize=2)
 def instruments(rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """A second of each of 36 plucked notes [36, N], and of a drum, whose noise falls off by 6 dB an octave [N]."""
+    """One second of each of 36 plucked notes [36, N], and of a drum whose noise falls off by 6 dB an octave [N]."""
     places, random = np.arange(rate) / rate, np.random.default_rng(0)
     hertz = 110 * 2 ** (np.arange(36)[:, None] / 12)
     strings = sum(np.sin(2 * np.pi * hertz * order * places) / order**2 for order in range(1, 7))
@@ -70,7 +70,7 @@ def instruments(rate: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def music(seconds: float, rate: int, seed: int) -> np.ndarray:
-    """Four notes a second over a low one and a drum, each side its own mix: float32 [2, N], peak 0.9."""
+    """Four notes a second over a low one and a drum, with a different mix on each side: float32 [2, N], peak 0.9."""
     random = np.random.default_rng(seed)
     notes, drum = instruments(rate)
     sound = np.tile(0.4 * np.sin(2 * np.pi * 55 * np.arange(round(seconds * rate)) / rate), (2, 1))
@@ -81,7 +81,7 @@ def music(seconds: float, rate: int, seed: int) -> np.ndarray:
 
 
 def make_file(folder: str, number: int, longest: float) -> str:
-    """Write one recording, and for every third a sidecar."""
+    """Write one recording, and a sidecar for every third."""
     form, rate = FORMATS[number % 4], RATES[number // 4 % 2]
     seconds = np.random.default_rng(number).uniform(longest / 3, longest)
     path = Path(folder) / f"{number:04d}.{form}"
@@ -93,14 +93,15 @@ def make_file(folder: str, number: int, longest: float) -> str:
 
 
 def bare_loop(paths: list[str], processes: int, *what: str) -> int:
-    """All samples a channel of all files; `columns` is for the loop that makes them."""
+    """Total samples a channel of all files; with `columns`, by the loop that computes the columns."""
     command = [sys.executable, "-m", "tests.benchmarks.bare_loop", str(processes), *what]
     done = subprocess.run(command, input="\n".join(paths), check=True, capture_output=True, text=True)
     return int(done.stdout)
 
 
 def ingested(source: str, files: int, processes: int) -> int:
-    """All samples a channel of what ingest put into a fresh store; SystemExit where it did not take every file."""
+    """Total samples a channel of the tracks that ingest put into a fresh store; SystemExit if it did not take every
+    file."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         settings = Settings(store=store.url, source=source, workers=processes)
@@ -112,13 +113,13 @@ def ingested(source: str, files: int, processes: int) -> int:
 
 
 def processors_time() -> float:
-    """Seconds of this process and of its children that have ended."""
+    """Processor seconds of this process and of its ended children."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def split(paths: list[str]) -> str:
-    """Where one processor's time goes for a file of each format: a table, in ms a second of sound."""
+    """A table of one processor's time for a file of each format, in ms a second of sound."""
     rows = []
     for path in paths[: len(FORMATS)]:
         recording, data = read_audio(path), Path(path).read_bytes()
@@ -176,7 +177,7 @@ def measure(args: argparse.Namespace) -> Report:
     clock = processors_time if args.cpu_time else time.perf_counter
     leave_pandas_out()  # as every command does
     with tempfile.TemporaryDirectory() as folder:
-        with ThreadPoolExecutor(args.threads) as threads:  # encoders let go of Python's lock
+        with ThreadPoolExecutor(args.threads) as threads:  # encoders release Python's lock
             paths = list(threads.map(lambda number: make_file(folder, number, longest), range(count)))
         seconds = sum(soundfile.info(path).duration for path in paths)
         sides: dict[str, Callable[[], int]] = {

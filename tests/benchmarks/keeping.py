@@ -1,7 +1,7 @@
-"""Results that are kept: a file a machine in `tests/benchmarks/results`, with the last run of every benchmark there.
+"""Stored results: a file a machine in `tests/benchmarks/results`, with the last run of every benchmark there.
 
 RESULTS.md and the tables of figures in README.md and docs/performance.md are written from these files alone
-(`docs.figures`, by `python -m docs.generate`), so that a page cannot say what no benchmark said.
+(`docs.figures`, by `python -m docs.generate`), so that a page cannot contain a figure that no benchmark found.
 """
 
 import datetime
@@ -19,10 +19,10 @@ FOLDER = Path(__file__).with_name("results")
 
 @dataclass(frozen=True)
 class KeptReport:
-    """What one benchmark found on a machine when it last ran there."""
+    """The report of one benchmark's last run on a machine."""
 
     date: str
-    """ISO 8601."""
+    """Date of the run, ISO 8601."""
     circumstances: str
     """The time, the load of the machine and the versions of what was measured."""
     report: Report
@@ -30,14 +30,15 @@ class KeptReport:
 
 @dataclass(frozen=True)
 class KeptMachine:
-    """All that is kept of a machine."""
+    """All stored reports of a machine."""
 
     name: str
-    """Processor, cores, threads and accelerator, as `tests.benchmarks.machine.describe` says them."""
+    """Processor, cores, threads and accelerator, as `tests.benchmarks.machine.describe` returns them."""
     reports: list[KeptReport] = field(default_factory=list)
 
     def figure(self, subject: str, what: str) -> Figure | None:
-        """Return the figure of a benchmark, by how the benchmark's subject begins and by its own name; None if none."""
+        """Return the figure of a benchmark, by the beginning of the benchmark's subject and by its own name; None if
+        there is none."""
         figures = [
             figure
             for kept in self.reports
@@ -49,7 +50,7 @@ class KeptMachine:
 
 
 def keep(folder: Path, machine: str, circumstances: str, reports: Sequence[Report]) -> Path:
-    """Write reports of this day into a machine's file, each in place of the last of its subject; return the file."""
+    """Write today's reports into a machine's file, each replacing the last one of its subject; return the file."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{re.sub(r'[^a-z0-9]+', '-', machine.lower()).strip('-')}.json"
     known = read_machine(file).reports if file.exists() else []
@@ -62,13 +63,13 @@ def keep(folder: Path, machine: str, circumstances: str, reports: Sequence[Repor
 
 
 def read_machine(file: Path) -> KeptMachine:
-    """Return what is kept of a machine."""
+    """Return the stored reports of a machine."""
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return KeptMachine(content["machine"], [_kept(entry) for entry in content["reports"]])
 
 
 def read_machines(folder: Path = FOLDER) -> list[KeptMachine]:
-    """Return what is kept of every machine, by the names of the files."""
+    """Return the stored reports of every machine, by the names of the files."""
     return [read_machine(file) for file in sorted(folder.glob("*.json"))]
 
 

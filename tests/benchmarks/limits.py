@@ -1,8 +1,8 @@
-"""What the machine could do at best, measured in the run that needs it: reading memory, and multiplying.
+"""The machine's limits, measured in the run that needs them: reading memory, and multiplying.
 
-On a processor libraries differ, and torch takes one for matrices in float32 and another for convolutions: on an AMD
-Zen 5 MKL reaches 104 GFLOP/s of a core where oneDNN reaches 245. So the rate is that of the fastest of all that was
-tried, products of two sizes and a convolution; what still beats it shows that no limit is known (`results.Figure`).
+On a processor libraries differ, and torch uses one for matrices in float32 and another for convolutions: on an AMD Zen
+5, MKL reaches 104 GFLOP/s a core and oneDNN 245. So the rate is the fastest of all that were tried, products of two
+sizes and a convolution. If a result still beats it, no limit is known (`results.Figure`).
 """
 
 from collections.abc import Callable, Iterator
@@ -23,14 +23,15 @@ REPETITIONS = 5
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one device with as many threads as torch has just then."""
+    """Limits of one device with torch's current number of threads."""
 
     bandwidth: float
-    """Of memory when a large tensor is summed, bytes a second."""
+    """Rate of reading memory when a large tensor is summed, bytes a second."""
     float32: float
-    """Large products, by the library that is fastest, floating-point operations a second."""
+    """Rate of large products, by the fastest library, floating-point operations a second."""
     bfloat16: float
-    """The same in this precision; float32's where it is emulated, as nothing need multiply in it then."""
+    """The same in bfloat16; if bfloat16 is emulated, the rate of float32, because nothing needs to multiply in bfloat16
+    then."""
 
     def __str__(self) -> str:
         return (
@@ -40,7 +41,7 @@ class Limits:
 
 
 def limits(device: str) -> Limits:
-    """Measure them now."""
+    """Measure the limits now."""
     where = torch.device(device)
     single = multiplying_rate(where, torch.float32)
     emulated = where.type == "cpu" and not multiplies_bfloat16()
@@ -48,7 +49,7 @@ def limits(device: str) -> Limits:
 
 
 def multiplying_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the most floating-point operations a second of any large product that was tried on a device."""
+    """Return the highest rate of all large products that were tried on a device, floating-point operations a second."""
     rates = [matmul_rate(device, dtype)]
     if device.type == "cpu" and operators.available("onednn"):
         rates += [_rate_of(*way) for way in _onednn_products(dtype)]
@@ -78,7 +79,7 @@ def _rate_of(multiply: Callable[[], object], operations: int) -> float:
 
 
 def bandwidth(device: str) -> float:
-    """What reading memory reaches, bytes a second: the best of a few sums of a large tensor."""
+    """Rate of reading memory, bytes a second: the best of a few sums of a large tensor."""
     large = torch.ones(READ_BYTES[torch.device(device).type] // 4, device=device)
     best, clock = float("inf"), wall_clock(device)
     for _ in range(REPETITIONS):

@@ -1,6 +1,6 @@
-"""The machine that figures were measured on, in words: without them a figure says nothing.
+"""The machine that figures were measured on, in words: without it a figure means nothing.
 
-No torch is imported here for a processor's sake, so that what measures memory is not weighed down by it.
+No torch is imported here for a processor, so that it does not count in measurements of memory.
 """
 
 import datetime
@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 PACKAGES = ("torch", "transformers", "prefect", "pyarrow")
-"""Whose versions change figures."""
+"""Packages whose versions affect figures."""
 
 
 def describe(device: str, threads: int) -> str:
@@ -21,21 +21,22 @@ def describe(device: str, threads: int) -> str:
 
 
 def circumstances() -> str:
-    """The time, the load of the machine and the versions of what was measured, in a line."""
+    """The time, the load of the machine and the versions of what was measured, in one line."""
     versions = [f"{name} {metadata.version(name)}" for name in PACKAGES if _installed(name)]
     now = datetime.datetime.now().astimezone().isoformat(" ", "minutes")
     return f"{now}, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, {', '.join(versions)}"
 
 
 def peak_megabytes() -> float:
-    """What this process had of memory at its highest, MB. The usual number, `ru_maxrss`, is also that of the process
-    which started it, where that was larger."""
+    """Peak memory of this process, MB. The usual number, `ru_maxrss`, also covers the process which started it if that
+    was larger."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM"))
 
 
 def _processor() -> str:
-    """Return the processor's name with its generation, or family and model, which tell those of one name apart."""
+    """Return the processor's name with its generation, or with family and model, which distinguish processors of the
+    same name."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     facts = dict(line.split(":", 1) for line in lines if ":" in line)
@@ -48,9 +49,9 @@ def _processor() -> str:
 
 
 def zen_generation(vendor: str, family: int, model: int) -> str | None:
-    """Return what people call a processor of AMD whose name does not say it; None for others.
+    """Return the generation of an AMD processor whose name does not contain it; None for others.
 
-    Linux tells them apart by the same numbers (arch/x86/kernel/cpu/amd.c).
+    Linux distinguishes them by the same numbers (arch/x86/kernel/cpu/amd.c).
     """
     if vendor != "AuthenticAMD":
         return None

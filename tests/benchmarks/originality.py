@@ -21,7 +21,7 @@ from tests.worlds.planted_copies import PLANTS, RATE, Sound, piece, print_of
 
 
 def recordings(folder: Path | None) -> list[Sound]:
-    """Return what sounds of a folder's recordings, mono."""
+    """Return the recordings of a folder that are not silent, mono."""
     files = (
         sorted(file for file in folder.rglob("*") if file.suffix in (".mp3", ".ogg", ".wav", ".flac")) if folder else []
     )

@@ -1,5 +1,5 @@
 """transformers' MusicGen of the published small shape with random weights, and this project's model of the same
-weights: what the benchmark of generation compares."""
+weights, for the benchmark of generation."""
 
 import time
 from dataclasses import dataclass
@@ -26,28 +26,28 @@ from tests.benchmarks.timing import Clock
 
 GUIDANCE = 3.0
 TEXT_LENGTH = 16
-"""Vectors of a description."""
+"""Number of vectors of a description."""
 PREFIX = "language_model."
 
 
 @dataclass(frozen=True)
 class Run:
-    """Codes [B, K, T] of a run, and how long each of its steps took, s."""
+    """Codes [B, K, T] of a run, and the time of each of its steps, s."""
 
     codes: Tensor
     step_seconds: list[float]
     ready_seconds: float
-    """Until the first step was done."""
+    """Seconds until the first step was done."""
     seconds: float
-    """Of the whole call, until the device was done with it."""
+    """Seconds of the whole call, until the device was done with it."""
 
 
 KERNEL_MEMORY = ProcessMemory()
-"""Which kernels were chosen for ours, once for all runs."""
+"""The kernels chosen for our model, once for all runs."""
 
 
 class _Clock(StoppingCriteria):
-    """When transformers had the codes of each step."""
+    """Records when transformers had the codes of each step."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock, self.times = clock, list[float]()
@@ -58,7 +58,7 @@ class _Clock(StoppingCriteria):
 
 
 def peers(small: bool = False) -> tuple[MusicgenForConditionalGeneration, LanguageModel]:
-    """Both models, of the same weights; `small` is for trying the benchmark itself."""
+    """Both models, with the same weights; `small` is for trying the benchmark itself."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "ffn_dim": 4096}
     if small:
@@ -86,18 +86,18 @@ def peers(small: bool = False) -> tuple[MusicgenForConditionalGeneration, Langua
 
 @torch.no_grad()
 def round_to_float16(model: torch.nn.Module) -> None:
-    """Bring all weights of a model in float32 to the nearest numbers of float16."""
+    """Round all float32 weights of a model to the nearest numbers of float16."""
     for weight in model.parameters():
         weight.copy_(weight.half())
 
 
 def descriptions(batch: int, width: int) -> Tensor:
-    """Embedded descriptions [B, L, D] of as many clips, each its own."""
+    """Different embedded descriptions [B, L, D], one a clip."""
     return torch.randn((batch, TEXT_LENGTH, width), generator=torch.Generator().manual_seed(1))
 
 
 def generate_theirs(model: MusicgenForConditionalGeneration, batch: int, frames: int, clock: Clock) -> Run:
-    """Greedy codes by transformers' own `generate`, less text encoder and codec."""
+    """Greedy codes by transformers' own `generate`, without text encoder and codec."""
     device = model.device
     embeddings = descriptions(batch, model.config.decoder.hidden_size).to(device)
     heard: list[Tensor] = []
@@ -145,13 +145,13 @@ def generate_ours(model: LanguageModel, batch: int, frames: int, precision: Prec
 
 
 def both_ways(embedded: Tensor) -> dict[str, Condition]:
-    """A description [1, L, D] and its null, whose vectors are read like any others, as transformers reads them."""
+    """A description [1, L, D] and its null; the null's vectors are read like any others, as in transformers."""
     vectors = torch.cat([embedded, torch.zeros_like(embedded)])
     return {"description": Condition(vectors, torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device))}
 
 
 def _without_waiting(clock: Clock, device: torch.device) -> Clock:
-    """A clock to be read at every step: where reading it would wait for the device, the host's own."""
+    """A clock for reading at every step: the host's, if reading the given clock would wait for the device."""
     return time.perf_counter if device.type == "cuda" else clock
 
 

@@ -32,7 +32,7 @@ from tests.benchmarks.results import Figure, Report
 from tests.benchmarks.running import alone, in_a_process, options
 
 SECONDS_GOAL, MEGABYTES_GOAL = 10.0, 1000.0
-"""For 1,000,000 tracks in 2,000 shards."""
+"""Goals for 1,000,000 tracks in 2,000 shards."""
 
 STAGES = ("ingest", "chroma", "clap", "tokenize")
 MADE_OF_TRACKS: dict[str, tuple[Table, dict[str, Any]]] = {
@@ -40,11 +40,11 @@ MADE_OF_TRACKS: dict[str, tuple[Table, dict[str, Any]]] = {
     "clap": (CLAP, {"starts": [], "embeddings": []}),
     "tokenize": (TOKENS, {"frame_rate": 50.0, "cardinality": 2048, "frames": 1, "codes": [[1]]}),
 }
-"""What a row of each table holds beside its track: as little as can be, for a plan reads footers alone."""
+"""Columns of a row of each table beside its track: as few as possible, because a plan reads only footers."""
 
 
 def pipeline_of(root: Path, shard_size: int) -> Pipeline:
-    """The stages of a recipe whose weights are all a folder there."""
+    """The stages of a recipe whose weights are all one folder under `root`."""
     weights = str(root / "weights")
     recipe = Recipe.model_validate(
         {
@@ -60,7 +60,7 @@ def pipeline_of(root: Path, shard_size: int) -> Pipeline:
 
 
 def make_catalog(root: Path, tracks: int, shard_size: int) -> None:
-    """Recordings, and a store that has nothing left to do for them."""
+    """Make recordings, and a store that has nothing left to do for them."""
     for first in range(0, tracks, 1000):
         folder = root / "source" / f"{first // 1000:06d}"
         folder.mkdir(parents=True)
@@ -120,7 +120,7 @@ def _track(file, index: TrackIndex, shard: int) -> dict:  # type: ignore[no-unty
 
 
 def plan_once(root: Path, shard_size: int) -> dict:
-    """Plan in this process: seconds, processor seconds, memory at its highest, and jobs (none, or it is wrong)."""
+    """Plan in this process: return seconds, processor seconds, peak memory, and jobs (any job is an error)."""
     leave_pandas_out()  # as every command does
     begun = time.perf_counter()
     plans = plan_pipeline(pipeline_of(root, shard_size), STAGES, True)
@@ -144,7 +144,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def measure(args: argparse.Namespace) -> Report:
-    """Make a catalog, and plan it some times, each in a process of its own."""
+    """Make a catalog, and plan it several times, each in a process of its own."""
     report = Report("Planning, nothing to do")
     tracks = args.tracks or (10_000 if args.small else 1_000_000)
     plans: list[dict] = []

@@ -1,4 +1,5 @@
-"""What a precision of the weights costs while a model decodes: which greedy codes stay, and what codes surprise it."""
+"""The cost of a precision of the weights in decoding: the share of unchanged greedy codes, and the cross-entropy of
+random codes."""
 
 import time
 from dataclasses import dataclass
@@ -15,18 +16,18 @@ from tests.benchmarks.results import table
 
 @dataclass(frozen=True)
 class Quality:
-    """What a precision costs."""
+    """The cost of a precision."""
 
     forced: float
-    """Share of greedy codes that stay where every step reads float32's."""
+    """Share of greedy codes that stay the same if every step reads float32's codes."""
     free: float
-    """The same where every step reads its own."""
+    """Share of greedy codes that stay the same if every step reads its own codes."""
     cross_entropy: float
-    """Of random codes, nats."""
+    """Cross-entropy of random codes, nats."""
 
 
 def qualities(model: LanguageModel, frames: int, precisions: tuple[Precision, ...]) -> dict[Precision, Quality]:
-    """Each precision's cost, float32 first."""
+    """The cost of each precision, float32 first."""
     conditions = both_ways(descriptions(1, model.config.width).to(model.device))
     greedy = {
         name: generate_ours(model, 1, frames, name, time.perf_counter).codes.to(model.device) for name in precisions
@@ -50,7 +51,7 @@ def qualities(model: LanguageModel, frames: int, precisions: tuple[Precision, ..
 
 
 def as_table(found: dict[Precision, Quality], frames: int) -> str:
-    """A table of Markdown."""
+    """A Markdown table."""
     header = ("weights", f"greedy codes as in float32 over {frames} frames, reading float32's", "reading their own")
     rows = [[name, f"{one.forced:.4f}", f"{one.free:.4f}", f"{one.cross_entropy:.5f}"] for name, one in found.items()]
     return table((*header, "cross-entropy of random codes"), rows)

@@ -38,7 +38,7 @@ SHARE_GOAL = 0.015
 
 
 def pipeline_of(root: Path) -> Pipeline:
-    """The stages of a recipe over the models and recordings there."""
+    """The stages of a recipe over the models and recordings under `root`."""
     recipe = Recipe.model_validate(
         {
             "preset": "miniature",
@@ -53,7 +53,7 @@ def pipeline_of(root: Path) -> Pipeline:
 
 
 def load_all(root: Path) -> None:
-    """Import what the stages do their work with, and load each model once."""
+    """Import the modules that the stages work with, and load each model once."""
     import pyarrow.acero  # noqa: F401  sorting a table imports it
 
     from stages.checkpoints.codecs import load_codec
@@ -67,7 +67,8 @@ def load_all(root: Path) -> None:
 
 
 def run_once(root: Path, threads: int) -> dict:
-    """Run the stages here: processors' seconds to start, to plan, and of each stage, and the rows that each made."""
+    """Run the stages in this process: return processor seconds for the start, the plan and each stage, and the rows
+    that each made."""
     torch.set_num_threads(threads)
     load_all(root)
     started = processors_time()
@@ -84,7 +85,7 @@ def run_once(root: Path, threads: int) -> dict:
 
 
 def shards_of(root: Path) -> dict[tuple[str, str], tuple[int, list[dict]]]:
-    """Every shard of every stage's table: the file's number on the disk, which a rewrite changes, and its rows."""
+    """Every shard of every stage's table: the file's inode number, which a rewrite changes, and its rows."""
     pipeline, store = pipeline_of(root), Store(str(root / "store"))
     found = {}
     for name, written in STAGES.items():
@@ -96,7 +97,7 @@ def shards_of(root: Path) -> dict[tuple[str, str], tuple[int, list[dict]]]:
 
 
 def check(before: dict, after: dict, new: int, made: dict[str, int]) -> None:
-    """SystemExit unless one shard of each table changed, by new rows alone, and no other row was computed."""
+    """Raise SystemExit unless one shard of each table changed, by new rows only, and no other row was computed."""
     if made != dict.fromkeys(STAGES, new):
         raise SystemExit(f"expected {new} rows of each stage, got {made}")
     for name in STAGES:
@@ -117,7 +118,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def measure(args: argparse.Namespace) -> Report:
-    """Three runs: all tracks, 1 % more, and nothing new."""
+    """Make three runs: all tracks, 1 % more, and nothing new."""
     report = Report("1 % new tracks")
     tracks = args.tracks or (100 if args.small else 1000)
     new = round(NEW * tracks)

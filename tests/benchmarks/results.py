@@ -1,4 +1,4 @@
-"""Figures of a benchmark beside their peer, their goal and the machine's limit, and what they look like as Markdown."""
+"""Figures of a benchmark beside their peer, their goal and the machine's limit, and their form as Markdown."""
 
 import datetime
 import sys
@@ -7,50 +7,50 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 HEADER = ("what", "unit", "peer", "here", "ratio", "goal", "reached", "limit", "share of the limit", "equal")
-"""Of a table of figures."""
+"""Header of a table of figures."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number, and what it is held against."""
+    """One measured number, and what it is compared with."""
 
     what: str
     """What was measured, such as `float32, batch 8`."""
     unit: str
-    """Such as `ms a step`."""
+    """Unit, such as `ms a step`."""
     ours: float
     better: Literal["less", "more"]
-    """Which numbers are the better ones: less of a time, more of a rate."""
+    """Whether smaller or larger numbers are better: less of a time, more of a rate."""
     peer: float | None = None
     """The peer's number, in the same unit and from the same run."""
     ratio_goal: float | None = None
-    """How many times better than the peer's it should be, at the least."""
+    """Goal of the ratio: how many times better than the peer's the number should be at least."""
     goal: float | None = None
-    """The number that it should reach, where that is not said by a ratio."""
+    """The number to reach, if the goal is not a ratio."""
     limit: float | None = None
-    """What the machine's measured limits would allow, in the same unit."""
+    """The number that the machine's measured limits would allow, in the same unit."""
     equal: str = ""
-    """How equal both sides' results were, in words."""
+    """How equal the results of both sides were, in words."""
 
     @property
     def ratio(self) -> float | None:
-        """How many times better than the peer's it is."""
+        """How many times better than the peer's number it is."""
         return None if self.peer is None else self._times_better(self.peer)
 
     @property
     def share_of_limit(self) -> float | None:
-        """1 is all that the machine can do; None where no limit is known, which is so too where what was taken for one
-        is beaten."""
+        """Share of the limit: 1 is all that the machine can do; None if no limit is known, or if the assumed limit is
+        beaten."""
         return None if self.limit is None or self.beats_limit else self._times_better(self.limit)
 
     @property
     def beats_limit(self) -> bool:
-        """Whether it is better than what was taken for the machine's limit, which then is none."""
+        """Whether the number is better than the assumed limit of the machine, which then is none."""
         return self.limit is not None and self._times_better(self.limit) > 1
 
     @property
     def reached(self) -> bool | None:
-        """Whether it reaches its goal; None where none is set."""
+        """Whether it reaches its goal; None if there is no goal."""
         if self.ratio_goal is not None and self.ratio is not None:
             return self.ratio >= self.ratio_goal
         return None if self.goal is None else self._times_better(self.goal) >= 1
@@ -59,7 +59,7 @@ class Figure:
         return other / self.ours if self.better == "less" else self.ours / other
 
     def cells(self) -> list[str]:
-        """Its row of a table below `HEADER`."""
+        """The row of a table below `HEADER`."""
         goal = f"{'≤' if self.better == 'less' else '≥'} {number(self.goal)}" if self.goal is not None else ""
         ratio_goal = f"≥ {number(self.ratio_goal)} ×" if self.ratio_goal is not None else goal
         reached = {None: "", True: "yes", False: "no"}[self.reached]
@@ -71,12 +71,12 @@ class Figure:
 
 @dataclass
 class Report:
-    """What one benchmark found. Every figure shows on the error output as soon as it is there."""
+    """The results of one benchmark. Every figure is printed on the error output as soon as it is added."""
 
     subject: str
     """What was measured, for a heading."""
     peer: str = ""
-    """Whose numbers stand beside ours, where there is such a peer."""
+    """Name of the peer, if there is one."""
     figures: list[Figure] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     """Paragraphs and further tables, which come after the figures."""
@@ -90,7 +90,7 @@ class Report:
         self.remarks.append(remark)
 
     def markdown(self) -> str:
-        """All of it below a heading of its own; columns that no figure fills are left out."""
+        """The whole report below a heading of its own; columns that no figure fills are left out."""
         rows = [figure.cells() for figure in self.figures]
         filled = [place for place in range(len(HEADER)) if any(cells[place] for cells in rows)]
         header = [self.peer if HEADER[place] == "peer" else HEADER[place] for place in filled]
@@ -99,7 +99,7 @@ class Report:
 
 
 def headed(reports: Sequence[Report], machine: str, circumstances: str) -> str:
-    """Reports of one run below a heading of date and hardware, which goals they reach first."""
+    """Reports of one run below a heading of date and hardware, beginning with the goals that they reach."""
     head = f"## {datetime.date.today()}, {machine}\n\n{circumstances}. {goals(reports)}\n"
     return "\n".join([head, *(report.markdown() for report in reports)])
 
@@ -115,17 +115,17 @@ def goals(reports: Iterable[Report]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of Markdown."""
+    """A Markdown table."""
     return "\n".join([row(header), row(["---"] * len(header)), *map(row, rows)])
 
 
 def row(cells: Sequence[str]) -> str:
-    """A row of one."""
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
 def number(value: float | None) -> str:
-    """Its first three digits, or all whole ones; nothing for None."""
+    """The number with three digits, or with all digits of its integer part; empty for None."""
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

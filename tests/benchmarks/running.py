@@ -1,4 +1,4 @@
-"""How every benchmark is called: the same options, and the same way to tell what it found.
+"""The common interface of benchmarks: the same options, and the same form of results.
 
 A benchmark is a module with `arguments()`, the parser of its options, and `measure(args)`, which does what they say.
 """
@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def options(purpose: str | None) -> argparse.ArgumentParser:
-    """A parser of what all benchmarks have in common; each adds its own, whose defaults are what is published."""
+    """A parser of the options that all benchmarks share; each adds its own, whose defaults are those of the published
+    figures."""
     parser = argparse.ArgumentParser(description=purpose, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu or cuda, for what computes with tensors")
     parser.add_argument("--threads", type=int, default=2, help="of torch, and processes where files are read")
@@ -32,8 +33,8 @@ def options(purpose: str | None) -> argparse.ArgumentParser:
 
 
 def compile_sources() -> None:
-    """Compile what processes of the benchmarks import of this project, as installing it does, and let them keep what
-    they compile of others: both sides then start as they do for their users, from the second time on."""
+    """Compile the modules of this project that benchmark processes import, as installing it does, and let them keep
+    what they compile of others: both sides then start as they do for their users from the second time on."""
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     for folder in ("schemas", "model", "stages", "flows", "tests/benchmarks"):
         compileall.compile_dir(ROOT / folder, quiet=2)
@@ -41,7 +42,7 @@ def compile_sources() -> None:
 
 
 def alone(parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], Report]) -> None:
-    """Run one benchmark as the command line says, and print what it found below the machine's name."""
+    """Run one benchmark with the options of the command line, and print its report below the machine's name."""
     args = parser.parse_args()
     if not args.small:
         compile_sources()
@@ -49,11 +50,11 @@ def alone(parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace
 
 
 def tell(reports: Sequence[Report], args: argparse.Namespace, told: str) -> None:
-    """Print reports below the machine's name, and keep them where a folder is named: not those of small sizes, which
+    """Print reports below the machine's name, and store them if a folder is given, except those of small sizes, which
     only try the benchmarks.
 
     Args:
-        told: the circumstances, and what else is to be said of the run.
+            told: the circumstances, and other remarks on the run.
     """
     machine = describe(args.device, args.threads)
     print(headed(reports, machine, told))
@@ -62,8 +63,8 @@ def tell(reports: Sequence[Report], args: argparse.Namespace, told: str) -> None
 
 
 def in_a_process(name: str, *words: str) -> dict[str, Any]:
-    """What a benchmark prints last, as JSON, when it is called with these words in a process of its own: one whose
-    memory and imports are nobody else's. SystemExit with the end of its error output where it fails."""
+    """Return what a benchmark prints last, as JSON, when it is called with these words in a process of its own, so that
+    memory and imports are its own. SystemExit with the end of its error output if it fails."""
     command = [sys.executable, "-W", "ignore", "-m", f"tests.benchmarks.{name}", *words]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

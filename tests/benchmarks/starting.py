@@ -19,12 +19,12 @@ from tests.worlds.smallest_run import command, environment
 
 SQL = "select count(*) from tracks"
 GOALS = {"--help": 0.5, "sql": 0.5, "plan": 0.5, "run": 1.0}
-"""Seconds of each command."""
+"""Goal of each command, seconds."""
 WHAT = {"--help": "segue --help", "sql": f"segue sql '{SQL}'", "plan": "segue plan", "run": "segue run, nothing to do"}
 
 
 def commands(store: Path) -> dict[str, list[str]]:
-    """Return what is timed, by its first word."""
+    """Return the timed commands, by their first word."""
     help_command = [*command(store)[:3], "--help"]
     sql = [*command(store)[:3], "sql", SQL, "--store", str(store)]
     return {"--help": help_command, "sql": sql, "plan": command(store, "plan"), "run": command(store, "run")}
@@ -44,7 +44,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def measure(args: argparse.Namespace) -> Report:
-    """Make the store, see that nothing is left to do, and let the commands take turns."""
+    """Make the store, check that nothing is left to do, and let the commands take turns."""
     rounds = args.rounds or (1 if args.small else 7)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)

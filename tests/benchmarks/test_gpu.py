@@ -1,4 +1,4 @@
-"""The GPU run: that it tells what is wrong, and where."""
+"""The GPU run: it reports what is wrong, and where."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from tests.benchmarks import gpu
 TRIAL = ("--device", "cpu", "--small", "--threads", "1")
 
 
-def test_tokens_that_differ_are_told_by_request_codebook_and_frame():
+def test_different_tokens_are_reported_with_request_codebook_and_frame():
     codes = [torch.zeros((4, 5), dtype=torch.long), torch.zeros((4, 3), dtype=torch.long)]
     other = [codes[0], codes[1].clone()]
     other[1][2, 1] = 7
@@ -16,7 +16,7 @@ def test_tokens_that_differ_are_told_by_request_codebook_and_frame():
         gpu.must_be_equal("in graphs", other, codes)
 
 
-def test_it_stops_at_the_first_thing_that_is_wrong_and_says_where(monkeypatch, capsys):
+def test_the_run_stops_at_the_first_error_and_names_its_part(monkeypatch, capsys):
     right = gpu.tokens_in_static_shapes
     monkeypatch.setattr(gpu, "tokens_in_static_shapes", lambda *given: [(codes + 1) % 2048 for codes in right(*given)])
     with pytest.raises(SystemExit, match=r"^tokens of graphs, of eager steps and of the CPU: Wrong: expected the same"):
@@ -26,14 +26,14 @@ def test_it_stops_at_the_first_thing_that_is_wrong_and_says_where(monkeypatch, c
     assert "###" not in told.out
 
 
-def test_a_device_that_is_not_there_is_told_at_once(monkeypatch):
+def test_a_missing_device_is_reported_at_once(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="expected a CUDA device, got none"):
         gpu.main([])
 
 
 @pytest.mark.slow
-def test_what_there_is_no_time_for_is_left_out_and_said_to_be(capsys):
+def test_figures_without_time_left_are_listed_as_left_out(capsys):
     gpu.main([*TRIAL, "--budget", "0"])
     text = capsys.readouterr().out
     kept = "float32, keys and values"
@@ -45,7 +45,7 @@ def test_what_there_is_no_time_for_is_left_out_and_said_to_be(capsys):
 
 
 @pytest.mark.slow
-def test_parts_can_be_run_alone_and_give_all_their_figures(capsys):
+def test_parts_can_be_run_alone_with_all_their_figures(capsys):
     gpu.main([*TRIAL, "--parts", "generation", "analysis"])
     text = capsys.readouterr().out
     assert "are equal" not in text

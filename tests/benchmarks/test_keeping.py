@@ -1,4 +1,4 @@
-"""Results that are kept."""
+"""Stored results."""
 
 from tests.benchmarks.keeping import keep, read_machine, read_machines
 from tests.benchmarks.results import Figure, Report
@@ -9,7 +9,7 @@ def report(subject: str, ours: float) -> Report:
     return Report(subject, "transformers", [figure], ["Of one machine."])
 
 
-def test_what_is_kept_is_read_as_it_was(tmp_path):
+def test_a_stored_report_is_read_back_unchanged(tmp_path):
     file = keep(tmp_path, "AMD EPYC (Zen 4), 2 cores", "load 0.1", [report("Steps, in all", 2.0)])
     assert file.name == "amd-epyc-zen-4-2-cores.json"
     machine = read_machine(file)
@@ -18,7 +18,7 @@ def test_what_is_kept_is_read_as_it_was(tmp_path):
     assert (kept.circumstances, kept.report) == ("load 0.1", report("Steps, in all", 2.0))
 
 
-def test_a_report_takes_the_place_of_the_last_one_of_its_subject_and_machine_alone(tmp_path):
+def test_a_report_replaces_only_the_last_one_of_its_subject_and_machine(tmp_path):
     for machine, load, reports in (
         ("one", "0.1", [report("Steps", 1.0), report("Rows", 2.0)]),
         ("other", "0.2", [report("Steps", 3.0)]),

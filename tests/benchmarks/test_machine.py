@@ -1,4 +1,4 @@
-"""Processors as people call them."""
+"""Processors by their common names."""
 
 import pytest
 
@@ -16,5 +16,5 @@ from tests.benchmarks.machine import zen_generation
         ("GenuineIntel", 6, 143, None),
     ],
 )
-def test_a_processor_whose_name_says_no_generation_is_told_by_its_family_and_model(vendor, family, model, generation):
+def test_the_zen_generation_follows_from_family_and_model(vendor, family, model, generation):
     assert zen_generation(vendor, family, model) == generation

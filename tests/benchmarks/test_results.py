@@ -1,11 +1,11 @@
-"""What a benchmark says of its figures."""
+"""What a benchmark reports about its figures."""
 
 import pytest
 
 from tests.benchmarks.results import HEADER, Figure, Report, goals, headed, number
 
 
-def test_less_of_a_time_and_more_of_a_rate_are_the_better_ones():
+def test_less_of_a_time_and_more_of_a_rate_is_better():
     time = Figure("a step", "s", 2.0, "less", peer=6.0, ratio_goal=2.5, limit=1.0)
     rate = Figure("audio", "s a second", 30.0, "more", peer=10.0, ratio_goal=2.5, limit=60.0)
     for figure in (time, rate):
@@ -15,7 +15,7 @@ def test_less_of_a_time_and_more_of_a_rate_are_the_better_ones():
 
 
 @pytest.mark.parametrize(("better", "ours", "limit"), [("less", 1.0, 1.35), ("more", 135.0, 100.0)])
-def test_what_beats_the_limit_says_that_none_is_known(better, ours, limit):
+def test_the_limit_of_a_figure_that_beats_it_is_unknown(better, ours, limit):
     figure = Figure("encoding", "s", ours, better, limit=limit)
     assert figure.share_of_limit is None
     assert figure.cells()[HEADER.index("share of the limit")] == "unknown"
@@ -23,7 +23,7 @@ def test_what_beats_the_limit_says_that_none_is_known(better, ours, limit):
 
 
 @pytest.mark.parametrize(("better", "reaching", "missing"), [("less", 10.0, 10.1), ("more", 10.0, 9.9)])
-def test_a_figure_at_its_goal_reaches_it_and_one_beside_it_does_not(better, reaching, missing):
+def test_a_figure_at_its_goal_reaches_it_and_a_worse_one_does_not(better, reaching, missing):
     assert Figure("", "s", reaching, better, goal=10.0).reached is True
     assert Figure("", "s", missing, better, goal=10.0).reached is False
     assert Figure("", "s", missing, better).reached is None
@@ -50,7 +50,7 @@ def test_every_row_has_a_cell_for_each_heading():
     assert len(Figure("", "s", 1.0, "less", peer=2.0, goal=3.0, limit=0.5, equal="all").cells()) == len(HEADER)
 
 
-def test_goals_are_counted_and_the_missed_ones_named():
+def test_goals_are_counted_and_missed_ones_named():
     report = Report("Steps, in all", "transformers")
     report.add(Figure("float32", "s", 2.0, "less", peer=3.0, ratio_goal=1.4))
     assert goals([report]) == "1 of 1 goals are reached."
@@ -62,11 +62,11 @@ def test_goals_are_counted_and_the_missed_ones_named():
 @pytest.mark.parametrize(
     ("value", "written"), [(None, ""), (0.012345, "0.0123"), (55.72, "55.7"), (177.4, "177"), (1234567.8, "1,234,568")]
 )
-def test_a_number_has_three_digits_or_all_whole_ones(value, written):
+def test_a_number_has_three_digits_or_all_digits_of_its_integer_part(value, written):
     assert number(value) == written
 
 
-def test_a_run_stands_below_date_and_machine():
+def test_a_run_is_headed_by_date_and_machine():
     written = headed([Report("Steps")], "a machine, 2 cores", "load 0.1")
     assert written.startswith("## 2")
     assert ", a machine, 2 cores\n\nload 0.1. 0 of 0 goals are reached.\n\n### Steps\n" in written

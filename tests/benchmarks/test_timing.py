@@ -1,4 +1,4 @@
-"""How sides are timed."""
+"""How the sides of a benchmark are timed."""
 
 import pytest
 
@@ -22,6 +22,6 @@ def test_sides_take_turns_and_the_first_turn_is_not_counted():
     assert taken == ["theirs", "ours"] * 4
 
 
-def test_processors_time_is_no_clock_of_an_accelerator():
+def test_processor_time_is_refused_as_the_clock_of_an_accelerator():
     with pytest.raises(ValueError, match="expected --device cpu with --cpu-time, got cuda"):
         clock_of("cuda", cpu_time=True)

@@ -1,4 +1,4 @@
-"""The benchmark of the training set: that rows which are not the plain loops' are told."""
+"""The benchmark of the training set: it reports rows that differ from the plain loops'."""
 
 from pathlib import Path
 
@@ -15,13 +15,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def world(root: Path) -> World:
-    """Two recordings and small models, of which the stages have made a training set."""
+    """Two recordings and small models, from which the stages have made a training set."""
     world = training_set.make_world(root, 2, 1.5, "cpu", small=True)
     training_set.run_ours(world, str(root / "store"), "cpu")
     return world
 
 
-def test_rows_of_every_stage_are_the_loops_and_others_are_told(root: Path, world: World) -> None:
+def test_rows_of_every_stage_equal_the_loops_and_others_are_reported(root: Path, world: World) -> None:
     plain = training_set.run_theirs(world)
     assert set(plain) == set(training_set.TABLES)
     assert training_set.check(world, str(root / "store"), plain).startswith("every row")
@@ -31,7 +31,7 @@ def test_rows_of_every_stage_are_the_loops_and_others_are_told(root: Path, world
             training_set.check(world, str(root / "store"), wrong)
 
 
-def test_a_recording_without_a_row_is_told(root: Path, world: World) -> None:
+def test_a_recording_without_a_row_is_reported(root: Path, world: World) -> None:
     more = World(world.source, [*world.paths, "another.flac"], world.seconds, world.loops)
     with pytest.raises(SystemExit, match="expected 3 rows of chroma, got 2"):
         training_set.check(more, str(root / "store"), {name: [] for name in training_set.TABLES})

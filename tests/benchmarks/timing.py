@@ -1,4 +1,4 @@
-"""Clocks, and sides that take turns, so that what else the machine does falls on all of them."""
+"""Clocks, and sides that take turns, so that other load on the machine affects all of them."""
 
 import statistics
 import time
@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 import torch
 
 Clock = Callable[[], float]
-"""Seconds since some moment."""
+"""Returns seconds since some moment."""
 
 
 def wall_clock(device: str) -> Clock:
-    """One that first waits until the device has done what it was given."""
+    """A clock that first waits until the device has done what it was given."""
     if torch.device(device).type != "cuda":
         return time.perf_counter
 
@@ -23,10 +23,10 @@ def wall_clock(device: str) -> Clock:
 
 
 def clock_of(device: str, cpu_time: bool) -> Clock:
-    """The processors' time where that is asked for, else the wall's.
+    """Return the processors' time if it is asked for, otherwise the wall clock.
 
     Raises:
-        ValueError: processors' time is asked of another device.
+            ValueError: processor time is asked for on another device than the CPU.
     """
     if cpu_time and torch.device(device).type != "cpu":
         raise ValueError(f"expected --device cpu with --cpu-time, got {device}")
@@ -34,7 +34,7 @@ def clock_of(device: str, cpu_time: bool) -> Clock:
 
 
 def median_seconds(ways: Mapping[str, Callable[[], object]], repetitions: int, clock: Clock) -> dict[str, float]:
-    """What each takes, all taking turns after one of each that is not counted."""
+    """The median time of each side; all take turns, and the first turn of each is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for repetition in range(repetitions + 1):
         for name, act in ways.items():

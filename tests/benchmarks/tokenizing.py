@@ -22,17 +22,17 @@ from tests.benchmarks.timing import clock_of, median_seconds
 SAMPLE_RATE = 32_000
 LEAST_EQUAL = 0.999
 LARGEST_DIFFERENCE = 1e-4
-"""Of decoded samples, full scale 1."""
+"""Largest difference of decoded samples, full scale 1."""
 CHECKED_SECONDS = 10.0
-"""What is compared: less than a window, so that neither side has a seam."""
+"""Length of the compared part: less than a window, so that neither side has a seam."""
 SECONDS = {"cpu": 10.0, "cuda": 600.0}
 """Length of the recording on each kind of device."""
 RATIO_GOAL, SPEED_GOAL = 2.5, 1500.0
-"""On a processor times transformers; on an accelerator times real time."""
+"""Goals: on a processor, the speed relative to transformers; on an accelerator, the multiple of real time."""
 
 
 def network_config(filters: int) -> EncodecConfig:
-    """The published shape of EnCodec at 32 kHz, but for the number of filters, which is 64 there."""
+    """The published shape of EnCodec at 32 kHz, except for the number of filters, which is 64 there."""
     return EncodecConfig(
         sampling_rate=SAMPLE_RATE,
         num_filters=filters,
@@ -48,7 +48,7 @@ def network_config(filters: int) -> EncodecConfig:
 
 
 def networks(device: str, filters: int) -> tuple[EncodecModel, EncodecModel]:
-    """Two of the same weights: one for transformers, and one that `Codec` may change."""
+    """Two networks with the same weights: one for transformers, and one that `Codec` may change."""
     config = network_config(filters)
     torch.manual_seed(0)
     first, second = EncodecModel(config).eval(), EncodecModel(config).eval()
@@ -83,7 +83,7 @@ class Both:
         return self.codec.decode_track(codes)
 
     def equal_codes(self) -> float:
-        """Share of the codes that both sides give a part of the recording."""
+        """Share of equal codes of both sides for a part of the recording."""
         wav = self.wav[:, : round(SAMPLE_RATE * CHECKED_SECONDS)]
         share = float((self.encode_theirs(wav) == self.encode_ours(wav)).float().mean())
         if share < LEAST_EQUAL:
@@ -91,7 +91,7 @@ class Both:
         return share
 
     def sample_difference(self) -> float:
-        """The largest between what both sides decode of a part of the codes."""
+        """Largest difference of the samples that both sides decode from a part of the codes."""
         codes = self.codes[:, : round(CHECKED_SECONDS * self.codec.frame_rate)]
         difference = float((self.decode_theirs(codes) - self.decode_ours(codes)).abs().max())
         if difference > LARGEST_DIFFERENCE:
@@ -110,7 +110,7 @@ class Both:
         )
 
     def _recurrent_flops(self, half: nn.Module) -> int:
-        """Of a second of its recurrent layers, which the counter does not know."""
+        """Operations of the recurrent layers for a second of sound, which the counter does not know."""
         layers = [layer for layer in half.modules() if isinstance(layer, nn.LSTM)]
         weights = sum(weight.numel() for layer in layers for weight in layer.parameters() if weight.ndim == 2)
         return 2 * weights * round(self.codec.frame_rate)
@@ -125,7 +125,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def measure(args: argparse.Namespace) -> Report:
-    """Times a second of sound, and how many times faster than the sound itself that is."""
+    """Measure times a second of sound, and multiples of real time."""
     torch.set_num_threads(args.threads)
     kind = torch.device(args.device).type
     seconds = args.seconds or (1.0 if args.small else SECONDS[kind])

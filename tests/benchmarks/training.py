@@ -34,16 +34,16 @@ from tests.benchmarks.timing import clock_of, median_seconds
 CONDITION_LENGTH = 16
 PRECISIONS: tuple[TrainingPrecision, ...] = ("float32", "bfloat16")
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
-"""Largest distance of a gradient from the peer's, by the gradient's own norm."""
+"""Largest distance of a gradient from the peer's, relative to the gradient's norm."""
 RATIO_GOALS = {"float32": 1.5, "bfloat16": 2.0}
-"""On a processor, times transformers."""
+"""Goals on a processor: the speed relative to transformers."""
 UTILISATION_GOALS = {"float32": None, "bfloat16": 45.0}
-"""On an accelerator, per cent."""
+"""Goals on an accelerator: utilisation in per cent."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of the decoder and of a step."""
+    """Sizes of the decoder and of a step."""
 
     width: int
     layers: int
@@ -56,7 +56,7 @@ SIZES = {"small": Size(64, 2, 2, 20, 2), "cpu": Size(512, 8, 8, 500, 4), "cuda":
 
 
 class Both:
-    """The two models, of the same weights, with an example batch and what moves them."""
+    """The two models, with the same weights, an example batch and their optimisers."""
 
     def __init__(self, size: Size, precision: TrainingPrecision, device: str) -> None:
         torch.manual_seed(0)
@@ -122,7 +122,7 @@ class Both:
         self.adam.zero_grad()
 
     def check(self) -> str:
-        """Losses and gradients are the same, but for rounding: how close they are, in words."""
+        """Check that losses and gradients are equal except for rounding; return how close they are, in words."""
         ours, theirs = float(self.gradients_of_ours()), float(self.gradients_of_theirs())
         gradients = {name: value.grad for name, value in self.ours.named_parameters() if value.grad is not None}
         renamed = weights_to_hugging_face(gradients)
@@ -147,7 +147,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def measure(args: argparse.Namespace) -> Report:
-    """Times of a step in each precision, or the utilisation of an accelerator."""
+    """Measure the time of a step in each precision, or the utilisation of an accelerator."""
     torch.set_num_threads(args.threads)
     clock, kind = clock_of(args.device, args.cpu_time), torch.device(args.device).type
     size = SIZES["small" if args.small else kind]

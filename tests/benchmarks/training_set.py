@@ -32,22 +32,22 @@ KNOBS = {
     "clap": ("clap.model", "model"),
     "tokenize": ("tokenize.codec", "codec"),
 }
-"""By stage the knob of its model, and the field of its configuration."""
+"""For each stage, the knob of its model and the field of its configuration."""
 
 
 @dataclass(frozen=True)
 class World:
-    """Recordings, and what the two sides make of them."""
+    """Recordings, and the loops of both sides over them."""
 
     source: Path
     paths: list[str]
     seconds: float
-    """Of all recordings together."""
+    """Seconds of all recordings together."""
     loops: dict[str, Loop]
 
 
 def make_world(root: Path, count: int, seconds: float, device: str, small: bool) -> World:
-    """Write the recordings, FLAC and MP3 by turns, and make the models."""
+    """Write the recordings, alternately FLAC and MP3, and make the models."""
     source = root / "music"
     source.mkdir()
     paths = []
@@ -71,12 +71,12 @@ def run_ours(world: World, store: str, device: str) -> None:
 
 
 def run_theirs(world: World) -> dict[str, list[np.ndarray]]:
-    """Do the same by plain loops: what each stage's model makes of each recording."""
+    """Do the same with plain loops: return the result of each stage's model for each recording."""
     return {name: [loop.plain(path) for path in world.paths] for name, loop in world.loops.items()}
 
 
 def check(world: World, store: str, plain: dict[str, list[np.ndarray]]) -> str:
-    """Tell how near the rows are to the loops'; SystemExit where they are not."""
+    """Return how close the rows are to the loops'; SystemExit if they are not close enough."""
     for name, loop in world.loops.items():
         sql = f"SELECT t.uri, r.* FROM {TABLES[name]} r JOIN tracks t USING (track_id) ORDER BY t.uri"
         rows = query(Store(store), sql).to_pylist()

@@ -27,7 +27,7 @@ HOP = ("connection", "transfer-encoding", "content-length", "keep-alive")
 
 @dataclass(frozen=True)
 class S3Fault:
-    """What goes wrong, and when."""
+    """What fails, and when."""
 
     kind: Kind
     at: int

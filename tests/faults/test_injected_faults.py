@@ -25,7 +25,7 @@ from tests.worlds.tiny_chain import INPUTS, run_chain, write_inputs
 
 URL = "faulty://disk/store"
 SHORT, LONG = 3, 100
-"""Faults of a scenario that the short form tries, and of each way in a scenario that the long one tries."""
+"""Number of faults that the short form tries in a scenario, and that the long form tries for each way in a scenario."""
 
 WAYS = [(kind, lasting) for kind in get_args(Kind) for lasting in (False, True)]
 WAYS = [way for way in WAYS if way not in {("killed before", True), ("killed after", True), ("away", False)}]
@@ -33,7 +33,7 @@ WAYS = [way for way in WAYS if way not in {("killed before", True), ("killed aft
 
 @dataclass(frozen=True)
 class Scenario:
-    """A store before a run, what the run is given, and what is seen after an undisturbed one."""
+    """A store before a run, the inputs of the run, and what is seen after an undisturbed run."""
 
     before: Mapping[str, bytes]
     settings: Settings

@@ -223,9 +223,7 @@ def refused(proxy: S3Proxy, bucket: str, tmp_path: Path, monkeypatch: pytest.Mon
 def test_rows_that_a_store_refuses_are_computed_once_and_only_sent_again(
     refused: Any, proxy: S3Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with proxy.failing(
-        S3Fault("unavailable", 2, lasting=True, of="put")
-    ):  # after the check whether the store accepts files
+    with proxy.failing(S3Fault("unavailable", 2, lasting=True, of="put")):  # after the check for writing
         for _ in range(2):
             with pytest.raises(NotTaken, match=r"did not take shard 0 of chroma, .*reduce your request rate") as failed:
                 refused()

@@ -1,4 +1,4 @@
-"""What AudioCraft's codec computes: autoencoder, quantiser in training, discriminators, losses, balancer."""
+"""AudioCraft's codec: autoencoder, quantiser in training, discriminators, losses, balancer."""
 
 from typing import Any
 
@@ -81,7 +81,7 @@ def build_codec(case: Facts, weights: Tensors) -> Any:
 
 
 def make_rvq_train(pack: Pack, packs: Packs) -> None:
-    """Train a residual quantiser for three steps, with and without replacing codes that are not used."""
+    """Train a residual quantiser for three steps, with and without replacing unused codes."""
     from audiocraft.quantization import ResidualVectorQuantizer
 
     facts = pack.facts
@@ -110,7 +110,7 @@ def make_rvq_train(pack: Pack, packs: Packs) -> None:
 
 
 def make_discriminator(pack: Pack, packs: Packs) -> None:
-    """Run discriminators on spectrograms, with every loss against and for them."""
+    """Run discriminators on spectrograms, with every loss for the generator and for the discriminators."""
     from audiocraft.adversarial import losses
     from audiocraft.adversarial.discriminators import MultiScaleSTFTDiscriminator
 

@@ -1,4 +1,4 @@
-"""What AudioCraft's conditioners compute: chroma, labels, words, text, joint embeddings, and what is dropped."""
+"""AudioCraft's conditioners: chroma, labels, words, text, joint embeddings, and dropout of conditions."""
 
 from typing import Any
 from unittest import mock
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def make_chroma(pack: Pack, packs: Packs) -> None:
-    """Extract melodies, and condition on them where the mix stands for its stems."""
+    """Extract melodies, and condition on them, with the mix in place of its stems."""
     from audiocraft.modules.chroma import ChromaExtractor
     from audiocraft.modules.conditioners import ChromaStemConditioner, WavCondition
 
@@ -54,7 +54,7 @@ def make_chroma(pack: Pack, packs: Packs) -> None:
 
 
 def make_conditioning(pack: Pack, packs: Packs) -> None:
-    """Turn labels, words, text and joint embeddings into vectors, and draw what is dropped."""
+    """Turn labels, words, text and joint embeddings into vectors, and draw which conditions are dropped."""
     from audiocraft.modules import conditioners as ac
     from audiocraft.utils.utils import hash_trick
 
@@ -99,7 +99,7 @@ def make_text(pack: Pack, ac: Any) -> None:
         ids = pack.given(f"t5.{tag}.input_ids", redraw=False)
 
         class Batch(dict):
-            """What a tokenizer of transformers gives back."""
+            """The result type of transformers' tokenizers."""
 
             def to(self, device: str) -> "Batch":
                 return self
@@ -113,12 +113,12 @@ def make_text(pack: Pack, ac: Any) -> None:
 
 
 def make_joint(pack: Pack, ac: Any) -> None:
-    """Condition on joint embeddings, quantised and as they are."""
+    """Condition on joint embeddings, quantised and plain."""
     facts = pack.facts["joint"]
     embedding, empty = pack.given("joint.embed"), torch.tensor(facts["empty_idx"])
 
     class Given(ac.JointEmbeddingConditioner):
-        """Joint embeddings that are there already."""
+        """Joint embeddings that are given directly."""
 
         def _get_embed(self, x: Any) -> Any:
             return embedding, empty
@@ -139,7 +139,7 @@ def make_joint(pack: Pack, ac: Any) -> None:
 
 
 def drops(ac: Any, facts: Facts, order: list[str] | None) -> list[Any]:
-    """Return, call by call, what dropout of conditions drops of a batch of one."""
+    """Return, call by call, what dropout of conditions drops in a batch of one."""
     from audiocraft.modules.conditioners import ConditioningAttributes, WavCondition
 
     def attributes() -> Any:

@@ -1,4 +1,4 @@
-"""What AudioCraft's language model computes: patterns, logits, losses, gradients, greedy tokens, distributions."""
+"""AudioCraft's language model: patterns, logits, losses, gradients, greedy tokens, distributions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +14,11 @@ SETTINGS = (
     *("bias_attn", "activation", "causal", "positional_embedding", "max_period", "positional_scale", "layer_scale"),
     *("dropout", "memory_efficient", "cross_attention", "xpos", "qk_layer_norm", "past_context", "custom", "kv_repeat"),
 )
-"""The settings of a pack that AudioCraft's language model takes as they are."""
+"""The settings of a pack that are passed to AudioCraft's language model unchanged."""
 
 
 class FixedConditions(nn.Module):
-    """A provider of conditions that answers with tensors of a pack, one set a call, in their order."""
+    """A provider of conditions that returns tensors of a pack, one set a call, in their order."""
 
     def __init__(self, answers: list[dict[str, tuple[Tensor, Tensor]]]) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class FixedConditions(nn.Module):
 
 
 def pattern_provider(case: Facts, codebooks: int) -> Any:
-    """Return AudioCraft's provider of a pattern that a pack names."""
+    """Return AudioCraft's provider for a pattern named by a pack."""
     from audiocraft.modules import codebooks_patterns as patterns
 
     kinds = {
@@ -80,12 +80,12 @@ def model_of(packs: Packs, case: Facts, conditions: list[Any] | None = None) -> 
 
 
 def make_weights(pack: Pack, packs: Packs) -> None:
-    """Take the weights of a network over."""
+    """Copy the weights of a network."""
     pack.given_under("")
 
 
 def make_patterns(pack: Pack, packs: Packs) -> None:
-    """Lay codes and logits out by every pattern, and turn them back."""
+    """Build sequences of codes and logits by every pattern, and revert them."""
     for case in pack.facts["cases"]:
         key, special, frames = case["key"], case["special_token"], case["timesteps"]
         pattern = pattern_provider(case, case["n_q"]).get_pattern(frames)
@@ -106,7 +106,7 @@ def make_patterns(pack: Pack, packs: Packs) -> None:
 
 
 def logits_turned_back(pattern: Any, codebooks: int, steps: int, valid: bool) -> Tensors:
-    """Return what a pattern makes of logits that count upwards."""
+    """Return the logits that a pattern reverts from ascending numbers."""
     ramp = torch.arange(2 * 3 * codebooks * steps, dtype=torch.float32).reshape(2, 3, codebooks, steps)
     back = pattern.revert_pattern_logits(ramp, float("nan"), keep_only_valid_steps=valid)
     return dict(zip(("logits_rev", "logits_rev_indexes", "logits_rev_mask"), back, strict=True))
@@ -163,7 +163,7 @@ def make_lm_forward(pack: Pack, packs: Packs) -> None:
 
 @contextmanager
 def recorded_argmax() -> Iterator[list[Tensor]]:
-    """Collect the guided logits of greedy decoding, of which AudioCraft takes the largest."""
+    """Collect the guided logits of greedy decoding, of which AudioCraft takes the argmax."""
     steps: list[Tensor] = []
     argmax = torch.argmax
 
@@ -203,7 +203,7 @@ def make_lm_generate(pack: Pack, packs: Packs) -> None:
 
 
 def conditions_of(pack: Pack, key: str) -> list[dict[str, tuple[Tensor, Tensor]]]:
-    """Return what a case is conditioned with: one mapping in one pass, two in two passes."""
+    """Return the conditions of a case: one mapping for one pass, two for two passes."""
     answers = []
     for part in ("cfg", "cond", "null"):
         names = [n.removeprefix(f"{key}.{part}.") for n in pack.committed if n.startswith(f"{key}.{part}.")]
@@ -236,14 +236,14 @@ def make_lm_variants(pack: Pack, packs: Packs) -> None:
 
 
 def make_sampling(pack: Pack, packs: Packs) -> None:
-    """Record the distribution that AudioCraft draws from, by temperature, top-k and top-p."""
+    """Record the distribution that AudioCraft samples from, by temperature, top-k and top-p."""
     from audiocraft.models.lm import LMModel
     from audiocraft.utils import utils
 
     logits = pack.given("logits")
 
     class Answer:
-        """A model that says the same logits whatever it is asked."""
+        """A model that returns the same logits for any input."""
 
         cfg_coef, two_step_cfg, _fsdp = 1.0, False, None
 
@@ -265,7 +265,7 @@ def make_sampling(pack: Pack, packs: Packs) -> None:
         with mock.patch.object(utils, "multinomial", record):
             sample(use_sampling=True, **knobs)
         probabilities = drawn[0]
-        if case["top_p"] > 0:  # drawn from in descending order: bring it back into the vocabulary's
+        if case["top_p"] > 0:  # sampled in descending order: restore the order of the vocabulary
             order = torch.softmax(logits / case["temperature"], -1).sort(-1, descending=True).indices
             probabilities = torch.zeros_like(probabilities).scatter(-1, order, probabilities)
         put(pack, case["key"], probs=probabilities, kept=probabilities.ne(0).sum(-1))
@@ -273,7 +273,7 @@ def make_sampling(pack: Pack, packs: Packs) -> None:
 
 
 def make_stereo_and_extend(pack: Pack, packs: Packs) -> None:
-    """Put two sides' codes by turns, and generate clips that are longer than the window."""
+    """Interleave the codes of two sides, and generate clips longer than the window."""
     from audiocraft.models.encodec import InterleaveStereoCompressionModel
     from audiocraft.models.musicgen import MusicGen
     from audiocraft.modules.conditioners import ConditioningAttributes, WavCondition
@@ -297,7 +297,7 @@ def make_stereo_and_extend(pack: Pack, packs: Packs) -> None:
         answers = conditions_of(generated, same["key"]) * len(case["calls"])
         model = model_of(packs, {**case, "cross_attention_pos_emb": False}, answers)
         codec = mock.Mock(frame_rate=case["frame_rate"], sample_rate=32_000, channels=1)
-        music = MusicGen("oracle", codec, model, max_duration=30.0)  # which its default stride must be below
+        music = MusicGen("oracle", codec, model, max_duration=30.0)  # must be above its default stride
         music.max_duration = case["max_duration_s"]
         music.set_generation_params(
             use_sampling=False,

@@ -1,4 +1,4 @@
-"""Makes packs of reference numbers anew by running AudioCraft 1.3.0, and compares them with the committed ones.
+"""Recomputes packs of reference numbers by running AudioCraft 1.3.0, and compares them with the committed ones.
 
 It runs in an environment of its own, which has AudioCraft and not this project:
 
@@ -8,8 +8,8 @@ It runs in an environment of its own, which has AudioCraft and not this project:
     /tmp/audiocraft/bin/python tests/oracles/make_pack.py /tmp/packs              # computes and compares
     /tmp/audiocraft/bin/python tests/oracles/make_pack.py /tmp/packs --seed 7     # other weights and inputs
 
-Weights, codes and conditions come from the committed packs; with `--seed` they are drawn anew in the same shapes, and
-`SEGUE_ORACLES=/tmp/packs` then holds the project to numbers that nobody has seen before.
+Weights, codes and conditions come from the committed packs; with `--seed` they are drawn again in the same shapes, and
+`SEGUE_ORACLES=/tmp/packs` then tests the project with numbers that it has never seen.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from pack import Pack, Packs
 
 HERE = Path(__file__).resolve().parent
 TOLERANCE, RELATIVE = 2e-5, 1e-4
-"""How far a float may lie from the committed one, where it comes from another processor: absolutely, or as a share of
+"""Largest difference of a float from the committed one, which comes from another processor: absolute, or as a share of
 the largest value of its tensor."""
 
 
@@ -81,7 +81,7 @@ def stand_in_for_what_no_number_depends_on() -> None:
 
 
 def compare(pack: Pack) -> bool:
-    """Print how far a pack lies from the committed one, and return whether it is the same within the tolerance."""
+    """Print how far a pack differs from the committed one, and return whether it is equal within the tolerance."""
     worst, exact, unequal = 0.0, 0, []
     for name, value in pack.computed.items():
         committed = pack.committed[name]

@@ -1,4 +1,4 @@
-"""A pack of reference numbers: what was committed, and what is computed anew."""
+"""A pack of reference numbers: the committed tensors, and those computed again."""
 
 import json
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from torch import Tensor
 Tensors = dict[str, Tensor]
 Facts = dict[str, Any]
 TABLES = ("rope.frequencies", "xpos.decay_rates", "spec_transform.window")
-"""What AudioCraft keeps beside weights, and does not learn."""
+"""Buffers that AudioCraft stores with the weights but does not train."""
 
 
 class Pack:
-    """One pack: its JSON, the tensors that were committed, and those that are computed here."""
+    """One pack: its JSON, the committed tensors, and the tensors that are computed here."""
 
     def __init__(self, folder: Path, name: str, seed: int | None) -> None:
         self.name = name
@@ -26,7 +26,7 @@ class Pack:
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
 
     def given(self, name: str, redraw: bool = True) -> Tensor:
-        """Return an input, taken over into the new pack: the committed one, or another of its shape and spread."""
+        """Return an input and copy it to the new pack: the committed one, or a random one of its shape and spread."""
         if name not in self.computed:
             value = self.committed[name]
             if self.generator is not None and redraw:
@@ -39,12 +39,13 @@ class Pack:
         return self.computed[name]
 
     def given_under(self, prefix: str) -> Tensors:
-        """Return the inputs whose names begin with a prefix, without it; tables that are no weights are kept."""
+        """Return the inputs whose names begin with a prefix, without it; tables that are not weights are not
+        redrawn."""
         names = [name for name in self.committed if name.startswith(prefix)]
         return {name.removeprefix(prefix): self.given(name, redraw=not name.endswith(TABLES)) for name in names}
 
     def put(self, **tensors: Tensor) -> None:
-        """Keep results; `__` in a keyword stands for a dot."""
+        """Store results; `__` in a keyword stands for a dot."""
         for name, value in tensors.items():
             self.computed[name.replace("__", ".")] = value.detach().clone().contiguous()
 
@@ -56,7 +57,7 @@ class Pack:
 
 
 def put(pack: Pack, key: str, **tensors: Tensor) -> None:
-    """Keep results under a key."""
+    """Store results under a key."""
     pack.put(**{f"{key}.{name}": value for name, value in tensors.items()})
 
 

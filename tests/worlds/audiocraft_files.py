@@ -1,4 +1,4 @@
-"""AudioCraft's files around weights of one's own: the configuration of MusicGen, and small codecs and text encoders."""
+"""AudioCraft's files around given weights: the configuration of MusicGen, and small codecs and text encoders."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ CONDITIONERS: dict[str, dict[str, Any]] = {
         },
     },
 }
-"""As in AudioCraft's `text2music` and `chroma2music`, and a table."""
+"""Conditioners as in AudioCraft's `text2music` and `chroma2music`, and a table."""
 
 JOINT = {
     "model": "clap",
@@ -45,7 +45,7 @@ JOINT = {
         **{"text_p": 0.0, "cache_path": None},
     },
 }
-"""As in `clapemb2music`, with smaller codebooks."""
+"""A joint conditioner as in `clapemb2music`, with smaller codebooks."""
 
 DECODER = {"n_q": 2, "card": 16, "dim": 16, "num_heads": 2, "num_layers": 2, "hidden_scale": 4, "dropout": 0.0}
 DECODER |= {"activation": "gelu", "norm_first": True, "bias_ff": False, "bias_attn": False, "bias_proj": False}
@@ -90,11 +90,11 @@ FORMS: dict[str, dict[str, Any]] = {
         "settings": {"codebooks_pattern": {"modeling": "coarse_first", "coarse_first": {"delays": [1]}}},
     },
 }
-"""Forms of a model: what conditions it, and settings beside those above."""
+"""Forms of a model: its conditions, and settings in addition to those above."""
 
 
 def settings_of(decoder: Mapping[str, Any], fusing: Mapping[str, list[str]], conditioners: Any) -> dict[str, Any]:
-    """A configuration as MusicGen's training leaves it, references and settings of training included."""
+    """A configuration as MusicGen's training writes it, with its references and training settings."""
     ways: dict[str, list[str]] = {"sum": [], "prepend": [], "cross": [], "input_interpolate": []}
     return {
         "solver": "musicgen",
@@ -115,7 +115,7 @@ def settings_of(decoder: Mapping[str, Any], fusing: Mapping[str, list[str]], con
 
 
 def conditioner_state(conditioners: Mapping[str, Any], width: int) -> dict[str, Tensor]:
-    """Random weights of conditioners, by the names in AudioCraft's files."""
+    """Random weights of conditioners, under the names in AudioCraft's files."""
     generator = torch.Generator().manual_seed(3)
     state: dict[str, Tensor] = {}
     for name, conditioner in conditioners.items():
@@ -138,7 +138,7 @@ def conditioner_state(conditioners: Mapping[str, Any], width: int) -> dict[str, 
 
 
 def codec(codebooks: int, cardinality: int, seed: int = 0) -> EncodecModel:
-    """A small mono codec with codebooks that hold something."""
+    """A small mono codec whose codebooks are not empty."""
     torch.manual_seed(seed)
     bits = (cardinality - 1).bit_length()
     network: Any = EncodecModel(
@@ -160,13 +160,13 @@ def codec(codebooks: int, cardinality: int, seed: int = 0) -> EncodecModel:
 
 
 def write_files(folder: Path, state: Mapping[str, Tensor], settings: Mapping[str, Any], network: EncodecModel) -> None:
-    """Both files of a checkpoint."""
+    """Write both files of a checkpoint."""
     write_package(folder / LANGUAGE_MODEL_FILE, state, settings)
     write_audiocraft_codec(network, folder)
 
 
 def text_encoders(folder: Path) -> Callable[[WeightsRef], LocalWeights]:
-    """Finds a small encoder wherever a model asks for `t5-base`."""
+    """A function that returns a small encoder for every reference to `t5-base`."""
     path = text_encoder(folder / "t5")
 
     def find(reference: WeightsRef) -> LocalWeights:
@@ -178,11 +178,11 @@ def text_encoders(folder: Path) -> Callable[[WeightsRef], LocalWeights]:
 
 @dataclass(frozen=True)
 class Written:
-    """A folder as AudioCraft would leave it."""
+    """A folder in AudioCraft's form."""
 
     folder: Path
     state: dict[str, Tensor]
-    """Of the language model and its conditioners."""
+    """State of the language model and its conditioners."""
 
 
 def form(name: str) -> tuple[dict[str, Any], dict[str, Any]]:

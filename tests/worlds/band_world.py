@@ -1,4 +1,4 @@
-"""A small world of music that keeps time by beats and chords: its codes follow from them, and from nothing else."""
+"""A small world of music with beats and chords, of which its codes are a function."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ NOISE = 0.05
 
 
 def band_world(tracks: int = 48, seconds: float = 8.0, seed: int = 7) -> dict[str, pa.Table]:
-    """Tables of tracks whose beats come at no steady pace and whose chords change at any time.
+    """Tables of tracks with beats at a varying pace and chords that change at any time.
 
-    Codebook 0 is the beat of the bar and the third of the beat that a frame lies in; codebook 1 is the root of the
-    chord, six semitones up where it is minor.
+    Codebook 0 is the beat of the bar and the third of the beat that a frame is in; codebook 1 is the root of the chord,
+    six semitones higher if the chord is minor.
     """
     random, frames = np.random.default_rng(seed), int(seconds * FRAME_RATE)
     times = (np.arange(frames) + 0.5) / FRAME_RATE

@@ -1,4 +1,4 @@
-"""A tiny model that reads beat and chords alone, and items that have both."""
+"""A tiny model that reads only beat and chords, and items that have both."""
 
 import numpy as np
 import torch

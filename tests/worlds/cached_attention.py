@@ -1,7 +1,7 @@
-"""The kernel of attention to a cache without a GPU: `python -m tests.worlds.cached_attention interpreted` compares what
-Triton's interpreter makes of it (TRITON_INTERPRET=1, set before Triton is loaded), `compiled` translates it for GPUs.
+"""The kernel of attention to a cache, without a GPU: `python -m tests.worlds.cached_attention interpreted` compares the
+results of Triton's interpreter (TRITON_INTERPRET=1, set before Triton is loaded), `compiled` compiles it for GPUs.
 
-A process of its own: Triton reads its environment once.
+It needs a process of its own, because Triton reads its environment once.
 """
 
 import sys
@@ -26,18 +26,18 @@ from tests.worlds.sequence_requests import sequence_requests_of
 from tests.worlds.tiny_model import config, music_model
 
 CAPABILITY = 90
-"""Of an H100 or H200."""
+"""Compute capability of an H100 or H200."""
 PRECISIONS: tuple[CachePrecision, ...] = get_args(CachePrecision)
 
 
 def compare_kernel() -> None:
-    """Rows of many lengths, heads of odd widths in groups, masks and every precision, against torch's attention: each
-    precision with one kind of heads masked and with the other one whole, in turns."""
+    """Compare rows of many lengths, heads of odd widths in groups, masks and every precision with torch's attention:
+    each precision alternately with one kind of heads masked and the other not."""
     torch.manual_seed(0)
     for (number, precision), masked in product(enumerate(PRECISIONS), [False, True]):
         heads, groups, width = [(4, 4, 8), (6, 2, 24)][(number + masked) % 2]
         rows, length = 3, 150
-        # Queries as they are: a part of a projection, and so not contiguous.
+        # Queries as they occur: a part of a projection, and so not contiguous.
         queries = torch.randn(rows, 1, 3 * heads * width)[..., : heads * width].view(rows, 1, heads, width)
         queries = queries.transpose(1, 2)
         shape = (rows, groups, length, width)
@@ -57,7 +57,7 @@ def compare_kernel() -> None:
 
 
 def compare_tokens() -> None:
-    """Clips decoded by the kernel in static shapes, one after the other ended, against the engine of a CPU."""
+    """Compare clips decoded by the kernel in static shapes, which end one after the other, with the engine of a CPU."""
     transformer.attends_in_cache = lambda device, width: device.type == "cpu"  # type: ignore[assignment]
     model = music_model(config(positions="both", past_context=5, key_value_heads=2))
     requests = [
@@ -76,7 +76,7 @@ def compare_tokens() -> None:
 
 
 def translate() -> None:
-    """Translate the kernel to machine code, as it is launched for MusicGen-small and for a grouped model."""
+    """Compile the kernel to machine code, as it is launched for MusicGen-small and for a grouped model."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource

@@ -1,4 +1,4 @@
-"""What the tests of workers have done in other processes."""
+"""Functions that tests of workers run in other processes."""
 
 import os
 import time
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Unsendable(Exception):
-    """Made of more than its message, as some clients' errors are, so that it does not come out of a pickle."""
+    """An exception with more arguments than its message, like those of some clients, so that it cannot be unpickled."""
 
     def __init__(self, one: str, two: str) -> None:
         super().__init__(one + two)

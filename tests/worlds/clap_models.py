@@ -1,4 +1,4 @@
-"""CLAP models of the tests: random weights in LAION's form, the same in transformers' form, and a vocabulary."""
+"""CLAP models for tests: random weights in LAION's form, the same in transformers' form, and a vocabulary."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ SENTENCES = ["a slow folk song with guitar", "Techno!", "a" * 400]
 
 
 def write_vocabulary(folder: Path) -> Path:
-    """A byte-level vocabulary as RoBERTa has it; gives the tokenizer.json."""
+    """Write a byte-level vocabulary like RoBERTa's; return the path of tokenizer.json."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -32,7 +32,7 @@ def write_vocabulary(folder: Path) -> Path:
 
 
 def laion_network(seed: int) -> torch.nn.Module:
-    """LAION's smallest network, with one text layer, random weights and lively batch-norm statistics."""
+    """LAION's smallest network, with one text layer, random weights and nontrivial batch-norm statistics."""
     from stages.networks import clap
 
     text = RobertaConfig(
@@ -50,14 +50,15 @@ def laion_network(seed: int) -> torch.nn.Module:
 
 
 def write_laion(path: Path, network: torch.nn.Module) -> None:
-    """A checkpoint as LAION's training writes it: wrapped names, an old buffer, the epoch beside the weights."""
+    """Write a checkpoint in the form of LAION's training: wrapped names, an old buffer, the epoch beside the
+    weights."""
     state = {f"module.{name}": value for name, value in network.state_dict().items()}
     state["module.text_branch.embeddings.position_ids"] = torch.arange(90)[None]
     torch.save({"epoch": 3, "name": "test", "state_dict": state}, path)
 
 
 def write_transformers(folder: Path, network: torch.nn.Module) -> None:
-    """The same weights as a folder of transformers' ClapModel, with feature extractor and vocabulary."""
+    """Write the same weights as a folder of transformers' ClapModel, with feature extractor and vocabulary."""
     config = ClapConfig(
         text_config={
             "vocab_size": 300,

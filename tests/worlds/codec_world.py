@@ -1,4 +1,4 @@
-"""A folder of short pieces, its store, and a codec training of seconds; run as a program, it trains."""
+"""A folder of short pieces, its store, and a codec training of a few seconds; run as a program, it trains."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ def piece(number: int, seconds: float = 2.0, sample_rate: int = SAMPLE_RATE) -> 
 
 
 def track(path: Path, samples: np.ndarray, split: str, sample_rate: int = SAMPLE_RATE, silence: float = 0.0) -> dict:
-    """Write a recording [N] or [N, C]; its row of `tracks`."""
+    """Write a recording [N] or [N, C]; return its row of `tracks`."""
     soundfile.write(path, samples, sample_rate, subtype="PCM_16")
     return {
         "track_id": hashlib.sha256(path.name.encode()).hexdigest(),
@@ -67,7 +67,7 @@ def track(path: Path, samples: np.ndarray, split: str, sample_rate: int = SAMPLE
 
 
 def tracks(folder: Path, count: int = 10) -> list[dict]:
-    """Pieces of which every fifth is held out."""
+    """Pieces, of which every fifth is held out."""
     folder.mkdir(parents=True, exist_ok=True)
     return [track(folder / f"{n}.wav", piece(n), "valid" if n % 5 == 0 else "train") for n in range(count)]
 
@@ -99,7 +99,7 @@ def recipe(**changes: object) -> train_codec.Config:
 
 
 class RowsPipeline(Pipeline):
-    """A pipeline whose tracks are simply there."""
+    """A pipeline whose tracks exist already."""
 
     def versions(self, name: str) -> dict[str, str]:
         return {TRACKS.name: "given"}
@@ -140,7 +140,7 @@ def tokens_of(
 
 
 class KillAt(Progress):
-    """Ends this process without warning once so many steps are done."""
+    """Kills this process when a number of steps is done."""
 
     def __init__(self, step: int) -> None:
         self.step, self.done = step, 0

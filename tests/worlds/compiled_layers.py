@@ -1,6 +1,6 @@
-"""Layers that learn compiled and as they are, compared: `python -m tests.worlds.compiled_layers [backend]`.
+"""Training of compiled layers compared with that of plain ones: `python -m tests.worlds.compiled_layers [backend]`.
 
-A process of its own: tests check shapes in every function, which no compiler reads through.
+It needs a process of its own, because the tests' shape checks in every function cannot be compiled.
 """
 
 import copy
@@ -24,7 +24,7 @@ def learned(made: Transformer, inputs: Tensor, conditions: Tensor) -> list[Tenso
 
 
 def compare(backend: str) -> None:
-    """Learn by either, with checkpointing and without; a copy must not be compiled."""
+    """Train both, with checkpointing and without; a copy must not be compiled."""
     made, graphs = transformer(cross=True, layers=LAYERS).train(), list[torch.fx.GraphModule]()
     inputs, conditions = (torch.randn(2, length, WIDTH, requires_grad=True) for length in (7, 3))
     expected = learned(made, inputs, conditions)

@@ -1,4 +1,5 @@
-"""A store with clips to deliver: several takes, names that are hard on file systems, a training set with licences."""
+"""A store with clips to export: several takes, names that are difficult for file systems, a training set with
+licences."""
 
 from datetime import UTC, datetime
 from pathlib import Path

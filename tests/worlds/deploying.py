@@ -1,4 +1,4 @@
-"""`prefect.yaml` deployed on the tests' server, with a store and a source of a test, and a worker that runs it."""
+"""`prefect.yaml` deployed on the tests' server, with a store and a source of the test, and a worker that runs it."""
 
 import os
 import signal
@@ -31,10 +31,10 @@ PREFECT = [sys.executable, "-m", "prefect"]
 def deploy(server: Server, folder: Path, source: Path, deployments: Sequence[dict], recipe: dict | None = None) -> None:
     """Deploy from `folder`, without their schedules, onto the store `<folder>/store`, and nothing else.
 
-    What another test deployed on the same server goes first.
+    What another test deployed on the same server is removed first.
 
     Args:
-        recipe: what is made besides the preset's; a flow of the tests' own takes none.
+            recipe: additions to the preset's recipe; a flow of the tests takes none.
     """
     clear(server)
     with temporary_settings({PREFECT_API_URL: server.url}), get_client(sync_client=True) as client:
@@ -47,20 +47,20 @@ def deploy(server: Server, folder: Path, source: Path, deployments: Sequence[dic
         [*PREFECT, "deploy", "--all"],
         env=server.environment | {"PWD": str(folder)},
         cwd=folder,
-        stdin=subprocess.DEVNULL,  # where there is no terminal, nothing may be asked
+        stdin=subprocess.DEVNULL,  # without a terminal, nothing may be asked
         capture_output=True,
         text=True,
-        timeout=600,  # of a machine with much other work
+        timeout=600,  # on a busy machine
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def clear(server: Server) -> None:
-    """Delete all deployments, with their schedules, their runs that are due and the places that they hold.
+    """Delete all deployments, with their schedules, their due runs and the slots that they hold.
 
-    Where they stayed, a late run of one test's schedule would take the place of a run that another test asks for under
-    the same name, which is then cancelled.
+    Otherwise a late run of one test's schedule would take the slot of a run that another test asks for under the same
+    name, which would then be cancelled.
     """
     with temporary_settings({PREFECT_API_URL: server.url}), get_client(sync_client=True) as client:
         for deployment in client.read_deployments():
@@ -71,9 +71,11 @@ def clear(server: Server) -> None:
 def worker(
     server: Server, folder: Path, pool: str = "cpu", limit: int | None = None
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """A worker of a pool, of so many runs at once, which writes `<folder>/worker.log`, with the logs of its runs.
+    """Start a worker of a pool, for up to `limit` runs at once; it writes `<folder>/worker.log`, with the logs of its
+    runs.
 
-    It is killed at the end, with the runs that it still has: asked to end, Prefect's takes half a minute and more.
+    It is killed at the end, with the runs that it still has: Prefect's worker takes half a minute and more to end when
+    asked.
     """
     limited = ["--limit", str(limit)] if limit else []
     if not (folder / "server.log").exists():  # beside the worker's, so that a failed test shows both
@@ -96,7 +98,7 @@ def worker(
 
 
 def waiting(name: str, pool: str, limit: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A deployment that works until it is told to stop."""
+    """A deployment whose run works until it is told to stop."""
     limited = {"concurrency_limit": dict(limit)} if limit else {}
     return {
         "name": name,
@@ -107,7 +109,7 @@ def waiting(name: str, pool: str, limit: Mapping[str, Any] | None = None) -> dic
 
 
 def ask(client: SyncPrefectClient, name: str, hours: float = 0.0, parameters: dict[str, Any] | None = None) -> UUID:
-    """Ask for a run of a deployment that was due so many hours ago, and return its id."""
+    """Ask for a run of a deployment that was due `hours` ago, and return its id."""
     due = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(hours=hours))
     deployment = client.read_deployment_by_name(f"tiny/{name}").id
     return client.create_flow_run_from_deployment(deployment, state=due, parameters=parameters).id
@@ -122,7 +124,7 @@ def state(client: SyncPrefectClient, run: UUID) -> State:
 def wait_for_state(
     client: SyncPrefectClient, run: UUID, *names: str, seconds: float = PATIENCE_SECONDS, every: float = 0.1
 ) -> None:
-    """Wait until a run is in a state of one of these names; a run that ended in another one is not waited for."""
+    """Wait until a run is in a state of one of these names; raise if it ends in another one."""
 
     def is_there() -> bool:
         now = state(client, run)
@@ -133,7 +135,7 @@ def wait_for_state(
 
 
 def histories(client: SyncPrefectClient, run: UUID | None = None) -> str:
-    """Say what states a run went through, and when, and the server's other runs, the newest first."""
+    """List the states of a run with their times, and the server's other runs, newest first."""
     lines = []
     due = FlowRunFilter(expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(UTC)))
     others = client.read_flow_runs(flow_run_filter=due, sort=FlowRunSort.START_TIME_DESC, limit=20)

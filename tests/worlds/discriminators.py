@@ -24,7 +24,7 @@ def discriminator_pack(folder: Path) -> Pack:
 
 
 def settings(facts: dict[str, Any], loss: Any = "hinge", windows: Sequence[int] | None = None) -> AdversarialConfig:
-    """The discriminators of the pack, or those of them that have windows of these lengths."""
+    """The discriminators of the pack, or only those with windows of these lengths."""
     sizes = facts["config"]
     every = zip(sizes["n_ffts"], sizes["hop_lengths"], sizes["win_lengths"], strict=True)
     ffts, hops, lengths = zip(*(one for one in every if windows is None or one[2] in windows), strict=True)
@@ -42,13 +42,13 @@ def settings(facts: dict[str, Any], loss: Any = "hinge", windows: Sequence[int] 
 
 
 def fill(discriminators: Discriminators, pack: Pack, prefix: str) -> None:
-    """Give the discriminators the pack's weights; every one must be there, and none be left over."""
+    """Load the pack's weights into the discriminators; all must be there, and none left over."""
     state = {name_here(name.removeprefix(prefix)): value for name, value in stored(pack, prefix).items()}
     discriminators.load_state_dict(state)
 
 
 WINDOW = "spec_transform.window"
-"""The end of the name of what is kept beside weights and follows from a size."""
+"""End of the name of a buffer that is stored with the weights and depends only on a size."""
 
 
 def stored(pack: Pack, prefix: str) -> dict[str, Tensor]:
@@ -56,12 +56,12 @@ def stored(pack: Pack, prefix: str) -> dict[str, Tensor]:
 
 
 def window_lengths(pack: Pack, prefix: str) -> list[int]:
-    """The lengths of the windows of those discriminators whose weights' names begin with a prefix."""
+    """The window lengths of the discriminators whose weights' names begin with a prefix."""
     return [len(value) for name, value in pack.tensors.items() if name.startswith(prefix) and name.endswith(WINDOW)]
 
 
 def name_here(name: str) -> str:
-    """`discriminators.0.convs.1.conv.weight_g` and the like, as they are called here."""
+    """The name used here for `discriminators.0.convs.1.conv.weight_g` and similar names."""
     _, number, kind, *rest = name.split(".")
     place = f"layers.{rest.pop(0)}" if kind == "convs" else "last"
     return f"kinds.spectrogram.{number}.{place}.{PARAMETERS['.'.join(rest)]}"

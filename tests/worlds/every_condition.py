@@ -1,4 +1,4 @@
-"""A tiny model that reads every kind of condition there is, and items that have all of them, some, or none."""
+"""A tiny model that reads every kind of condition, and items that have all of them, some, or none."""
 
 import torch
 
@@ -15,7 +15,7 @@ FIELDS = {
 
 
 def config(quantized: bool = True, match_length: bool = False, **language: object) -> MusicModelConfig:
-    """Every condition by cross-attention, if nothing else is asked for; the melody keeps its length."""
+    """Every condition by cross-attention by default; the melody keeps its length."""
     sizes = {"codebooks": 2, "cardinality": 11, "width": 16, "heads": 2, "layers": 2}
     cross = {"cross": ("description", *FIELDS, "chroma", "clap")}
     quantizer = JointQuantizerConfig(codebooks=2, cardinality=ENTRIES) if quantized else None
@@ -31,7 +31,7 @@ def config(quantized: bool = True, match_length: bool = False, **language: objec
 
 
 def music_model(settings: MusicModelConfig | None = None, seed: int = 0) -> MusicModel:
-    """Such a model in evaluation mode; its codebooks, if it has any, have started."""
+    """A model of this kind in evaluation mode; its codebooks, if it has any, have started."""
     encoder = text_encoder()
     torch.manual_seed(seed)
     model = MusicModel(settings or config(), encoder, tokenizer()).eval()
@@ -46,7 +46,7 @@ def embeddings(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def everything(seed: int = 0) -> Attributes:
-    """An item that has every condition."""
+    """An item with every condition."""
     return Attributes(
         ("calm piano at night", "loud fast drums and bass")[seed % 2],
         melody(*range(seed % 5 + 1)),
@@ -64,4 +64,4 @@ ITEMS = (
     Attributes(clap=embeddings(1, 7)[0]),
     Attributes(),
 )
-"""Rows of different lengths in every condition, and one that has none."""
+"""Rows of different lengths in every condition, and one without conditions."""

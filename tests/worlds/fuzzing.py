@@ -1,4 +1,4 @@
-"""Recordings that are broken at random, and what ingest and FFmpeg each make of them."""
+"""Recordings that are broken at random, and the results of ingest and of FFmpeg for them."""
 
 import io
 import json
@@ -18,15 +18,15 @@ RATE = 16_000
 FORMATS = ("wav", "aiff", "flac", "mp3", "ogg", "opus", "m4a", "aac", "wma", "webm")
 MUTATIONS = ("flipped bits", "overwritten", "cut at the end", "cut out", "joined", "inserted", "header rewritten")
 HEADER_BYTES = 200
-"""Where a header is rewritten."""
+"""Length of the header within which bytes are changed."""
 
 LIMITS = Limits(min_seconds=0.001, silent="keep", min_sample_rate=4_000, max_damage=1)
-"""Nearly everything that can be decoded is taken, so that the comparison is of decoding."""
+"""Limits that accept nearly everything that can be decoded, so that the comparison is about decoding."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of a file: `kind` is `track`, or the kind of its refusal."""
+    """The results for a file: `kind` is `track`, or the kind of its refusal."""
 
     kind: str
     message: str
@@ -36,13 +36,13 @@ class Comparison:
 
     @property
     def is_loss(self) -> bool:
-        """A track that is shorter than what FFmpeg reads, and does not say so."""
+        """Whether a track is shorter than what FFmpeg reads, without reporting it."""
         return self.kind == "track" and not self.warnings and self.seconds < self.ffmpeg_seconds - 0.05
 
 
 @lru_cache
 def small_file(form: str, seed: int) -> bytes:
-    """A second of sound; three where that is a single page."""
+    """A second of sound; three seconds if one second is a single page."""
     rate = 48_000 if form in ("opus", "webm") else RATE
     sound = tones(3.0 if form in ("ogg", "opus") else 1.0, seed, rate, channels=1 + seed % 2)
     by_ffmpeg = {"m4a": ("mp4", "aac"), "aac": ("adts", "aac"), "wma": ("asf", "wmav2"), "webm": ("webm", "libopus")}
@@ -52,7 +52,7 @@ def small_file(form: str, seed: int) -> bytes:
 
 
 def mutated(number: int) -> bytes:
-    """The file of a number: each format by turns, broken once to three times in ways that the number seeds."""
+    """The file of a number: the formats in turn, broken one to three times in ways seeded by the number."""
     random = np.random.default_rng(number)
     form, data = FORMATS[number % len(FORMATS)], small_file(FORMATS[number % len(FORMATS)], int(random.integers(2)))
     for _ in range(random.integers(1, 4)):
@@ -90,7 +90,7 @@ def _mutated_once(data: bytes, form: str, mutation: str, random: np.random.Gener
 
 
 def compare(number: int) -> Comparison:
-    """Probe the file of a number, and decode it by FFmpeg as its own program does."""
+    """Probe the file of a number, and decode it with FFmpeg's own program."""
     data = mutated(number)
     fsspec.filesystem("memory").pipe_file("/fuzzed", data)
     result, by_ffmpeg = probe_recording("memory:///fuzzed", LIMITS), ffmpeg_seconds(data)
@@ -101,7 +101,7 @@ def compare(number: int) -> Comparison:
 
 
 def ffmpeg_seconds(data: bytes) -> float:
-    """How long a file is that FFmpeg decodes, passing over what it cannot; 0 where it opens nothing."""
+    """Seconds of the sound that FFmpeg decodes, skipping what it cannot; 0 if it cannot open the file."""
     container, seconds = container_of(io.BytesIO(data)), 0.0
     if container not in DEMUXERS:
         return seconds

@@ -1,4 +1,4 @@
-"""A store with generations of a tiny model, and the gate over them."""
+"""A store with generations of a tiny model, and the gate for them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +19,14 @@ from tests.worlds.generation_world import VERSIONS, filled_store, generate_rows
 from tests.worlds.tiny_codec import codec_folder
 
 EVERYTHING_PASSES = dict.fromkeys(gate.Limits.model_fields)
-"""Limits that let all pass."""
+"""Limits that everything passes."""
 
 PASSED: dict[str, Any] = {"retake": 0, "passed": True, "reasons": [], "codes": None, "tries": []}
-"""What a verdict says of a first try that passed."""
+"""Fields of a verdict on a first try that passed."""
 
 
 class GateWorld:
-    """Takes of requests, with a codec of random weights: what it makes of codes is noise that they determine."""
+    """Takes of requests, with a codec of random weights, which decodes codes to noise that depends only on them."""
 
     def __init__(self, folder: Path, requests: list[dict[str, Any]]) -> None:
         self.store: Store = filled_store(folder)
@@ -34,7 +34,7 @@ class GateWorld:
         self.generations = generate_rows(self.store, requests)
 
     def config(self, retakes: int = 2, **limits: Any) -> Config:
-        """Of a gate with these limits alone."""
+        """Configuration of a gate with only these limits."""
         elsewhere = dict.fromkeys(("codec", "separator", "clap", "vocabulary"))
         chosen = {"codec": str(self.codec), "generation": elsewhere, "limits": EVERYTHING_PASSES | limits}
         return Config.model_validate({"retakes": retakes} | chosen)
@@ -51,7 +51,7 @@ class GateWorld:
         return {(row["request_id"], row["take"]): row for row in rows}
 
     def measured(self, name: str) -> dict[tuple[str, int], float]:
-        """What the gate measures of each first try."""
+        """The gate's measurements of each first try."""
         rows = self.verdicts(self.config(retakes=0), "measured")
         return {key: row["tries"][0][name] for key, row in rows.items()}
 
@@ -62,7 +62,7 @@ def codes_of(row: dict[str, Any]) -> np.ndarray:
 
 
 def passed(generations: list[dict[str, Any]]) -> pa.Table:
-    """The verdicts on generations of which nothing is wrong."""
+    """Verdicts that pass all given generations."""
     names = ("request_id", "take", "checkpoint_id", "seed")
     rows = [{name: row.get(name) for name in names} for row in generations]
     return pa.Table.from_pylist([row | PASSED for row in rows], schema=VERDICTS.schema)

@@ -1,4 +1,5 @@
-"""Cases of the packs `lm_generate` and `stereo_and_extend`: greedy tokens, with the conditions they were made from."""
+"""Cases of the packs `lm_generate` and `stereo_and_extend`: greedy tokens, with the conditions that they were made
+from."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.worlds.oracles import Pack, language_model, read_pack
 
 @dataclass(frozen=True)
 class Case:
-    """What a greedy run was asked for, row by row, and the tokens [B, K, T] that it gave."""
+    """The requests of a greedy run, row by row, and its tokens [B, K, T]."""
 
     facts: dict[str, Any]
     model: LanguageModel
@@ -25,13 +26,13 @@ class Case:
 
 
 def greedy_case(folder: Path, key: str, vectors: int | None = None) -> Case:
-    """A case of `lm_generate`; with `vectors` only so many of every condition are given."""
+    """A case of `lm_generate`; with `vectors`, only the first `vectors` vectors of every condition are given."""
     pack = read_pack(folder, "lm_generate")
     facts = next(case for case in pack.cases if case["key"] == key)
     tokens = pack.tensors[f"{key}.tokens"]
     guidance = 1.0 if facts["cfg_coef"] is None else facts["cfg_coef"]
     passes = _passes(pack, key, facts["two_step_cfg"], len(tokens), vectors)
-    if guidance == 1:  # the conditions alone, which AudioCraft computes a null beside
+    if guidance == 1:  # the conditions alone; AudioCraft also computes a null
         passes = [[_first_row(embedded) for embedded in of_item[:1]] for of_item in passes]
     requests = _requests(pack, key, len(tokens), facts["max_gen_len"], guidance)
     return Case(facts, language_model(folder, facts), requests, passes, tokens)

@@ -1,4 +1,4 @@
-"""Requests of every kind, for tests of what must hold whatever is asked."""
+"""Requests of every kind, for tests of properties that hold for any request."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +12,8 @@ from tests.worlds.tiny_model import CLAP_WIDTH, melody, random_codes
 
 
 def mixed_requests() -> list[GenerationRequest]:
-    """Long and short texts, with and without melody, prompt and embedding, every form of guidance, other settings."""
+    """Long and short texts, with and without melody, prompt and embedding, with every form of guidance and different
+    settings."""
     words = ["calm piano", None, "loud fast drums and bass with strings at night", "bass", None, "piano in C minor"]
     generator = torch.Generator().manual_seed(9)
     requests = []
@@ -40,7 +41,8 @@ def mixed_requests() -> list[GenerationRequest]:
 
 
 def long_requests() -> list[GenerationRequest]:
-    """Clips of half a window of 16 frames up to four, with prompts shorter and longer than stride and window."""
+    """Clips of half a window of 16 frames up to four windows, with prompts shorter and longer than stride and
+    window."""
     requests = []
     for number, request in enumerate(mixed_requests()[:9]):
         prompt = random_codes(1, (5, 12, 16, 27)[number % 4], seed=number)[0] if number % 2 else None
@@ -55,7 +57,7 @@ def long_requests() -> list[GenerationRequest]:
 def assert_batch_invariant(
     make: Callable[[list[GenerationRequest]], list[Tensor]], requests: list[GenerationRequest]
 ) -> list[Tensor]:
-    """Each request has the same codes beside the others, in either order, and alone; these codes."""
+    """Check that each request has the same codes in a batch, in either order, and alone; return these codes."""
     together, backwards = make(requests), make(requests[::-1])[::-1]
     for number, request in enumerate(requests):
         (alone,) = make([request])

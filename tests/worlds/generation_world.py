@@ -1,4 +1,4 @@
-"""A store with one track and a language model of random weights, for tests of what is generated from it."""
+"""A store with one track and a language model of random weights, for tests of generation."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,20 +25,20 @@ from tests.worlds.tiny_models import text_encoder
 
 TRACK = "ab" * 32
 SECONDS = 2.0
-"""What the model was trained on."""
+"""Seconds of the segments that the model was trained on."""
 VERSIONS = {"requests": "r", "tracks": "t", "chroma": "h", "clap": "e", "tokens": "k"}
 DEFAULTS: dict[str, Any] = {
     **{"description": None, "melody": None, "clap": None, "prompt": None, "prompt_seconds": None, "seconds": 1.2},
     **{"key": None, "bpm": None, "meter": None, "chords": None, "fields": [], "takes": 1, "seed": 5, "shard": 0},
     **{"guidance": 3.0, "guidance_text": 1.0, "temperature": 1.0, "top_k": 250, "top_p": 0.0},
 }
-"""A request that asks for 1.2 seconds of anything."""
+"""A request for 1.2 seconds of anything."""
 
 
 def model_config(
     prepend: tuple[str, ...] = ("chroma",), codebooks: int = CODEBOOKS, **changes: Any
 ) -> MusicModelConfig:
-    """Of a model that reads text, melody and joint embedding, unless it is told otherwise; beat and chords if it is."""
+    """Configuration of a model that reads text, melody and joint embedding by default; beat and chords if asked for."""
     values: dict[str, Any] = {
         "description": {"width": 16, "finetune": True},
         "chroma": {"frames": 16},
@@ -64,13 +64,14 @@ def put_checkpoint(
     codec: CodecFacts | None = None,
     learned: bool = True,
 ) -> None:
-    """A language model of random weights as a checkpoint of the store; `learned` from its tables, or from others."""
+    """Put a language model of random weights into the store as a checkpoint; `learned` from its tables, or from
+    others."""
     encoder, tokenizer = load_text_encoder(text_encoder(folder / "encoder")) if config.description else (None, None)
     torch.manual_seed(day)
     model = MusicModel(config, encoder, tokenizer)
     with torch.no_grad():
         for value in model.parameters():
-            value.mul_(3.0)  # or all codes are about as likely, whatever the conditions
+            value.mul_(3.0)  # otherwise all codes are about equally likely, whatever the conditions
     facts = CheckpointFacts(
         model=config,
         frame_rate=FRAME_RATE,
@@ -89,7 +90,7 @@ def put_checkpoint(
 
 
 def filled_store(folder: Path) -> Store:
-    """A store of one track, with a language model of random weights that learned from it."""
+    """A store of one track, with a language model of random weights trained on it."""
     store = Store(str(folder / "store"))
     random = np.random.default_rng(2)
     codes = list(random.integers(CARDINALITY, size=(CODEBOOKS, 80)).astype(np.uint16))
@@ -121,8 +122,7 @@ def context_for(store: Store, **settings: Any) -> Context:
 
 
 def generate_rows(store: Store, requests: list[dict], config: Config | None = None) -> dict[tuple[str, int], dict]:
-    """Generate, and return the rows by request and take, without their time; what was refused is in the table of
-    rejects."""
+    """Generate, and return the rows by request and take, without their times; refusals are in the table of rejects."""
     rows = [DEFAULTS | {"request_id": f"{n:016x}", "line": n + 2} | request for n, request in enumerate(requests)]
     store.write_shard(REQUESTS, "r", "0", pa.Table.from_pylist(rows, schema=REQUESTS.schema), "k")
     run_stage(ConfiguredStage("generate", generate, config or config_of()), context_for(store))
@@ -131,5 +131,5 @@ def generate_rows(store: Store, requests: list[dict], config: Config | None = No
 
 
 def config_of(**fields: Any) -> Config:
-    """Of a catalog whose requests name no files and no words."""
+    """Configuration for a catalog whose requests name no files and no texts for embeddings."""
     return Config.model_validate({"codec": None, "separator": None, "clap": None, "vocabulary": None} | fields)

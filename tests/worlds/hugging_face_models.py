@@ -1,4 +1,4 @@
-"""Small random MusicGens of transformers, in the folders that its `save_pretrained` writes, and what they compute."""
+"""Small random MusicGens of transformers, in the folders that its `save_pretrained` writes, and their results."""
 
 import json
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ CHROMA_FRAMES, SEGMENT_FRAMES = 7, 100
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a model; `codebooks` are those of the decoder, twice the codec's where it is stereo."""
+    """Sizes of a model; `codebooks` are those of the decoder, twice the codec's for stereo."""
 
     melody: bool = False
     stereo: bool = False
@@ -58,7 +58,8 @@ SHAPES = {
 
 
 def random_musicgen(shape: Shape, seed: int = 0) -> Any:
-    """A model all of whose parameters matter: transformers starts norms at one, heads near zero, codebooks at zero."""
+    """A model in which all parameters matter: transformers initialises norms at one, heads near zero, codebooks at
+    zero."""
     torch.manual_seed(seed)
     decoder = {
         "vocab_size": shape.cardinality,
@@ -92,7 +93,7 @@ def random_musicgen(shape: Shape, seed: int = 0) -> Any:
 
 
 def save(model: Any, shape: Shape, folder: Path) -> Path:
-    """Write what a published folder holds."""
+    """Write the contents of a published folder."""
     model.save_pretrained(folder)
     GenerationConfig(
         bos_token_id=shape.cardinality,
@@ -111,7 +112,7 @@ def save(model: Any, shape: Shape, folder: Path) -> Path:
 
 
 def load(folder: Path) -> Any:
-    """The model of a folder by transformers, which must find every tensor that it wants and no other."""
+    """Load the model of a folder with transformers, which must find exactly the tensors that it needs."""
     kinds: dict[str, Any] = {
         "musicgen": MusicgenForConditionalGeneration,
         "musicgen_melody": MusicgenMelodyForConditionalGeneration,
@@ -123,7 +124,7 @@ def load(folder: Path) -> Any:
 
 
 def encoded(descriptions: list[str]) -> dict[str, Tensor]:
-    """Token ids and mask as transformers' processor gives them."""
+    """Token ids and mask as transformers' processor returns them."""
     tokens = tokenizer()(descriptions, padding=True, return_tensors="pt")
     return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
 
@@ -148,9 +149,9 @@ def greedy_codes(
     chroma: Tensor | None = None,
     prompt: Tensor | None = None,
 ) -> Tensor:
-    """Codes [B, K, frames] of transformers' greedy `generate` with guidance 3, as they come to its codec.
+    """Codes [B, K, frames] of transformers' greedy `generate` with guidance 3, as they reach its codec.
 
-    `prompt` is sound [B, C, N] to go on from; `frames` counts it too.
+    `prompt` is sound [B, C, N] to continue; `frames` includes it.
     """
     seen: list[Tensor] = []
     decode = theirs.audio_encoder.decode

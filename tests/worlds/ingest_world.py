@@ -22,11 +22,11 @@ MEASURES = {
     **{"loudness": -20.0, "true_peak": -1.0, "silence": 0.0, "clipping": 0.0, "clipping_runs": 0.0, "peak": -1.0},
     **{"dc": 0.0, "zeros": 0.0, "bandwidth": 8000.0, "dual_mono": False, "phase": None},
 }
-"""What a probe measures of an ordinary recording."""
+"""What a probe measures for an ordinary recording."""
 
 
 class Counter(Progress):
-    """How many recordings a run set out to read, and read."""
+    """Counts the recordings that a run planned to read, and those it read."""
 
     def __init__(self) -> None:
         self.total = self.done = 0
@@ -53,7 +53,7 @@ class World:
         return Context(self.store, settings, "run", "ingest", "v", {}, WeightsLibrary(self.store), progress=Counter())
 
     def run(self) -> Counts:
-        """What the runner does when there is a job; `read` tells how many recordings it opened."""
+        """Run the stage as the runner does if there is a job; `read` is the number of recordings that it opened."""
         stage, context = ConfiguredStage("ingest", ingest, self.config), self.context()
         context.progress.tell = self.tell
         plan = plan_stage(stage, context, True)
@@ -66,7 +66,7 @@ class World:
         return counts
 
     def rows(self) -> dict[str, dict]:
-        """The tracks by the name of their file."""
+        """The tracks by the names of their files."""
         rows = self.store.read(TRACKS, "v").to_pylist()
         return {os.path.relpath(row["uri"], self.music): row for row in rows}
 
@@ -78,7 +78,7 @@ class World:
         return query(self.store, sql).to_pylist()
 
     def remarks(self) -> list[tuple[str, str, int, list[str]]]:
-        """What the last run noticed: what, where, how often, and examples."""
+        """Remarks of the last run: what, where, how often, and examples."""
         rows = self.store.read(REMARKS, "v").to_pylist()
         return [(row["what"], row["location"], row["count"], row["examples"]) for row in rows]
 

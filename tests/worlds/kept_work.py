@@ -1,4 +1,5 @@
-"""What a store keeps of a table besides what its view shows: drafts of whole shards, and parts of those in work."""
+"""The rows of a table that a store holds, shown or not: published shards, drafts of whole shards, and parts of shards
+in work."""
 
 from schemas import Store
 from schemas.storage.drafts import Drafts

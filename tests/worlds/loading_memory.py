@@ -1,6 +1,5 @@
-"""How much memory loading a checkpoint takes at most: `python -m tests.worlds.loading_memory SMALL FOLDER T5` tells it
-of a process that has loaded a small checkpoint before, so that what is imported for any does not count.
-"""
+"""Peak memory of loading a checkpoint: `python -m tests.worlds.loading_memory SMALL FOLDER T5` measures it in a process
+that has loaded a small checkpoint before, so that imports needed for any checkpoint do not count."""
 
 import gc
 import json
@@ -24,18 +23,18 @@ from tests.worlds.command_line import ROOT
 from tests.worlds.training_world import make_context
 
 GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
-"""What has glibc give back every block of a megabyte or more when it is freed. By itself it keeps some for later, how
-many by chance, and a peak of 1.10 times the weights is then 1.25 times them in one run of twenty."""
+"""Makes glibc return every block of a megabyte or more when it is freed. By default it keeps a random number of them,
+and a peak of 1.10 times the weights then becomes 1.25 times in one run of twenty."""
 
 
 @dataclass(frozen=True)
 class Loading:
-    """What loading a checkpoint took, in bytes."""
+    """Memory for loading a checkpoint, in bytes."""
 
     weights: int
-    """Of the model that was loaded and its codec."""
+    """Weights of the loaded model and its codec."""
     peak: int
-    """At most in memory beyond what the process had before."""
+    """Peak memory beyond what the process had before."""
 
     @property
     def ratio(self) -> float:
@@ -43,7 +42,7 @@ class Loading:
 
 
 def measure_loading(small: Path, folder: Path, encoder: Path) -> Loading:
-    """Load a folder in a process of its own, after a small one, and return what that took."""
+    """Load a folder in a process of its own, after a small one, and return the memory it took."""
     program = [sys.executable, "-m", "tests.worlds.loading_memory", str(small), str(folder), str(encoder)]
     done = subprocess.run(program, cwd=ROOT, env=os.environ | GIVEN_BACK, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -51,28 +50,28 @@ def measure_loading(small: Path, folder: Path, encoder: Path) -> Loading:
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory now."""
+    """Current resident memory of this process, bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def most_resident() -> int:
-    """Bytes of this process that were in memory at most. (`ru_maxrss` counts what the process that started it had.)"""
+    """Peak resident memory of this process, bytes. (`ru_maxrss` includes that of the process which started it.)"""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def peak_of(work: Callable[[], object]) -> int:
-    """Bytes that some work has in memory at most, beyond what this process had before."""
+    """Peak memory of some work in bytes, beyond what this process had before."""
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # which forgets the most that there ever was
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident()
     work()
     return most_resident() - before
 
 
 def peak_of_beginning(folder: Path, small: train.Config, config: train.Config) -> int:
-    """The same of beginning a training of the small world, in a process of its own that has begun a small one before:
-    so what is imported for any does not count, and no memory is there that another work has left."""
+    """Peak memory of beginning a training of the small world, in a process of its own that has begun a small one
+    before, so that imports needed for any training do not count and no memory is left from other work."""
     with patch.dict(os.environ, GIVEN_BACK), ProcessPoolExecutor(1, get_context("spawn")) as process:
         return process.submit(_peak_after, folder, small, config).result()
 
@@ -86,7 +85,7 @@ def _peak_after(folder: Path, small: train.Config, config: train.Config) -> int:
 
 
 def main(small: str, folder: str, text_encoder: str) -> None:
-    """Load both, and tell what the second took."""
+    """Load both, and print the memory of the second."""
 
     def find(reference: WeightsRef) -> LocalWeights:
         return LocalWeights(str(reference), Path(text_encoder), "digest")

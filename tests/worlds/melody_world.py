@@ -19,7 +19,7 @@ STAGES = [
     *("generate", "gate", "decode", "evaluate", "controls"),
 ]
 SECONDS, PROMPT_SECONDS = 1.2, 0.4
-"""Of every clip, and of the prompts that two of them go on from."""
+"""Seconds of every clip, and of the prompts that two of them continue."""
 
 
 def melody_recipe(
@@ -32,9 +32,9 @@ def melody_recipe(
     """A model trained in a few steps to read melodies.
 
     Args:
-        sizes: what the language model's codes differ in from the smallest's: codebooks, cardinality, delays.
-        tokenize: what differs in that stage, beside the codec.
-        chroma: what differs in that stage, beside the separator.
+            sizes: differences of the language model's codes from the smallest ones: codebooks, cardinality, delays.
+            tokenize: changes of that stage, in addition to the codec.
+            chroma: changes of that stage, in addition to the separator.
     """
     learning = {"steps": 4, "warmup_steps": 1, "precision": "float32", "ema_interval": 1}
     model = {
@@ -68,7 +68,8 @@ def settings_of(folder: Path, recordings: dict[str, np.ndarray], sample_rate: in
 
 
 def filled_store(recipe: Recipe, settings: Settings, more: Sequence[dict[str, Any]] = ()) -> Store:
-    """A store with three clips after the recording named `0`: its melody, and it as a prompt, as a track and a file.
+    """A store with three clips made from the recording named `0`: with its melody, and with it as a prompt, as a track
+    and as a file.
 
     Args:
         more: other requests.
@@ -91,12 +92,12 @@ def filled_store(recipe: Recipe, settings: Settings, more: Sequence[dict[str, An
 
 
 def rows_of(store: Store, sql: str) -> list[dict]:
-    """What a query over the store's views gives."""
+    """The rows of a query over the store's views."""
     return query(store, sql).to_pylist()
 
 
 def continued(store: Store, frames: int) -> dict[str, np.ndarray]:
-    """The first frames [K, T] of what goes on from a prompt, by its name, and those of the recording itself as
+    """The first frames [K, T] of the clips that continue a prompt, by name, and those of the recording itself as
     `recording`."""
     rows = rows_of(
         store,

@@ -1,6 +1,6 @@
-"""Run as a program, measures chroma of some tracks whenever a line comes in, and tells tracks a second.
+"""Run as a program, measures chroma of several tracks for every input line, and prints tracks a second.
 
-Arguments: a folder of its own, and that of a separator.
+Arguments: a folder of its own, and the folder of a separator.
 """
 
 import sys
@@ -21,7 +21,7 @@ TRACKS_A_TURN = 6
 
 
 def main() -> None:
-    """Do a shard for each line."""
+    """Process one shard for each input line."""
     folder = Path(sys.argv[1])
     folder.mkdir()
     generator = np.random.default_rng(0)

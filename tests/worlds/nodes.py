@@ -1,5 +1,5 @@
-"""A small training under torchrun, of several processes or, on what two machines are made of on one, of several agents.
-Run as a program, one process of it."""
+"""A small training under torchrun, with several processes or, standing in for two machines, several agents. Run as a
+program, it is one process of the training."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.worlds.training_world import ROOT, make_context, recipe
 
 
 class Told(Progress):
-    """Writes down how many steps have been made, and makes none faster than somebody can interfere."""
+    """Records how many steps have been made, and slows steps down so that a test can interfere."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.done = file, 0
@@ -35,7 +35,7 @@ class Told(Progress):
 
 @dataclass
 class Torchrun:
-    """A training by torchrun: how many agents there are, each as of a machine of its own, and of how many processes."""
+    """A training by torchrun: the number of agents, each standing for a machine, and of processes of each."""
 
     folder: Path
     changes: Mapping[str, object]
@@ -45,14 +45,15 @@ class Torchrun:
     restarts: int = 0
     parallel: str = "data"
     agents: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
-    """The newest of each machine."""
+    """The newest agent of each machine."""
 
     @property
     def exit_codes(self) -> list[int | None]:
         return [agent.poll() for agent in self.agents.values()]
 
     def start_agent(self, number: int) -> None:
-        """Start the agent of a machine; the first one is where all meet. It and its processes are a session."""
+        """Start the agent of a machine; the first machine is the rendezvous. The agent and its processes are a
+        session."""
         words = [
             *("--nnodes", str(self.nodes), "--nproc-per-node", str(self.processes)),
             *("--max-restarts", str(self.restarts), "--rdzv-backend", "c10d", "--rdzv-id", self.folder.name),
@@ -67,7 +68,7 @@ class Torchrun:
             )
 
     def lose_machine(self, number: int) -> None:
-        """Kill the agent of a machine and its processes at once, as a power cut does."""
+        """Kill the agent of a machine and its processes at once, like a power cut."""
         group = os.getpgid(self.agents[number].pid)
         children = Path(f"/proc/{self.agents[number].pid}/task/{self.agents[number].pid}/children").read_text().split()
         os.killpg(group, signal.SIGKILL)
@@ -83,18 +84,18 @@ def workers(folder: Path) -> dict[int, int]:
 
 
 def logs(folder: Path) -> str:
-    """The ends of what the agents and their processes said."""
+    """The ends of the output of the agents and their processes."""
     return "\n".join(log.read_text()[-2000:] for log in folder.glob("node-*.log"))
 
 
 def steps_made(folder: Path) -> int:
-    """How many steps the run has told of, over all its starts."""
+    """Number of steps that the run has reported, over all its starts."""
     file = folder / "steps"
     return int(file.read_text() or 0) if file.exists() else 0
 
 
 def main() -> None:
-    """Be one process of the training: the run, or one that follows it. A run that was stopped ends with 130."""
+    """Be one process of the training: the run, or one that follows it. A stopped run exits with 130."""
     folder, changes, parallel = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(1)
     (folder / f"{os.environ['RANK']}.pid").write_text(str(os.getpid()))
@@ -110,7 +111,7 @@ def main() -> None:
             except BaseException as error:
                 failures.append(error)
 
-        thread = threading.Thread(target=work)  # as a task of a flow does it
+        thread = threading.Thread(target=work)  # as a task of a flow does
         thread.start()
         thread.join()
         if failures and isinstance(failures[0], Stopped):

@@ -1,4 +1,4 @@
-"""An object store in memory that speaks S3's protocol, reached as a user's is: by the variables of the environment."""
+"""An object store in memory with S3's protocol, reached like a user's: by environment variables."""
 
 import logging
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from s3fs import S3FileSystem
 
 @contextmanager
 def object_store(key: str = "test", secret: str = "test") -> Iterator[S3FileSystem]:
-    """Serve on the loopback and yield the filesystem; other filesystems made meanwhile reach the same.
+    """Serve on the loopback and yield the filesystem; other filesystems made inside the block reach the same store.
 
-    Buckets are the process's own: what one such store holds, the next one holds too.
+    Buckets belong to the process: what one of these stores holds, the next one holds too.
     """
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

@@ -1,6 +1,7 @@
-"""A gate that lets everything pass, for worlds whose models have learned nothing and make noise.
+"""A gate that lets everything pass, for worlds whose untrained models make noise.
 
-The limits stand here by name: this is read before the tests' own tools look at the packages, and imports none of them.
+The limits are listed here by name, because this module is imported before the tests' own tools look at the packages,
+and so must not import any of them.
 """
 
 _NAMES = (
@@ -9,7 +10,7 @@ _NAMES = (
 )
 
 OPEN_LIMITS = dict.fromkeys(_NAMES)
-"""As `gate.limits` takes it."""
+"""The limits for `gate.limits`."""
 
 OPEN_GATE = {f"gate.limits.{name}": "null" for name in _NAMES}
-"""As `--set` takes it."""
+"""The limits for `--set`."""

@@ -1,4 +1,4 @@
-"""Reading packs of reference numbers: tensors, their configuration, and the networks they were made with."""
+"""Reading packs of reference numbers: tensors, their configuration, and the networks that they were made with."""
 
 import json
 import re
@@ -24,7 +24,7 @@ POSITIONS = {"sin": "sinusoidal", "rope": "rotary", "sin_rope": "both"}
 
 @dataclass(frozen=True)
 class PatternName:
-    """What a pack calls a pattern: `delay`, `delay[0,0,1,1]`, `parallel`, `unroll`, `coarse_first`,
+    """A pack's name for a pattern: `delay`, `delay[0,0,1,1]`, `parallel`, `unroll`, `coarse_first`,
     `musiclm(group_by=2)`."""
 
     kind: str
@@ -36,7 +36,7 @@ class PatternName:
         return cls(kind, tuple(int(number) for number in re.findall(r"\d+", rest)))
 
     def fields(self, codebooks: int) -> dict[str, Any]:
-        """The fields of a language model's configuration that say so."""
+        """The fields of a language model's configuration for the pattern."""
         named = {"unroll": {"pattern": "unroll"}, "coarse_first": {"pattern": "coarse_first"}}
         named |= {"parallel": {"delays": (0,) * codebooks}, "delay": {"delays": self.numbers} if self.numbers else {}}
         return named[self.kind] if self.kind in named else {"pattern": "grouped", "group": self.numbers[0]}
@@ -44,7 +44,7 @@ class PatternName:
 
 @dataclass(frozen=True)
 class Pack:
-    """One pack: what its JSON says, and its tensors."""
+    """One pack: the contents of its JSON, and its tensors."""
 
     facts: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -57,7 +57,7 @@ class Pack:
         return next(case for case in self.cases if case["name"] == name)
 
     def conditions(self, case: dict[str, Any]) -> dict[str, Condition]:
-        """What a case of `lm_forward` is conditioned with, in the order in which it is fused."""
+        """The conditions of a case of `lm_forward`, in the order in which they are fused."""
         name = case["name"]
         return {
             condition: Condition(
@@ -117,14 +117,14 @@ def language_model(folder: Path, case: dict[str, Any]) -> LanguageModel:
 
 
 def load_decoder(model: LanguageModel, state: Mapping[str, Tensor]) -> None:
-    """Set a network's weights from AudioCraft's state of one, all of it."""
+    """Set all weights of a network from AudioCraft's state."""
     tensors = parameters_in_audiocraft(state)
     model.load_state_dict({name: tensors.pop(parameter_name_to_audiocraft(name)) for name in model.state_dict()})
     assert not tensors, f"these have no place: {sorted(tensors)}"
 
 
 def _sizes(facts: dict[str, Any]) -> dict[str, Any]:
-    """What every pack says of its network in the same words."""
+    """The settings that every pack gives for its network under the same names."""
     return {
         "codebooks": facts["n_q"],
         "cardinality": facts["card"],

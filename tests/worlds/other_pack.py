@@ -1,5 +1,5 @@
-"""A second pack of reference numbers, of other sizes, out of the committed one: what in it can be left out, renumbered
-or computed plainly, so that a test which knows a size by heart fails with it."""
+"""A second pack of reference numbers, with other sizes, derived from the committed one by leaving out, renumbering and
+plain computation, so that a test with hard-coded sizes fails with it."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from tests.worlds.oracles import Pack, read_pack
 
 
 def write_other_pack(oracles: Path, folder: Path) -> Path:
-    """Write the families `discriminator`, `conditioning` (labels) and `sampling` with other sizes."""
+    """Write the packs `discriminator`, `conditioning` (labels) and `sampling` with other sizes."""
     _write(_fewer_discriminators(read_pack(oracles, "discriminator")), folder, "discriminator")
     _write(_smaller_tables(read_pack(oracles, "conditioning")), folder, "conditioning")
     sampling = read_pack(oracles, "sampling")
@@ -28,7 +28,7 @@ def _write(pack: Pack, folder: Path, name: str) -> None:
 
 
 def _fewer_discriminators(pack: Pack) -> Pack:
-    """Leave the second discriminator out, and turn the order of the others: each hears the sound for itself."""
+    """Leave the second discriminator out, and reverse the order of the others, which do not depend on each other."""
     sizes = pack.facts["config"]
     kept = [number for number in reversed(range(len(sizes["n_ffts"]))) if number != 1]
     changed = {name: [sizes[name][number] for number in kept] for name in ("n_ffts", "hop_lengths", "win_lengths")}
@@ -46,7 +46,7 @@ def _fewer_discriminators(pack: Pack) -> Pack:
 
 
 def _smaller_tables(pack: Pack) -> Pack:
-    """Look labels up in a table of 37 rows, and hash texts into tables of 50 and 7."""
+    """Look labels up in a table of 37 rows, and hash texts into tables of 50 and 7 rows."""
     facts: dict[str, Any] = dict(pack.facts)
     texts = list(next(iter(facts["hash_bins"].values())))
     facts["hash_bins"] = {str(bins): {text: _row(text, bins) for text in texts} for bins in (50, 7)}

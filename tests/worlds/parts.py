@@ -1,4 +1,4 @@
-"""What a stage that maps yields, put together."""
+"""The parts that a mapping stage yields, combined."""
 
 from collections.abc import Iterable
 

@@ -1,11 +1,11 @@
-"""Waiting for what other processes do, for as long as a busy machine may take; a failure says what was seen."""
+"""Waiting for other processes, for as long as a busy machine may take; a failure says what was seen."""
 
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 PATIENCE_SECONDS = 240.0
-"""How long a busy machine may take for what is waited for."""
+"""Longest time to wait on a busy machine, seconds."""
 
 T = TypeVar("T")
 
@@ -16,9 +16,9 @@ def wait_for(
     every: float = 0.1,
     seen: Callable[[], object] = lambda: "nothing else is known",
 ) -> T:
-    """Ask for a condition every so many seconds until it holds, and return what it gave.
+    """Ask for a condition every `every` seconds until it holds, and return its value.
 
-    Raises AssertionError, with what `seen` tells, where it does not hold in time.
+    Raises AssertionError, with the value of `seen`, if it does not hold in time.
     """
     deadline = time.monotonic() + seconds
     while not (given := condition()):

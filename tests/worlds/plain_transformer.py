@@ -1,4 +1,4 @@
-"""The decoder written as loops over heads and steps, for one row: slow, and easy to see through. And its many forms."""
+"""The decoder written as loops over heads and steps, for one row: slow, and easy to follow. And its many forms."""
 
 import cmath
 import math
@@ -42,7 +42,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 def transformer(form: str = "as published", cross: bool = False, **changes: object) -> Transformer:
-    """A small decoder whose biases, norms and scales are not the ones they start with, so that they matter."""
+    """A small decoder whose biases, norms and scales are not at their initial values, so that they matter."""
     torch.manual_seed(0)
     sizes = {"width": WIDTH, "heads": HEADS, "layers": 2, "cross": ("description",) if cross else ()}
     made = Transformer(LanguageModelConfig.model_validate(sizes | FORMS[form] | changes)).eval()
@@ -51,7 +51,7 @@ def transformer(form: str = "as published", cross: bool = False, **changes: obje
 
 
 def disturb(module: nn.Module) -> None:
-    """Move all vectors away from where they start."""
+    """Move all vectors away from their initial values."""
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.ndim == 1:
@@ -104,7 +104,7 @@ def _layer(layer: Layer, inputs: Tensor, source: Tensor | None, config: Language
 
 
 def _attention(attention: Attention, inputs: Tensor, source: Tensor, config: LanguageModelConfig | None) -> Tensor:
-    """Attention head by head and step by step; causal and turned as `config` says, of everything without one."""
+    """Attention head by head and step by step; causal and rotated as `config` says, or over everything without one."""
     projection, size = attention.in_projection, WIDTH // HEADS
     assert isinstance(projection, nn.Linear)
     width = attention.key_value_heads * size
@@ -128,7 +128,7 @@ def _attention(attention: Attention, inputs: Tensor, source: Tensor, config: Lan
 
 
 def _fit(query: Tensor, key: Tensor, step: int, other: int, config: LanguageModelConfig | None) -> Tensor:
-    """The product of a query and a key; for rotary positions pair by pair as complex numbers, by their distance."""
+    """The product of a query and a key; with rotary positions pair by pair as complex numbers, by their distance."""
     if config is None or config.positions == "sinusoidal":
         return query @ key
     total, size = torch.zeros(()), len(query)

@@ -1,4 +1,4 @@
-"""Copies of recordings as they turn up in collections and in what models make."""
+"""Copies of recordings, like those in collections and in the output of models."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ Sound = np.ndarray
 
 @lru_cache(maxsize=256)
 def piece(index: int, seed: int = 0) -> Sound:
-    """One of the demo's pieces, mono: they share genres, chords, tempi and instruments, and are no copies."""
+    """One of the demo's pieces, mono: they share genres, chords, tempi and instruments, and are not copies."""
     return render(compose(seed, index), RATE).sum(0).numpy()
 
 
@@ -27,14 +27,14 @@ def print_of(sound: Sound, rate: int = RATE) -> Print:
 
 
 def excerpt(sound: Sound, seconds: float, at: float) -> Sound:
-    """So many seconds, from a place between the first (0) and the last possible (1)."""
+    """An excerpt of `seconds`, from a place between the first (0) and the last possible (1)."""
     length = min(round(seconds * RATE), len(sound))
     start = round(at * (len(sound) - length))
     return sound[start : start + length]
 
 
 def through(form: str, sound: Sound) -> Sound:
-    """What is left of a sound in a file of a lossy format at its encoder's lowest quality but one."""
+    """A sound after encoding in a lossy format at its encoder's second-lowest quality."""
     file = io.BytesIO()
     soundfile.write(file, sound, RATE, format=form, compression_level=0.9)
     file.seek(0)
@@ -46,7 +46,7 @@ def at_speed(sound: Sound, speed: float) -> Sound:
 
 
 def mixed(sound: Sound, other: Sound, decibels: float = 0.0) -> Sound:
-    """Two sounds at once, the other so many decibels below the first."""
+    """Two sounds at once, the other `decibels` below the first."""
     length = min(len(sound), len(other))
     sound, other = (part[:length] / max(part[:length].std(), 1e-9) for part in (sound, other))
     return (0.1 * (sound + 10 ** (-decibels / 20) * other)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a test's own, where its programs are installed: on the loopback, with a password."""
+"""A PostgreSQL server of a test's own, if its programs are installed: on the loopback, with a password."""
 
 import os
 import secrets
@@ -14,23 +14,23 @@ PROGRAMS = next(
     (
         Path(found).resolve().parent
         for found in (
-            *sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True),  # Debian leaves them off the path
+            *sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True),  # not on Debian's path
             shutil.which("initdb"),
         )
         if found
     ),
     None,
 )
-"""The folder of `initdb` and `pg_ctl`; None where they are not installed."""
+"""The folder of `initdb` and `pg_ctl`; None if they are not installed."""
 
 USER = "postgres" if os.getuid() == 0 else None
-"""As whom the server runs: it refuses to run as root. None is the user of the tests."""
+"""The user of the server, because it refuses to run as root. None is the user of the tests."""
 
 
 @contextmanager
 def postgresql() -> Iterator[str]:
-    """Start a server whose files go with it, and yield the URL of its database, as `segue up` takes it."""
-    # Not among pytest's folders, which are closed to the user that the server runs as where the tests run as root.
+    """Start a server whose files are removed with it, and yield the URL of its database in the form of `segue up`."""
+    # Not in pytest's folders: if the tests run as root, these are closed to the user of the server.
     with tempfile.TemporaryDirectory(prefix="segue-postgresql-") as name:
         folder, password = Path(name), secrets.token_hex(16)
         (folder / "password").write_text(password)

@@ -1,4 +1,4 @@
-"""Homes of Prefect whose database is that of a new server: to make one takes longer than all else of a first start."""
+"""Homes of Prefect with the database of a new server: making one takes longer than everything else in a first start."""
 
 import os
 import shutil
@@ -10,7 +10,8 @@ DATABASE = "prefect.db"
 
 
 def keep_database(home: Path, common: Path) -> None:
-    """Keep the database of a server that has just started for the homes that the processes of a test run still make."""
+    """Save the database of a server that has just started, for the homes that the processes of a test run make
+    later."""
     kept = common / DATABASE
     if kept.exists():
         return
@@ -21,7 +22,7 @@ def keep_database(home: Path, common: Path) -> None:
 
 
 def make_home(home: Path, common: Path) -> Path:
-    """Make a home, with the database that was kept, if one was; else Prefect makes its own."""
+    """Make a home, with the saved database if there is one; otherwise Prefect makes its own."""
     home.mkdir(parents=True, exist_ok=True)
     if (common / DATABASE).exists() and not (home / DATABASE).exists():
         shutil.copy(common / DATABASE, home)

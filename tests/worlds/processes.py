@@ -1,4 +1,4 @@
-"""Processes of this machine that have not ended, as `ps` lists them."""
+"""Processes of this machine that have not ended, as listed by `ps`."""
 
 import subprocess
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Process:
-    """A process: its number and its parent's, and its command line."""
+    """A process: its id and its parent's, and its command line."""
 
     pid: int
     parent: int
@@ -26,14 +26,14 @@ def processes() -> list[Process]:
 
 
 def family(root: int) -> list[Process]:
-    """A process and all that it started, and those started, each after its parent."""
+    """A process and all its descendants, each after its parent."""
     found = [one for one in processes() if one.pid == root]
-    for above in found:  # which grows as it is read
+    for above in found:  # grows while it is read
         found.extend(one for one in processes() if one.parent == above.pid)
     return found
 
 
 def still_there(before: list[Process]) -> list[Process]:
-    """Those of some processes that have not ended (another process may have got the number of one)."""
+    """Those of some processes that have not ended (another process may have got the id of one)."""
     known = {(one.pid, one.words) for one in before}
     return [one for one in processes() if (one.pid, one.words) in known]

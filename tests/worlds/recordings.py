@@ -11,7 +11,7 @@ RATE = 44_100
 
 
 def tones(seconds: float = 2.0, seed: int = 0, sample_rate: int = RATE, channels: int = 2) -> np.ndarray:
-    """A chord that swells and fades, another for every seed: float32 [C, N], peak 0.5."""
+    """A chord that swells and fades, a different one for every seed: float32 [C, N], peak 0.5."""
     time = np.arange(round(seconds * sample_rate)) / sample_rate
     hertz = 110 * 2 ** (np.random.default_rng(seed).integers(0, 36, 4) / 12)
     sound = np.stack(
@@ -21,7 +21,7 @@ def tones(seconds: float = 2.0, seed: int = 0, sample_rate: int = RATE, channels
 
 
 def encoded(format: str, samples: np.ndarray, sample_rate: int = RATE, subtype: str | None = None) -> bytes:
-    """The bytes of a file that libsndfile writes."""
+    """The bytes of a file written by libsndfile."""
     file = io.BytesIO()
     soundfile.write(file, samples.T, sample_rate, format=format, subtype=subtype)
     return file.getvalue()
@@ -30,7 +30,7 @@ def encoded(format: str, samples: np.ndarray, sample_rate: int = RATE, subtype: 
 def encoded_by_ffmpeg(
     format: str, codec: str, samples: np.ndarray, sample_rate: int = RATE, bit_rate: int = 128_000
 ) -> bytes:
-    """The bytes of a file that FFmpeg writes: `mp4` with `aac` or `alac`, `adts`, `asf`, `webm`, `mp3`."""
+    """The bytes of a file written by FFmpeg: `mp4` with `aac` or `alac`, `adts`, `asf`, `webm`, `mp3`."""
     file = io.BytesIO()
     with av.open(file, "w", format=format) as container:
         layout = "stereo" if samples.shape[0] == 2 else "mono"
@@ -49,14 +49,14 @@ def encoded_by_ffmpeg(
 
 
 def write(path: Path, data: bytes) -> str:
-    """Write a file and give its path as text."""
+    """Write a file and return its path as text."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return str(path)
 
 
 def without_first_mpeg_frame(data: bytes) -> bytes:
-    """An MP3 without its Xing frame, as streams and old encoders leave it."""
+    """An MP3 without its Xing frame, as streams and old encoders produce it."""
     from stages.audio.containers import frame_bytes
 
     length = frame_bytes(data[:6])
@@ -65,7 +65,7 @@ def without_first_mpeg_frame(data: bytes) -> bytes:
 
 
 def patched(data: bytes, offset: int, value: bytes) -> bytes:
-    """The file with other bytes at a place."""
+    """The file with other bytes at an offset."""
     return data[:offset] + value + data[offset + len(value) :]
 
 
@@ -87,7 +87,7 @@ def with_wav_size(data: bytes, size: int) -> bytes:
 
 
 def as_piped_flac(data: bytes) -> bytes:
-    """A FLAC as an encoder leaves it that writes into a pipe: no number of samples, no digest."""
+    """A FLAC of an encoder that writes into a pipe: no number of samples, no digest."""
     return patched(patched(data, 21, bytes([data[21] & 0xF0]) + bytes(4)), 26, bytes(16))
 
 
@@ -102,7 +102,7 @@ def ogg_pages(data: bytes) -> list[bytes]:
 
 
 def ogg_page(page: bytes, flags: int) -> bytes:
-    """An Ogg page with other flags, and the checksum that belongs to it, by the book (RFC 3533, appendix)."""
+    """An Ogg page with other flags, and its checksum by the book (RFC 3533, appendix)."""
     page = page[:5] + bytes([flags]) + page[6:22] + bytes(4) + page[26:]
     checksum = 0
     for byte in page:

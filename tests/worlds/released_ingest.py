@@ -1,4 +1,5 @@
-"""The flow of `ingest` as a release leaves it that raised the stage's VERSION, where no work is too little to ask."""
+"""The flow of `ingest` of a release that raised the stage's VERSION, where even the smallest upgrade waits for an
+answer."""
 
 import stages.ingest
 from flows.runs import upgrading

@@ -23,14 +23,14 @@ TRACK_ROWS = [
 
 
 def store_of_tracks(folder: Path) -> Store:
-    """A store with three recordings, two of which have one title."""
+    """A store with three recordings, two of which have the same title."""
     store = Store(str(folder))
     store.write_shard(TRACKS, "t", "0", pa.Table.from_pylist(TRACK_ROWS, schema=TRACKS.schema), "k")
     return store
 
 
 def context_for(store: Store, file: Path | str | None, **settings: Any) -> Context:
-    """The stage's context; unless it is said otherwise, refused lines are accepted and requests may go."""
+    """The stage's context; by default refused lines are accepted and requests may be dropped."""
     given = {"max_refused": 1.0, "accept_refused": 1_000, "drop_requests": True} | settings
     chosen = Settings(store=store.url, requests=None if file is None else str(file), **given)
     return Context(store, chosen, "run", "requests", "r", {"tracks": "t"}, WeightsLibrary(store))

@@ -1,4 +1,4 @@
-"""A store of demo pieces with a clip of every request that is its reference played back, for tests of their scores."""
+"""A store of demo pieces in which the clip of every request is its reference played back, for tests of scores."""
 
 from collections.abc import Generator
 from pathlib import Path
@@ -41,12 +41,12 @@ VERSIONS = {
 }
 RATE = 7.8125
 COUNT = 4
-"""Pieces: the first and the last are held out."""
+"""Number of pieces; the first and the last are held out."""
 SECONDS = 6.0
 
 
 class ScoredWorld:
-    """A store with demo pieces as tracks, and a clip of every request that is its reference played back."""
+    """A store with demo pieces as tracks; the clip of every request is its reference played back."""
 
     def __init__(self, folder: Path) -> None:
         self.store = Store(str(folder / "store"))
@@ -68,7 +68,7 @@ class ScoredWorld:
             self.store.write_bytes(f"demo/{number}.flac", encode_audio(mix, 16_000, "flac"))
             uri = self.store.path(f"demo/{number}.flac")
             described = {"title": piece.title, "artist": piece.artist, "key": piece.key.name, "bpm": piece.tempo}
-            described |= {"sample_rate": 16_000, "seconds": piece.seconds}  # the rest of it nobody listens to
+            described |= {"sample_rate": 16_000, "seconds": piece.seconds}  # the rest of the piece is not needed
             tables[TRACKS].append({"track_id": track, "uri": uri, "split": split, "shard": number % 2} | described)
             tables[PIECES].append(_piece_row(piece, Path(f"{number}.flac"), 16_000) | {"uri": uri})
             windows = embedder.embed_audio(mix, 16_000, 10.0)
@@ -101,7 +101,7 @@ class ScoredWorld:
             self.store.write_bytes(path, encode_audio(mix, 16_000, "flac"))
             tables[CLIPS].append(key | {"checkpoint_id": "one", "path": path, "silence": 0.25, "clipping": 0.0})
         for table, rows in tables.items():
-            # The tables of tracks have two shards, what belongs to requests has one.
+            # The tables of tracks have two shards, those of requests one.
             for shard in {"0", "1"} if table in (TRACKS, CHROMA, CLAP, TOKENS) else {"0"}:
                 own = [
                     row
@@ -122,7 +122,7 @@ class ScoredWorld:
         return Context(self.store, settings, "run", "evaluate", version, VERSIONS, WeightsLibrary(self.store))
 
     def parts(self, **changes: Any) -> Generator[Shard, None, None]:
-        """What the stage yields of the shard of clips."""
+        """The parts that the stage yields for the shard of clips."""
         context = self.context()
         tables = [context.rows(table) for table in evaluate.READS]
         yield from evaluate.shard(self.config(**changes), context, *tables)

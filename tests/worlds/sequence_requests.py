@@ -1,4 +1,4 @@
-"""Requests for clips as the sequence requests that they become before they are decoded."""
+"""Requests for clips in the form of the sequence requests that are decoded."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +12,7 @@ from model.music_model import MusicModel
 
 
 def sequence_requests_of(model: MusicModel, requests: list[GenerationRequest]) -> list[SequenceRequest]:
-    """Return what the engine is given for these requests."""
+    """Return the sequence requests that the engine is given for these requests."""
     seen: list[SequenceRequest] = []
 
     def listen(model: LanguageModel, batch: Sequence[SequenceRequest], *_: object) -> Iterator[tuple[int, Tensor]]:

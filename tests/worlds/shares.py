@@ -1,4 +1,4 @@
-"""What processes do that have a model's parameters in parts."""
+"""Work of processes that hold parts of a model's parameters."""
 
 from typing import NamedTuple
 
@@ -20,12 +20,12 @@ from stages.train.sharding import WholeModel, shard_model
 from tests.worlds.every_condition import everything, music_model
 
 SHAPES = ((24, 24), (17, 8), (24, 48), (24, 24), (17, 8))
-"""Of matrices; of the seventeen rows the first of two processes has nine."""
+"""Shapes of matrices; of the seventeen rows the first of two processes has nine."""
 
 
 def share_work(context: Context, rank: Rank) -> tuple[list[torch.Tensor], list[torch.Tensor], list[int]]:
-    """Three steps of Muon on matrices that every process has: each process all of the work, and each its share. What
-    comes out of both, and how many matrices every process orthogonalised of those that it shared."""
+    """Make three steps of Muon on matrices that every process has: once each process does all of the work, and once its
+    share. Return both results, and how many of the shared matrices each process orthogonalised."""
     matrices, plain = torch.zeros(rank.world_size), muon.orthogonalised
     alone = _moved(None, None)
 
@@ -42,7 +42,7 @@ def share_work(context: Context, rank: Rank) -> tuple[list[torch.Tensor], list[t
 
 
 def move_matrices(context: Context, rank: Rank) -> list[list[torch.Tensor]]:
-    """Three steps of Muon on whole matrices, on parts of them, and on parts that are gathered one by one."""
+    """Make three steps of Muon on whole matrices, on parts of them, and on parts that are gathered one by one."""
     mesh = init_device_mesh("cpu", (rank.world_size,))
     whole, parts = _moved(None), _moved(mesh)
     with pytest.MonkeyPatch.context() as patched:
@@ -51,7 +51,7 @@ def move_matrices(context: Context, rank: Rank) -> list[list[torch.Tensor]]:
 
 
 def _moved(mesh: DeviceMesh | None, replicas: ProcessGroup | None = None) -> list[torch.Tensor]:
-    """Matrices and their momenta after three steps, whole; over a mesh each process has some of their rows."""
+    """Matrices and their momenta after three steps, whole; with a mesh each process has some of their rows."""
 
     def place(values: torch.Tensor) -> torch.Tensor:
         return values.clone() if mesh is None else distribute_tensor(values, mesh, [Shard(0)])
@@ -72,8 +72,8 @@ def _random(step: int) -> list[torch.Tensor]:
 
 
 def hear_sharded(context: Context, rank: Rank) -> dict[str, bool]:
-    """Whether the model that the first process hears of a sharded one has its weights and makes its codes, and the
-    weights that it has once it has moved."""
+    """Whether the model that the first process gathers from a sharded one has its weights and makes its codes, and
+    whether a later one has the changed weights."""
     torch.manual_seed(0)
     model, plain = music_model(), music_model()
     plain.load_state_dict(model.state_dict())
@@ -95,7 +95,7 @@ def hear_sharded(context: Context, rank: Rank) -> dict[str, bool]:
 
 
 class AllWork(NamedTuple):
-    """What comes of all three."""
+    """The results of all three."""
 
     moved: list[list[torch.Tensor]]
     shared: tuple[list[torch.Tensor], list[torch.Tensor], list[int]]
@@ -103,12 +103,12 @@ class AllWork(NamedTuple):
 
 
 def all_work(context: Context, rank: Rank) -> AllWork:
-    """All three in the same processes, which take longer to start than to do them."""
+    """Do all three in the same processes, which take longer to start than to do them."""
     return AllWork(move_matrices(context, rank), share_work(context, rank), hear_sharded(context, rank))
 
 
 def _named(model: MusicModel) -> dict[str, torch.Tensor]:
-    """All parameters, those that stand in several places in each."""
+    """All parameters, shared ones under each of their names."""
     return dict(model.named_parameters(remove_duplicate=False))
 
 

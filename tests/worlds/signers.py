@@ -22,7 +22,7 @@ class SignerFiles:
     """A label's certificate, its key and its root, as files of a folder.
 
     Args:
-        kind: of the key, one of `KEYS`.
+            kind: kind of the key, one of `KEYS`.
         password: encrypts the key.
         days: how long the certificate is valid from today; less than 0, it expired.
     """
@@ -46,7 +46,7 @@ class SignerFiles:
 
 
 def serialised(private_key: Any) -> bytes:
-    """The private number of a key of EC, as it stands in every unencrypted form of it."""
+    """The private number of an EC key, as it appears in every unencrypted form of it."""
     return private_key.private_numbers().private_value.to_bytes(32, "big")
 
 

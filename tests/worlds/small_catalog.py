@@ -46,7 +46,7 @@ CODEC_METRICS = {
     **{"train_si_snr": 7.5, "train_log_mel_distance": 4.5, "train_bit_rate": 1.6},
 }
 SHOWN = (CLIPS, VERDICTS, GENERATIONS, SCORES, CONTROLS, MEASURES, NEAREST, ORIGINALITY, REQUESTS, TRACKS)
-"""The tables that the report reads one version of."""
+"""The tables of which the report reads one version."""
 
 TITLES = ("Silver Window", "Quiet River", "Paper Garden", "Salt Harbour", "Hollow Engine", "Amber Tide")
 
@@ -95,12 +95,12 @@ def request_row(number: int, **given: object) -> dict:
 
 
 def chord(start: float, end: float, root: int, quality: str = "maj") -> dict:
-    """A chord as `scores` holds it."""
+    """A chord in the form of `scores`."""
     return {"start": start, "end": end, "root": root, "quality": quality, "bass": root, "confidence": 1.0}
 
 
 def measure_row(measure: str, sounds: str, value: float | None, n: int = 100, **given: object) -> dict:
-    """A row of `measures`, of a share unless another unit is given."""
+    """A row of `measures`, for a share unless another unit is given."""
     row = {"measure": measure, "sounds": sounds, "checkpoint_id": CHECKPOINT, "n": n, "value": value, "unit": "share"}
     bounds = {} if value is None else {"low": max(0.0, value - 0.1), "high": min(1.0, value + 0.1)}
     return row | bounds | {"note": ""} | given
@@ -116,7 +116,7 @@ MEASURED = [
     measure_row("centroid", "clips", 894.2, unit="Hz", low=850.0, high=950.0),
     measure_row("mel_fd", "clips", None, 26, unit="distance", note="refused: expected at least 64 sounds"),
 ]
-"""A score card."""
+"""Rows of a score card."""
 
 
 def track_id(number: int) -> str:
@@ -232,12 +232,12 @@ def small_catalog(folder: str, requests: list[dict], distinct: int = 6, shared: 
 
 
 EARLIER = "ea711e70ea711e70"
-"""Another version of the clips, and the checkpoint that made them."""
+"""Another version of the clips, and of the checkpoint that made them."""
 
 
 def add_earlier_clips(context: Context, requests: list[dict]) -> None:
-    """Put the clips of another checkpoint into the store, made of the same requests and seeds, as an earlier run would
-    have left them."""
+    """Put the clips of another checkpoint into the store, made from the same requests and seeds, as an earlier run
+    would have left them."""
     store, clips, generations, scores = context.store, [], [], []
     for number, request in enumerate(requests):
         key = {"request_id": request["request_id"], "take": 1}
@@ -248,7 +248,7 @@ def add_earlier_clips(context: Context, requests: list[dict]) -> None:
         clips.append(key | clip | {"seconds": 4.0, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)})
         generations.append(key | {"checkpoint_id": EARLIER, "seed": request["seed"]})
         scores.append(key | {"seconds_asked": 4.0, "seconds": 4.0, "clap_similarity": 0.25, "chroma_similarity": 0.2})
-    # Each table has a version of its own, as in a store: what was made of what is kept in `versions`.
+    # Each table has a version of its own, as in a store: `versions` says what was made from what.
     of_generations, of_scores = "9e9e9e9e9e9e9e9e", "5c07ed5c07ed5c07"
     made = ((CLIPS, EARLIER, clips), (GENERATIONS, of_generations, generations), (SCORES, of_scores, scores))
     for table, version, rows in made:
@@ -258,7 +258,7 @@ def add_earlier_clips(context: Context, requests: list[dict]) -> None:
 
 
 def add_codec(context: Context, reconstructions: int = 2, metrics: dict[str, float] | None = None) -> dict:
-    """Put a trained codec into the store, with sound files before and after it; its row of `checkpoints`."""
+    """Put a trained codec into the store, with sound files before and after it; return its row of `checkpoints`."""
     store, rows = context.store, []
     for number in range(1, reconstructions + 1):
         row = {"checkpoint_id": CODEC, "number": number, "track_id": track_id(number), "sample_rate": 16_000}

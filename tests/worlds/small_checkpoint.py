@@ -17,18 +17,18 @@ from tests.worlds.tiny_models import text_encoder
 
 
 def find(reference: WeightsRef) -> LocalWeights:
-    """Weights that are folders."""
+    """Return the local weights of a reference that is a folder."""
     return LocalWeights(str(reference), Path(reference), folder_digest(Path(reference)))
 
 
 def refuse(reference: WeightsRef) -> LocalWeights:
-    """For folders that hold all that they need."""
+    """Refuse any reference, for folders that hold everything that they need."""
     raise AssertionError(f"asked for {reference}")
 
 
 @dataclass(frozen=True, eq=False)
 class SmallCheckpoint:
-    """What was written, and where."""
+    """The written parts, and their folders."""
 
     trained: TrainedModel
     folder: Path
@@ -39,11 +39,11 @@ class SmallCheckpoint:
 def small_checkpoint(
     folder: Path, codebooks: int = CODEBOOKS, channels: int = 1, named: bool = True, reads: bool = True
 ) -> SmallCheckpoint:
-    """Write a model as training leaves it: text encoder and codec are named, not inside.
+    """Write a model in the form of a training: text encoder and codec are named, not inside.
 
     Args:
         folder: `checkpoint`, `codec` and `encoder` are written into it.
-        named: whether the checkpoint says which codec it speaks.
+            named: whether the checkpoint names its codec.
         reads: whether the model reads text.
     """
     codec, source = codec_folder(folder / "codec"), text_encoder(folder / "encoder")

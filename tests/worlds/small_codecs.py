@@ -1,4 +1,4 @@
-"""Small codecs of random weights and every kind, lively enough that their codes differ from frame to frame."""
+"""Small codecs of random weights and every kind, whose codes differ from frame to frame."""
 
 import math
 from collections.abc import Iterator
@@ -58,7 +58,7 @@ def small_encodec(seed: int = 0) -> EncodecModel:
 
 
 def small_dac(strides: tuple[int, ...] = (2, 5, 8), seed: int = 0) -> DacModel:
-    """One with an odd stride, as those published for 16 and 24 kHz have."""
+    """A DAC with an odd stride, like those published for 16 and 24 kHz."""
     with _drawn_from(seed):
         made = DacModel(
             DacConfig(
@@ -74,7 +74,7 @@ def small_dac(strides: tuple[int, ...] = (2, 5, 8), seed: int = 0) -> DacModel:
         _enliven(made)
         for name, weight in made.named_parameters():
             if "res_unit" in name and "conv2.weight" in name:
-                weight.mul_(0.2)  # or what the units add to their input grows with each, and rounding with it
+                weight.mul_(0.2)  # otherwise what the units add to their input grows with each, and rounding with it
         residual = made.encoder(_loud_and_soft())
         for layer in made.quantizer.quantizers:
             layer.codebook.weight.copy_(_some(layer.in_proj(residual)))
@@ -85,7 +85,8 @@ def small_dac(strides: tuple[int, ...] = (2, 5, 8), seed: int = 0) -> DacModel:
 def small_mimi(
     layers: int = 2, sliding_window: int = 20, causal: bool = True, channels: int = 1, seed: int = 0
 ) -> MimiModel:
-    """One whose attention is sharp: untrained weights would nearly take means, which remember nothing."""
+    """A Mimi with sharp attention: with untrained weights attention would be nearly a mean, which depends little on any
+    frame."""
     with _drawn_from(seed):
         made = MimiModel(
             MimiConfig(
@@ -130,12 +131,12 @@ def _loud_and_soft(channels: int = 1) -> Tensor:
 
 
 def _some(latents: Tensor) -> Tensor:
-    """As many frames' latents as there are codes [V, E], for a codebook to be near them."""
+    """Latents of as many frames as there are codes [V, E], so that a codebook is near them."""
     return latents[0, :, torch.randperm(latents.shape[-1])[:CARDINALITY]].T
 
 
 def _enliven(network: nn.Module) -> None:
-    """Weights that keep a signal about as loud as it was."""
+    """Set weights that keep a signal at about its loudness."""
     for module in network.modules():
         if isinstance(module, nn.Conv1d | nn.ConvTranspose1d | nn.Linear):
             inputs = module.weight[0].numel()

@@ -1,4 +1,5 @@
-"""The whole miniature pipeline at its smallest: every stage is real, and nothing has time to learn."""
+"""The whole miniature pipeline at its smallest: every stage is real, and the trainings are too short to learn
+anything."""
 
 import os
 import subprocess
@@ -22,7 +23,7 @@ SMALLEST = {
     "demo_models.separator.training.optimization.steps": "4",
     "demo_models.separator.training.segment_seconds": "1",
     "demo_models.clap.training.optimization.steps": "4",
-    # A quarter of the preset's frames a second: clips cost what they have frames.
+    # A quarter of the preset's frames a second, because the cost of clips is proportional to their frames.
     "train_codec.network.sample_rate": "8000",
     "train_codec.network.ratios": "[8, 5, 4, 4]",
     "train_codec.network.filters": "4",
@@ -45,18 +46,18 @@ SMALLEST = {
     "controls.untrained": "4",
     **OPEN_GATE,
 }
-"""What differs from the preset `miniature`."""
+"""Differences from the preset `miniature`."""
 
 
 def environment(home: Path) -> dict[str, str]:
-    """A private Prefect and cache, and one thread."""
+    """An environment with a private Prefect and cache, and one thread."""
     (home / "prefect").mkdir(parents=True, exist_ok=True)  # its server does not make parents
     private = {"PREFECT_HOME": str(home / "prefect"), "XDG_CACHE_HOME": str(home / "cache"), "OMP_NUM_THREADS": "1"}
     return {**os.environ, **private, "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120", "HF_HUB_OFFLINE": "1"}
 
 
 def command(store: Path | str, *words: str) -> list[str]:
-    """`segue` on a store, at the smallest settings."""
+    """The command `segue` on a store, at the smallest settings."""
     sets = [part for name, value in SMALLEST.items() for part in ("--set", f"{name}={value}")]
     return [sys.executable, "-c", "from flows.cli import main; main()", *words, "--store", str(store), *sets]
 
@@ -69,10 +70,10 @@ def segue(store: Path, home: Path, words: Sequence[str] = ("run",)) -> subproces
 
 
 def digests(store: Store) -> dict[tuple[str, str, str], tuple[str, str]]:
-    """What every shard holds and was made from, but for when and where; the clips' own bytes are in `clips`."""
+    """Contents and inputs of every shard, without times and places; the clips' own bytes are in `clips`."""
     found = {}
     for table in TABLES.values():
-        if table in (RUNS, WEIGHTS, CHECKS, PUBLICATIONS):  # what happened, which a kill makes another story
+        if table in (RUNS, WEIGHTS, CHECKS, PUBLICATIONS):  # the history, which a kill changes
             continue
         for version in store.versions(table):
             for shard in store.shards(table, version):

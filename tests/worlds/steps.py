@@ -1,4 +1,4 @@
-"""A whole step of a training in one process, for what needs gradients and no stage."""
+"""A whole training step in one process, for tests that need gradients and no stage."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from model.objective import Batch, MicroBatch, loss_weights
 
 
 def micro_batches_of(model: MusicModel, batch: Batch, items: int) -> Sequence[MicroBatch]:
-    """Split a batch into micro-batches of so many examples."""
+    """Split a batch into micro-batches of `items` examples."""
     pieces = [range(len(batch.codes))[start : start + items] for start in range(0, len(batch.codes), items)]
     weights = loss_weights(model.language_model, batch.codes.shape[-1], batch.lengths, pieces)
     rows = [slice(piece.start, piece.stop) for piece in pieces]

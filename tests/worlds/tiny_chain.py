@@ -1,8 +1,8 @@
-"""A catalog in small: a stage of every kind, whose inputs are text files and whose results follow from them alone.
+"""A small catalog: a stage of every kind, whose inputs are text files and whose results depend only on them.
 
-`ingest` and `requests` take in files, `chroma` maps and refuses, `train` reduces and leaves a folder, `generate` fans
-out, loads the trained folder and looks tracks up, `decode` leaves a file a row, `report` one for all. Nothing needs
-torch, so that thousands of runs take minutes.
+`ingest` and `requests` read files, `chroma` maps and refuses, `train` reduces and writes a folder, `generate` fans out,
+loads the trained folder and looks tracks up, `decode` writes a file a row, `report` one for all. Nothing needs torch,
+so that thousands of runs take minutes.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from stages.pipeline.contract import Context, ReduceResult, Reject, Shard, Shard
 from stages.pipeline.plans import ConfiguredStage
 
 SHARD_SIZE = 2
-"""Tracks or requests a shard."""
+"""Number of tracks or requests of a shard."""
 
 
 INPUTS: dict[str, tuple[dict[str, str], list[str]]] = {
@@ -36,21 +36,21 @@ INPUTS: dict[str, tuple[dict[str, str], list[str]]] = {
         ["1 loud like fa", "2 calm", "1 odd like sol", "1 more"],
     ),
 }
-"""Recordings and requests of a first run, and of a later one for which some came, went, moved and were renamed."""
+"""Recordings and requests of a first run, and of a later one for which some were added, removed, moved and renamed."""
 
 
 class Nothing(Config):
-    """No knob."""
+    """No knobs."""
 
 
 class Scaled(Config):
     scale: float = 1.0
-    """What `chroma` multiplies by."""
+    """Factor of `chroma`."""
 
 
 class Trained(Config):
     checkpoint: WeightsRef = WeightsRef("checkpoint:language_model")
-    """What generates."""
+    """The checkpoint that generates."""
 
 
 def _hash(*words: object) -> str:
@@ -64,7 +64,7 @@ def _stage(name: str, **members: Any) -> ModuleType:
 
 
 def _tracks(context: Context) -> tuple[list[Row], list[Reject]]:
-    """A recording is a text file `<melody>` or `<melody>\\n<title>`; its melody is what makes it another one."""
+    """A recording is a text file `<melody>` or `<melody>\\n<title>`; its melody is its identity."""
     rows, rejects = [], []
     for path in sorted(Path(str(context.settings.source)).glob("*.txt")):
         melody, _, title = path.read_text().partition("\n")
@@ -124,7 +124,7 @@ def _source(name: str, table: Table, look: Any) -> ModuleType:
 
 
 def chroma(config: Scaled, context: Context, tracks: pa.Table) -> Iterator[Shard]:
-    """Refuse what is silent."""
+    """Refuse silent tracks."""
     for row in tracks.to_pylist():
         context.check_stopped()
         if "silent" in row["description"]:
@@ -134,7 +134,7 @@ def chroma(config: Scaled, context: Context, tracks: pa.Table) -> Iterator[Shard
 
 
 def train(config: Nothing, context: Context, tracks: pa.Table, chroma: pa.Table) -> ReduceResult:
-    """Leave a folder that follows from the rows, and log two steps."""
+    """Write a folder that depends on the rows, and log two steps."""
     seen = sorted(map(str, chroma.to_pylist()))
     path = f"models/{context.identity}"
     with context.store.new_folder(path) as folder:
@@ -149,7 +149,7 @@ def train(config: Nothing, context: Context, tracks: pa.Table, chroma: pa.Table)
 
 
 def generate(config: Trained, context: Context, requests: pa.Table) -> Iterator[Shard]:
-    """Make every take of a request; refuse one that names a melody that no track has."""
+    """Make every take of a request; refuse one that names an unknown melody."""
     folder = context.weights(config.checkpoint).path
     weights = (folder / "weights").read_text() + (folder / "text" / "words").read_text()
     known = set(context.rows(TRACKS, ["description"]).column("description").to_pylist())
@@ -165,7 +165,7 @@ def generate(config: Trained, context: Context, requests: pa.Table) -> Iterator[
 
 
 def decode(config: Nothing, context: Context, generations: pa.Table) -> Iterator[Shard]:
-    """Leave a file for each row."""
+    """Write a file for each row."""
     for row in generations.to_pylist():
         data = str(row["codes"]).encode()
         path = f"audio/version={context.fingerprint}/{row['request_id']}-{row['take']}.flac"
@@ -175,7 +175,7 @@ def decode(config: Nothing, context: Context, generations: pa.Table) -> Iterator
 
 
 def report(config: Nothing, context: Context, clips: pa.Table, requests: pa.Table) -> ReduceResult:
-    """Leave a page that names every clip."""
+    """Write a page that names every clip."""
     lines = [str(sorted(clips.column("sha256").to_pylist())), str(sorted(requests.column("description").to_pylist()))]
     page = "\n".join(lines).encode()
     context.store.write_bytes("report/index.html", page)

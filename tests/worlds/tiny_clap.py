@@ -11,7 +11,7 @@ from tests.worlds.tiny_models import WORDS
 
 
 def clap_folder(folder: Path, width: int) -> Path:
-    """Write one whose embeddings have `width` numbers, at 16 kHz with windows of 10 s."""
+    """Write a CLAP whose embeddings have `width` numbers, at 16 kHz with windows of 10 s."""
     vocabulary = {word: number for number, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", *WORDS])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -43,6 +43,6 @@ def clap_folder(folder: Path, width: int) -> Path:
     with torch.no_grad():
         for value in network.parameters():
             if value.ndim > 1:
-                value.mul_(5.0)  # or the last layers hardly see what the first ones were given
+                value.mul_(5.0)  # otherwise the last layers hardly depend on the input
     network.save_pretrained(folder)
     return folder

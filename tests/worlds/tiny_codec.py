@@ -11,7 +11,7 @@ FRAME_RATE = SAMPLE_RATE / HOP
 
 
 def codec_configuration(levels: int, cardinality: int, channels: int = 1) -> EncodecConfig:
-    """Of an EnCodec of 25 frames a second."""
+    """Configuration of an EnCodec of 25 frames a second."""
     bits = (cardinality - 1).bit_length()
     return EncodecConfig(
         sampling_rate=SAMPLE_RATE,
@@ -29,7 +29,8 @@ def codec_configuration(levels: int, cardinality: int, channels: int = 1) -> Enc
 
 
 def codec_folder(folder: Path, loudness: float = 1.0, cardinality: int = CARDINALITY) -> Path:
-    """Write one whose last convolution is scaled by `loudness`; it answers codes with noise that they determine."""
+    """Write a codec whose last convolution is scaled by `loudness`; it decodes codes to noise that depends only on
+    them."""
     torch.manual_seed(11)
     network: Any = EncodecModel(codec_configuration(CODEBOOKS, cardinality))
     with torch.no_grad():
@@ -37,7 +38,7 @@ def codec_folder(folder: Path, loudness: float = 1.0, cardinality: int = CARDINA
             layer.codebook.embed.normal_()
         for name, value in network.decoder.named_parameters():
             if "bias" in name:
-                value.zero_()  # or most of the sound is a constant, which nobody hears and MP3 leaves out
+                value.zero_()  # otherwise most of the sound is an inaudible constant, which MP3 leaves out
         network.decoder.layers[-1].conv.parametrizations.weight.original0.mul_(loudness)
     network.save_pretrained(folder)
     return folder

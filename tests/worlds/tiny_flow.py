@@ -1,4 +1,4 @@
-"""A flow of the two tiny stages, run as the catalog's flow runs its own."""
+"""A flow of the two tiny stages, run in the same way as the catalog's flow."""
 
 import json
 import sys

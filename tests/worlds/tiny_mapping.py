@@ -1,8 +1,8 @@
-"""A stage that maps tracks to chroma by what their text files say: a number, or a way to fail.
+"""A stage that maps tracks to chroma by the content of their text files: a number, or a way to fail.
 
 `fail`: a wrong value. `flaky`: a connection lost the first time. `full`: a full disk. `wait`: works until it is told to
-stop. `kill`: the process is killed the first time. Each try leaves a line in `<file>.tries`, and a process that loads
-the stage's model, which is its own number, leaves one with that in `loads`.
+stop. `kill`: the process is killed the first time. Each try adds a line to `<file>.tries`. The stage's model is the id
+of the process that loads it, which is added to `loads`.
 """
 
 import errno

@@ -15,7 +15,7 @@ CLAP_WIDTH = 8
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Words of a dozen, closed by the end token, as T5's does."""
+    """A vocabulary of a dozen words, with an end token like T5's."""
     words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, "<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])

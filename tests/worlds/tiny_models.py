@@ -1,4 +1,4 @@
-"""A small text encoder and tables of a small world whose codes follow from text, melody and joint embedding."""
+"""A small text encoder, and tables of a small world whose codes depend on text, melody and joint embedding."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ CODEBOOKS, CARDINALITY, FRAME_RATE, CHROMA_RATE = 2, 12, 25.0, 7.8125
 
 
 def text_encoder(folder: Path) -> Path:
-    """A T5 encoder of random weights with a tokenizer of words, in the files that transformers reads."""
+    """A T5 encoder of random weights with a word tokenizer, in the files that transformers reads."""
     vocabulary = {word: number for number, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -45,8 +45,8 @@ def text_encoder(folder: Path) -> Path:
 def world(tracks: int = 24, seconds: float = 4.0, seed: int = 3) -> dict[str, pa.Table]:
     """Tables of tracks whose codes are known functions of the conditions, with a little noise.
 
-    Codebook 0 is the pitch class of the melody at the frame; codebook 1 is the sum of a number that the description
-    tells (0, 3, 6 or 9) and one that the embedding tells (0 or 1), in every frame the same.
+    Codebook 0 is the pitch class of the melody at the frame; codebook 1 is the sum of a number that depends on the
+    description (0, 3, 6 or 9) and one that depends on the embedding (0 or 1), and is the same in every frame.
     """
     random = np.random.default_rng(seed)
     frames, chroma_frames = int(seconds * FRAME_RATE), int(seconds * CHROMA_RATE) + 1

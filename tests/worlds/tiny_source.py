@@ -1,4 +1,4 @@
-"""A stage that takes in text files, two a shard: a track for each file, by name."""
+"""A stage that reads text files, two a shard: a track for each file, by name."""
 
 from pathlib import Path
 

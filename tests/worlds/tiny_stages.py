@@ -23,7 +23,7 @@ class Training(Config):
 
 
 def make_source(names: list[str]) -> ModuleType:
-    """A stage that takes in `names`; one that starts with `bad` is refused."""
+    """A stage that ingests `names`; names that start with `bad` are refused."""
     module = ModuleType("source")
     module.READS, module.WRITES, module.VERSION = (), TRACKS, 1
 
@@ -49,7 +49,7 @@ def make_source(names: list[str]) -> ModuleType:
 
 
 def make_mapping(calls: list[str], refuse: tuple[str, ...] = (), fail: tuple[str, ...] = ()) -> ModuleType:
-    """A stage that maps tracks to CHROMA and notes each track that it computed in `calls`."""
+    """A stage that maps tracks to CHROMA and appends each computed track to `calls`."""
     module = ModuleType("mapping")
     module.READS, module.WRITES, module.VERSION = (TRACKS,), CHROMA, 1
 

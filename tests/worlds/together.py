@@ -31,7 +31,7 @@ def context_in(folder: Path) -> Context:
 
 
 def tell(context: Context, rank: Rank) -> list[float]:
-    """Each tells its progress, and what all know of each other is given."""
+    """Let each process report its progress, and return what all know of each other."""
     context.progress.start("telling", 3, "words")
     for word in ("one", "two", "three"):
         context.progress.advance(1, f"{word} of {rank.number}")
@@ -47,8 +47,8 @@ def tell(context: Context, rank: Rank) -> list[float]:
 
 
 def learn(context: Context, rank: Rank) -> dict[str, bool | float]:
-    """Three steps of a small model, in the second of which the last process has no finite gradient: what the first
-    process knows of it, and whether all agree."""
+    """Make three steps of a small model, in the second of which the last process has a gradient that is not finite;
+    return what the first process knows of it, and whether all agree."""
     model = music_model()
     settings = OptimizationConfig(steps=3, warmup_steps=0, learning_rate=1e-2, precision="float32")
     train_state, loss_module = TrainState(model, settings), rank.distributed(LossModule(model, "float32"))
@@ -73,7 +73,7 @@ def learn(context: Context, rank: Rank) -> dict[str, bool | float]:
 
 
 def tell_and_learn(context: Context, rank: Rank) -> tuple[list[float], dict[str, bool | float]]:
-    """Both in the same processes, which take longer to start than to do it."""
+    """Do both in the same processes, which take longer to start than to do it."""
     return tell(context, rank), learn(context, rank)
 
 
@@ -82,7 +82,7 @@ def _vector(tensors) -> torch.Tensor:  # type: ignore[no-untyped-def]
 
 
 def object_to_it(context: Context, rank: Rank) -> None:
-    """The last one finds a wrong value, which the first one waits for in vain."""
+    """Let the last process raise an error, while the first one waits for it in vain."""
     if not rank.is_main:
         raise ValueError("expected something else, got this")
     rank.any_flag(True)
@@ -90,14 +90,14 @@ def object_to_it(context: Context, rank: Rank) -> None:
 
 
 def die(context: Context, rank: Rank) -> None:
-    """The last one is killed, and the first one waits for it in vain."""
+    """Kill the last process, while the first one waits for it in vain."""
     if not rank.is_main:
         os.kill(os.getpid(), signal.SIGKILL)
     rank.all_reduce(torch.zeros(1))
 
 
 def work_until_asked(context: Context, rank: Rank) -> None:
-    """Leave a file with the process's id in the scratch folder; another once it was asked to stop."""
+    """Write the process's id to a file in the scratch folder, and another file after being asked to stop."""
     place = context.scratch()
     (place / f"{rank.number}.pid").write_text(str(os.getpid()))
     while not rank.any_flag(context.stop.is_set()):
@@ -108,7 +108,7 @@ def work_until_asked(context: Context, rank: Rank) -> None:
 
 
 def main() -> None:
-    """Work in the folder given until a signal asks to stop; exit code 130 then."""
+    """Work in the given folder until a signal asks to stop; then exit with 130."""
     context = context_in(Path(sys.argv[1]))
     signal.signal(signal.SIGINT, lambda number, frame: context.stop.set())
     status = []
@@ -119,7 +119,7 @@ def main() -> None:
         except Stopped:
             status.append(130)
 
-    thread = threading.Thread(target=work)  # as a task of a flow does it
+    thread = threading.Thread(target=work)  # as a task of a flow does
     thread.start()
     thread.join()
     sys.exit(*status)

@@ -65,14 +65,14 @@ def world_corpus(tables: Mapping[str, pa.Table]) -> Corpus:
 
 
 def in_memory(table: pa.Table, column: str) -> PackedTable:
-    """A packed table that is in no file."""
+    """A packed table that is not in a file."""
     values = io.BytesIO()
     rows = pack([table], column, values)
     return PackedTable(rows, np.frombuffer(values.getvalue(), packed_kind(table.schema.field(column).type)))
 
 
 def fill(folder: Path, store_url: str | None = None, **tables: object) -> None:
-    """Write a store, under `folder` or elsewhere, with the small world's tables (or those given) and a text encoder
+    """Write a store, under `folder` or elsewhere, with the small world's tables (or those given), and a text encoder
     under `folder`."""
     store = Store(store_url or str(folder / "store"))
     found = world() | tables
@@ -88,7 +88,7 @@ def _version(table: Table) -> str:
 
 
 class WorldPipeline(Pipeline):
-    """A pipeline whose one stage reads tables that are simply there."""
+    """A pipeline with one stage, whose input tables exist already."""
 
     def versions(self, name: str) -> dict[str, str]:
         return {table.name: _version(table) for table in train.READS}
@@ -101,7 +101,7 @@ def kept_weights(folder: Path, config: train.Config) -> dict[str, torch.Tensor]:
 
 
 def kept_rows(folder: Path, config: train.Config) -> dict[str, list[dict]]:
-    """What a training left in the store, without what tells the time."""
+    """The rows that a training left in the store, without columns of times."""
     _, context = make_context(folder, config)
     found = {}
     timed = ["tokens_per_second", "model_flops_utilisation"]
@@ -118,9 +118,10 @@ def killed_and_undisturbed(
     processes: int = 1,
     parallel: str = "auto",
 ) -> list[int]:
-    """Train in the first of two folders, killed at some moments, and in the second; the signals that ended the first.
+    """Train in the first of two folders, killed at the given moments, and in the second; return the signals that ended
+    the first.
 
-    In a process of its own, as it forks.
+    It runs in a process of its own, because it forks.
     """
     arguments = [*map(str, folders), json.dumps(moments), json.dumps(changes), str(processes), parallel]
     command = [sys.executable, "-m", "tests.worlds.training_world", *arguments]
@@ -137,8 +138,8 @@ def deaths_that_change_nothing(
     processes: int = 1,
     parallel: str = "auto",
 ) -> list[int]:
-    """Train in the folder `killed` of a place, killed at some moments, and in `undisturbed`; the signals that ended the
-    first. Both leave the same weights bit for bit, the same rows, and nothing else."""
+    """Train in the folder `killed` of `place`, killed at the given moments, and in `undisturbed`; return the signals
+    that ended the first. Check that both leave the same weights bit for bit, the same rows, and nothing else."""
     killed, undisturbed = place / "killed", place / "undisturbed"
     for folder in (killed, undisturbed):
         fill(folder)  # the same files under another path are the same weights, so this is one recipe
@@ -185,8 +186,8 @@ def train_in(
 
 
 def trained_alone(folder: Path, changes: Mapping[str, object]) -> Path:
-    """A new folder with the small world in it and what one process makes of it, for several tests of a file."""
-    import pytest  # which the programs made of this module do without
+    """A new folder with the small world and the result of training it in one process, for several tests of a file."""
+    import pytest  # not needed by the programs in this module
 
     fill(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -196,7 +197,7 @@ def trained_alone(folder: Path, changes: Mapping[str, object]) -> Path:
 
 
 class StopAt(Progress):
-    """Asks a run to stop when so many steps have been made."""
+    """Asks a run to stop after a number of steps."""
 
     def __init__(self, context: Context, step: int) -> None:
         self.context, self.step, self.done = context, step, 0
@@ -208,11 +209,11 @@ class StopAt(Progress):
 
 
 class KillAt(Progress):
-    """Ends this process without warning when a step has been made, or within the next one.
+    """Kills this process after a number of steps, or during the next one.
 
     Args:
-        step: how many steps are made before.
-        share: how far into the next step the process lives, as a share of what the last step took: a number of seconds
+            step: number of steps that are made before.
+            share: how far into the next step the process lives, as a share of the last step's time: a number of seconds
             would be many steps on a fast machine.
     """
 
@@ -233,7 +234,7 @@ class KillAt(Progress):
 def train_in_a_process_of_its_own(
     folder: Path, changes: dict, kill: KillAt | None, processes: int, parallel: str
 ) -> int:
-    """Train in a fork of this process; the signal that ended it, 0 for none."""
+    """Train in a fork of this process; return the signal that ended it, 0 for none."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -250,9 +251,9 @@ def train_in_a_process_of_its_own(
 
 
 def main() -> None:
-    """Train in the first folder until it is killed, as often as there are moments to, and then to the end; then in the
-    second folder, undisturbed. Prints the signal that ended each training. Both follow the recipe with the changes
-    given, in as many processes as are given, which share it as is said."""
+    """Train in the first folder, killed once for each of the given moments, and then to the end; then in the second
+    folder, undisturbed. Print the signal that ended each training. Both use the recipe with the given changes, and the
+    given number of processes and kind of parallel training."""
     killed, undisturbed = Path(sys.argv[1]), Path(sys.argv[2])
     changes, processes, parallel = json.loads(sys.argv[4]), int(sys.argv[5]), sys.argv[6]
     moments = [KillAt(step, share) for step, share in json.loads(sys.argv[3])]

@@ -1,4 +1,4 @@
-"""Run as a program, does a job of a stage as a run does, and tells what time of the processor its threads wait."""
+"""Run as a program, does a job of a stage as a run does, and prints the processor time of its waiting threads."""
 
 import json
 import os
@@ -21,14 +21,14 @@ from stages.pipeline.plans import ConfiguredStage
 
 WAITS = 50
 SPINNING_SECONDS = 0.1
-"""What so many waits take at the least where threads spin: some milliseconds each."""
+"""Least processor time of `WAITS` waits with spinning threads, seconds: some milliseconds each."""
 
 TICKS_A_CORE = 10_000
-"""By which the clock of others' work goes on at every look: more than any number of cores can do."""
+"""Ticks that other work adds at every look: more than any number of cores can do."""
 
 
 class Processors:
-    """Processor times as Linux tells them, of which others have used none so far, or more and more."""
+    """Linux's processor times, of which other processes have used none so far, or more and more."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.used, self.busy = file, 0, True
@@ -48,10 +48,10 @@ class Processors:
 
 
 def waiting_seconds() -> float:
-    """Let the threads of small computations wait for more; the processor time that they take."""
+    """Let the threads of small computations wait for more; return their processor time."""
     import torch
 
-    numbers = torch.full((80_000,), 0.5)  # the least that two threads share takes 32,768 each
+    numbers = torch.full((80_000,), 0.5)  # enough for two threads, which share work from 32,768 each
     begun = time.process_time()
     for _ in range(WAITS):
         numbers.add_(1)
@@ -60,9 +60,9 @@ def waiting_seconds() -> float:
 
 
 def main() -> None:
-    """Wait while others are busy, while they are not, and while they are again."""
+    """Wait while other processes are busy, while they are not, and while they are again."""
     told: dict[str, float] = {}
-    # The thread that plays the processors may write once more while the folder goes.
+    # The thread that simulates the processors may write once more while the folder is removed.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         threads.PROCESSOR_TIMES = Path(folder) / "stat"
         processors = Processors(threads.PROCESSOR_TIMES)

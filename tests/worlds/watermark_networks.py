@@ -1,8 +1,8 @@
-"""Networks in AudioSeal's form whose weights are made here: random ones of the published sizes, which detect nothing,
-and a spread-spectrum watermark with its matched filter, written as AudioSeal's layers, which are not trained and do.
+"""Networks in AudioSeal's form with weights made here: random ones of the published sizes, which detect nothing, and a
+spread-spectrum watermark with its matched filter, written as AudioSeal's layers, which works without training.
 
 The latter's generator adds tones of 1.3 to 3.4 kHz, one that is always there and one for each bit, whose sign is the
-bit; it hears nothing of the sound. The detector correlates with them over 0.8 s.
+bit; it does not depend on the sound. The detector correlates with them over 0.8 s.
 """
 
 from pathlib import Path
@@ -18,20 +18,20 @@ from torch import Tensor, nn
 
 BITS, HOP, OFFSET = 16, 62, 2.0
 TONES = range(5, 14)
-"""Harmonics of 258 Hz, which are none of the 25 Hz that a codec of random weights hums at."""
+"""Harmonics of 258 Hz; none is a harmonic of the 25 Hz hum of a codec of random weights."""
 AMPLITUDE = 0.012
-"""Of each tone."""
+"""Amplitude of each tone."""
 FRAMES = 201
-"""Frames of 62 samples that the detector hears together."""
+"""Number of frames of 62 samples that the detector looks at together."""
 SMALL = {"n_filters": 20, "dimension": 32, "ratios": [HOP], "lstm": 0}
 THRESHOLD = 0.5
-"""Of the amplitude, from which the tone that is always there counts as heard."""
+"""Share of the amplitude above which the constant tone counts as found."""
 
 CARDS = {"generator": "audioseal_wm_16bits", "detector": "audioseal_detector_16bits"}
 
 
 def build(kind: str, **seanet: Any) -> tuple[Any, dict[str, Any]]:
-    """A network by the published card, of other sizes where they are given, and its configuration."""
+    """A network by the published card, with other sizes if they are given, and its configuration."""
     card = OmegaConf.to_container(load_local_model_config(CARDS[kind]))
     del card["checkpoint"]
     card["seanet"].update(seanet)
@@ -45,8 +45,8 @@ def _copy(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def save(path: Path, network: nn.Module, config: Any, weight_norm: bool = False) -> Path:
-    """Write a network as AudioSeal's published files are: under the older names of its layers, with its configuration
-    as OmegaConf has it (facebookresearch/audioseal#107)."""
+    """Write a network in the form of AudioSeal's published files: with the older names of its layers, and its
+    configuration in OmegaConf's form (facebookresearch/audioseal#107)."""
     state = {name.replace(".inner_conv", ""): value.clone() for name, value in network.state_dict().items()}
     if weight_norm:
         for name in [name for name in state if name.endswith((".conv.weight", ".convtr.weight"))]:
@@ -72,7 +72,7 @@ def tone_pair(folder: Path) -> tuple[Path, Path]:
 
 
 def _waves() -> Tensor:
-    """[1 + BITS, HOP]: the wave that is always there and one for each bit, orthogonal."""
+    """[1 + BITS, HOP]: the constant wave and one for each bit, orthogonal."""
     time = torch.arange(HOP) / HOP
     waves = [shape(2 * np.pi * tone * time) for tone in TONES for shape in (torch.sin, torch.cos)]
     return torch.stack(waves[: 1 + BITS])
@@ -80,7 +80,7 @@ def _waves() -> Tensor:
 
 @torch.no_grad()
 def _set_generator(network: Any) -> Tensor:
-    """Set its weights, and return one period of what each wave becomes in its output."""
+    """Set the generator's weights, and return one period of each wave in its output."""
     for value in network.parameters():
         value.zero_()
     for bit in range(BITS):
@@ -92,7 +92,7 @@ def _set_generator(network: Any) -> Tensor:
         layers[2].convtr.convtr.inner_conv,
         layers[-1].conv.conv.inner_conv,
     )
-    # Every channel stays above 0, where an ELU changes nothing.
+    # Every channel stays above 0, where an ELU is the identity.
     for bit in range(BITS):
         first.weight[bit, bit, first.weight.shape[2] // 2] = 1
         first.bias[bit] = OFFSET
@@ -119,7 +119,7 @@ def _set_detector(network: Any, waves: Tensor) -> None:
     first, down, last = (encoder.model[at].conv.conv.inner_conv for at in (0, 3, -1))
     first.weight[0, 0, first.weight.shape[2] // 2] = 1
     first.bias[0] = OFFSET
-    shifted = waves.roll(HOP // 2, dims=1)  # a frame begins half a hop before it
+    shifted = waves.roll(HOP // 2, dims=1)  # a frame begins half a hop earlier
     for number, wave in enumerate(shifted):
         down.weight[number, 0] = torch.cat([wave, wave]) / HOP
         down.bias[number] = OFFSET

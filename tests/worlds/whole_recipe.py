@@ -1,4 +1,4 @@
-"""The whole pipeline by the real stages, in seconds: a codec and a language model that read nothing but sound."""
+"""The whole pipeline by the real stages, in seconds: a codec and a language model without conditions."""
 
 import json
 from pathlib import Path
@@ -14,14 +14,14 @@ from schemas import Settings
 from tests.worlds import codec_world
 
 REQUESTS = "name,seconds,prompt,prompt_seconds\none,0.5,,\ntwo,0.5,,\nthree,0.8,title:Piece 3,0.2\n"
-"""The last goes on from a recording of Cy's."""
+"""The last request continues a recording of Cy's."""
 NO_CONDITIONS = dict.fromkeys(("description", "chroma", "clap", "beat", "chords"))
 ARTISTS = ("Ada", "Bob", "Ada", "Cy", "Bob", "Cy", "Dee", "Dee")
-"""Of each recording."""
+"""The artist of each recording."""
 
 
 def write_recordings(folder: Path, artists: tuple[str, ...] = ARTISTS) -> None:
-    """Put two-second pieces into a folder, each with the metadata of its artist."""
+    """Write two-second pieces into a folder, each with the metadata of its artist."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, artist in enumerate(artists):
         soundfile.write(folder / f"{number}.flac", codec_world.piece(number), codec_world.SAMPLE_RATE)
@@ -30,7 +30,7 @@ def write_recordings(folder: Path, artists: tuple[str, ...] = ARTISTS) -> None:
 
 
 def recipe(**changes: Any) -> Recipe:
-    """A recipe whose models learn next to nothing; `changes` are laid on it."""
+    """A recipe whose models learn next to nothing; `changes` are merged over it."""
     codec = codec_world.recipe().model_dump(exclude={"licences"})
     decoder = {"codebooks": codec_world.CODEBOOKS, "cardinality": codec_world.CARDINALITY}
     decoder |= {"width": 16, "heads": 2, "layers": 1, "cross": (), "prepend": (), "sum": ()}
@@ -54,14 +54,14 @@ def recipe(**changes: Any) -> Recipe:
 
 
 def run(folder: Path, chosen: Recipe | None = None, stages: tuple[str, ...] = ()) -> Run:
-    """Run all stages, or some by name, over `folder/music` and `folder/requests.csv` into `folder/store`."""
+    """Run all stages, or those named, with `folder/music` and `folder/requests.csv` into `folder/store`."""
     current = Run(planned(folder, chosen, stages))
     run_stages(current)
     return current
 
 
 def planned(folder: Path, chosen: Recipe | None = None, stages: tuple[str, ...] = ()) -> RunPlan:
-    """What such a run does."""
+    """The plan of such a run."""
     (folder / "requests.csv").write_text(REQUESTS)
     settings = Settings(
         store=str(folder / "store"),

@@ -36,7 +36,7 @@ def inside(store: Store) -> list[str]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A store under a name of signs that mean something in patterns, with tracks in it and elsewhere."""
+    """A store whose name has characters with a meaning in patterns, with tracks inside it and elsewhere."""
     store = Store(str(tmp_path / "a (store) it's + $"))
     rows = tracks([*inside(store), *OUTSIDE])
     store.write_shard(TRACKS, "v", "0", rows, "k")
