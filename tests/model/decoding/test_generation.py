@@ -73,7 +73,7 @@ def test_a_stop_ends_decoding_within_one_step() -> None:
     assert asked == 5
 
 
-def test_generation_with_a_model_in_training_is_exact_and_leaves_it_in_training() -> None:
+def test_generation_with_a_model_in_training_has_no_dropout_and_leaves_it_in_training() -> None:
     model = music_model(config(dropout=0.5)).train()
     request = GenerationRequest(Attributes("bass"), 8, seed=0)
     first, second = generate(model, [request])[0], generate(model, [request])[0]

@@ -210,8 +210,7 @@ def test_requests_with_the_same_conditions_are_embedded_once(monkeypatch: pytest
     embedded, condition = [], MusicModel.condition
     monkeypatch.setattr(MusicModel, "condition", lambda *given: embedded.append(given) or condition(*given))
     assert all(map(torch.equal, in_windows(model, requests), alone))
-    # Five of the six requests with text differ in their way of being asked, and a melody is embedded separately; the
-    # windows of a clip share.
+    # Five of the six requests differ in text or guidance; a melody is embedded separately; a clip's windows share.
     assert len(embedded) == 5 + 1
 
 

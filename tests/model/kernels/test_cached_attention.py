@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("how", ["interpreted", "compiled"])
-def test_the_kernel_equals_torch_whole_clips_keep_their_tokens_and_it_compiles_for_gpus(how: str) -> None:
+def test_the_kernel_equals_torch_in_attention_and_whole_clips_and_compiles_for_gpus(how: str) -> None:
     environment = os.environ | {"TRITON_INTERPRET": str(int(how == "interpreted")), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.worlds.cached_attention", how],

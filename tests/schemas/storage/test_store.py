@@ -59,7 +59,7 @@ def test_a_shard_is_replaced_as_a_whole(store):
     assert store.read(TOKENS, "v1").column("track_id").to_pylist() == ["c"]
 
 
-def test_an_absent_folder_is_recognised_without_listing_other_folders(store, monkeypatch):
+def test_an_absent_folder_is_recognised_by_the_names_beside_it_without_their_details(store, monkeypatch):
     store.write_bytes("models/there", b"x")
     looked_at, list_folder = [], store.filesystem.ls
 

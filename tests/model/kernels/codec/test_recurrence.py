@@ -74,7 +74,7 @@ def test_layers_that_forget_run_once_and_others_until_all_segments_agree(monkeyp
     assert lengths == [recurrence.WARM_UP_FRAMES, 250, 250, 250, 250]
 
 
-def test_a_nan_ends_and_spreads_only_to_later_frames() -> None:
+def test_an_input_with_nan_terminates_and_spoils_only_later_frames() -> None:
     inputs = noise(1, 1_000)
     inputs[0, 500] = torch.nan
     with torch.no_grad():
