@@ -1,4 +1,4 @@
-"""Prints and copies: planted ones are found, and distinct pieces on the same chords are none."""
+"""Prints and copies: planted copies are found, and distinct pieces on the same chords are not taken for copies."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tests.worlds.planted_copies import PLANTS, RATE, at_speed, excerpt, piece, 
 
 PIECES = range(12)
 SEVERE = "another, as loud, on top"
-"""What is found of some only (docs/originality.md)."""
+"""The plant that is found in some pieces only (docs/originality.md)."""
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def prints():
 
 
 @pytest.mark.parametrize("name", [name for name in PLANTS if name != SEVERE])
-def test_a_planted_copy_is_found_where_it_is_and_nowhere_else(name, prints):
+def test_a_planted_copy_is_found_in_its_source_and_in_no_other_piece(name, prints):
     index = 4
     copy = PLANTS[name](piece(index), piece(index + 1), 0.4)
     strengths = {}
@@ -34,7 +34,7 @@ def test_a_planted_copy_is_found_where_it_is_and_nowhere_else(name, prints):
         assert passage is None or passage.strength < 2.0
 
 
-def test_distinct_pieces_on_shared_chords_are_no_copies(prints):
+def test_distinct_pieces_on_shared_chords_are_not_copies(prints):
     found = PrintIndex(prints)
     for place, each in enumerate(prints):
         for other, passage in found.passages(each):
@@ -53,7 +53,7 @@ def test_a_passage_lies_where_the_excerpt_was_cut(prints):
 
 
 @pytest.mark.parametrize("speed", [0.98, 1.0, 1.015])
-def test_the_speed_of_a_copy_is_told(speed):
+def test_the_speed_of_a_copy_is_measured(speed):
     sound = np.concatenate([piece(index) for index in (2, 5, 6)])
     passage = compare(print_of(at_speed(sound, speed)), print_of(sound))
     assert passage is not None
@@ -72,7 +72,7 @@ def test_silence_has_no_print_and_is_a_copy_of_nothing(prints):
 
 @settings(max_examples=5, deadline=None)
 @given(some.lists(some.integers(1, 200_000), max_size=4), some.integers(0, 2**16))
-def test_a_print_is_the_same_in_whatever_blocks_a_recording_comes(cuts, seed):
+def test_a_print_does_not_depend_on_the_blocks_of_a_recording(cuts, seed):
     draw = np.random.default_rng(seed)
     noise = np.repeat(draw.standard_normal(SAMPLE_RATE * 300 // 8), 8).astype(np.float32)
     meter = PrintMeter()
@@ -86,13 +86,13 @@ def test_a_print_is_the_same_in_whatever_blocks_a_recording_comes(cuts, seed):
 
 @pytest.mark.parametrize("reach", [1, 6, 12, 62])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_the_loudest_within_reach_is_what_scipys_filter_finds(reach, axis):
+def test_the_loudest_within_reach_equals_scipys_filter(reach, axis):
     magnitudes = np.random.default_rng(reach).random((40, 30)).astype(np.float32)
     expected = maximum_filter1d(magnitudes, 2 * reach + 1, axis, mode="constant")
     assert np.array_equal(loudest_within(magnitudes, reach, axis), expected)
 
 
-def test_one_print_is_compared_with_many_as_with_each_alone(prints):
+def test_comparing_one_print_with_many_equals_comparing_each_alone(prints):
     index = PrintIndex([prints[4]])
     assert [index.longest(other) for other in prints] == [compare(prints[4], other) for other in prints]
     assert index.longest(prints[4]).share == 1.0
@@ -100,12 +100,13 @@ def test_one_print_is_compared_with_many_as_with_each_alone(prints):
 
 def test_a_print_does_not_depend_on_the_gain():
     sound = piece(0)
-    # A power of two: sound that repeats has peaks of one height, and another gain would have rounding choose of them.
+    # A power of two, because repeated sound has peaks of equal height, and with another gain rounding would choose
+    # among them.
     loud, quiet = print_of(sound), print_of(sound * 2.0**-7)
     assert compare(loud, quiet).share == 1.0
 
 
-def test_what_is_told_loosely_has_all_that_is_told_strictly(prints):
+def test_loose_constellations_include_all_strict_ones(prints):
     strict, loose = constellations(prints[0]), constellations(prints[0], loosely=True)
     assert len(strict.hashes) > 100
     assert set(zip(loose.frames, loose.hashes, strict=True)).issuperset(zip(strict.frames, strict.hashes, strict=True))

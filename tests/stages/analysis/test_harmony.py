@@ -1,4 +1,4 @@
-"""Chords and keys of music whose truth is known."""
+"""Chords and keys of music whose true chords and key are known."""
 
 import mir_eval
 import numpy as np
@@ -42,7 +42,7 @@ def chord_sound(pitches: tuple[int, ...], seconds: float = 2.0) -> np.ndarray:
     return 0.2 * play("organ", notes, round(seconds * RATE), RATE, np.random.default_rng(0))
 
 
-def test_chords_and_keys_of_the_demo_are_heard_also_through_noise_and_a_low_pass():
+def test_chords_and_keys_of_the_demo_are_found_even_through_noise_and_a_low_pass():
     draw, right, keys = np.random.default_rng(0), [], []
     for index in range(8):
         piece, sound = compose(0, index), mix(index)
@@ -54,11 +54,11 @@ def test_chords_and_keys_of_the_demo_are_heard_also_through_noise_and_a_low_pass
             right.append(majmin(piece, found.chords))
             keys.append(found.key is not None and found.key.name == piece.key.name)
     assert np.mean(right) > 0.95
-    # Some progressions are those of another key too.
+    # Some progressions fit another key too.
     assert np.mean(keys) >= 0.75
 
 
-def test_the_beats_may_be_left_out():
+def test_chords_are_found_without_given_beats():
     piece = compose(0, 4)
     found = find_harmony(mix(4), RATE)
     assert majmin(piece, found.chords) > 0.85
@@ -80,7 +80,7 @@ def test_an_inverted_chord_keeps_its_root_over_another_bass():
     assert (chord.root, chord.quality, chord.bass) == (0, "maj", 4)
 
 
-def test_music_that_is_played_higher_has_its_chords_and_key_higher():
+def test_music_played_higher_has_its_chords_and_key_higher():
     pitches = ((48, 60, 64, 67), (53, 60, 65, 69), (55, 59, 62, 67), (48, 60, 64, 67))
     for up in (0, 3, 8):
         sound = np.concatenate([chord_sound(tuple(pitch + up for pitch in chord)) for chord in pitches])
@@ -90,7 +90,7 @@ def test_music_that_is_played_higher_has_its_chords_and_key_higher():
         assert found.key.name == f"{PITCH_NAMES[up]} major"
 
 
-def test_a_recording_that_is_tuned_off_has_the_same_chords():
+def test_a_recording_tuned_off_pitch_has_the_same_chords():
     time = np.arange(3 * RATE) / RATE
     for cents in (-30, 35):
         tones = [440 * 2 ** ((pitch - 69 + cents / 100) / 12) for pitch in (45, 57, 60, 64)]
@@ -105,12 +105,12 @@ def test_silence_has_neither_chords_nor_a_key(sound):
     assert (found.chords, found.key) == ((), None)
 
 
-def test_what_follows_is_silent_has_no_chord():
+def test_a_silent_end_has_no_chord():
     sound = np.concatenate([chord_sound((48, 60, 64, 67)), np.zeros(3 * RATE, np.float32)])
     chords = find_harmony(sound, RATE).chords
     assert [label(chord) for chord in chords] == ["C:maj", "N"]
     assert (chords[-1].root, chords[-1].bass, chords[-1].confidence) == (-1, -1, 0.0)
 
 
-def test_qualities_have_the_names_that_the_model_knows():
+def test_chord_qualities_are_among_those_of_the_model():
     assert set(TEMPLATES) <= set(CHORD_QUALITIES)

@@ -1,4 +1,4 @@
-"""Beats and bars of music whose truth is known."""
+"""Beats and bars of music whose true beats are known."""
 
 import mir_eval
 import numpy as np
@@ -15,7 +15,8 @@ from stages.demo.synthesis.rendering import render
 
 RATE = 16_000
 FOLK, HOUSE, WALTZ = 1, 3, 5
-"""Indices of pieces: with an even beat, with all but the kick and the clap off the beat, with three beats a bar."""
+"""Indices of pieces: with an even beat; with everything but the kick and the clap off the beat; with three beats a
+bar."""
 
 
 def mix(index: int) -> np.ndarray:
@@ -38,7 +39,7 @@ def test_beats_and_downbeats_are_where_they_were_played(index):
     assert 0.2 < found.confidence <= 1
 
 
-def test_most_of_the_demo_is_heard_also_through_noise_and_a_low_pass():
+def test_most_beats_of_the_demo_are_found_even_through_noise_and_a_low_pass():
     draw, right = np.random.default_rng(0), []
     for index in range(8):
         piece, sound = compose(0, index), mix(index)
@@ -49,7 +50,7 @@ def test_most_of_the_demo_is_heard_also_through_noise_and_a_low_pass():
     assert np.median(right) > 0.9
 
 
-def test_music_that_is_played_later_has_its_beats_later():
+def test_music_played_later_has_its_beats_later():
     sound = mix(FOLK)
     early = find_rhythm(sound, RATE)
     late = find_rhythm(np.concatenate([np.zeros(RATE * 3 // 4, np.float32), sound]), RATE)
@@ -57,7 +58,7 @@ def test_music_that_is_played_later_has_its_beats_later():
     assert np.abs(late.downbeats[: len(early.downbeats)] - early.downbeats - 0.75).max() < 0.02
 
 
-def test_the_sample_rate_and_the_loudness_move_no_beat():
+def test_the_sample_rate_and_the_loudness_do_not_move_beats():
     from stages.audio import resample
 
     sound = mix(HOUSE)
@@ -69,7 +70,7 @@ def test_the_sample_rate_and_the_loudness_move_no_beat():
         assert mir_eval.beat.f_measure(found.beats, other.beats, 0.02) > 0.95
 
 
-def test_a_hint_mends_a_tempo_that_is_heard_twice_as_slow():
+def test_a_hint_corrects_a_tempo_found_at_half_its_value():
     index = 7
     piece, sound = compose(0, index), mix(index)
     assert piece.genre == "drum and bass"
@@ -77,7 +78,7 @@ def test_a_hint_mends_a_tempo_that_is_heard_twice_as_slow():
     assert find_rhythm(sound, RATE, piece.tempo).bpm == pytest.approx(piece.tempo, rel=0.02)
 
 
-def test_a_hint_that_is_not_in_the_sound_is_passed_over():
+def test_a_hint_that_does_not_fit_the_sound_is_ignored():
     piece = compose(0, HOUSE)
     assert find_rhythm(mix(HOUSE), RATE, 0.87 * piece.tempo).bpm == pytest.approx(piece.tempo, rel=0.02)
 
@@ -94,13 +95,13 @@ def test_a_hint_that_is_not_in_the_sound_is_passed_over():
     ],
     ids=["silence", "below hearing", "no samples", "one sample", "a second", "a steady tone"],
 )
-def test_what_has_no_rhythm_is_given_none(sound):
+def test_sound_without_a_rhythm_has_no_beats(sound):
     found = find_rhythm(sound, RATE)
     assert (len(found.beats), len(found.downbeats), found.beats_per_bar, found.bpm) == (0, 0, None, None)
     assert found.confidence == 0
 
 
-def test_a_click_is_found_to_the_hundredth_of_a_second():
+def test_clicks_are_found_to_a_hundredth_of_a_second():
     sound = np.zeros(10 * RATE, np.float32)
     clicks = np.arange(0.5, 9.8, 0.6)
     for click in clicks:
@@ -121,7 +122,7 @@ def test_music_that_slows_down_keeps_its_own_beats():
     assert mir_eval.beat.f_measure(clicks, found.beats, 0.07) > 0.9
 
 
-def test_nearly_even_beats_become_even_and_others_stay():
+def test_nearly_even_beats_become_even_and_others_stay_as_they_are():
     draw = np.random.default_rng(0)
     even = 0.2 + 0.5 * np.arange(20)
     heard = even + draw.normal(0, 0.008, 20)
@@ -141,13 +142,13 @@ def test_oracle_librosa_tracks_the_same_beats():
         onset_envelope=strength, sr=FRAMES_A_SECOND, hop_length=1, bpm=piece.tempo, tightness=TIGHTNESS, trim=False
     )[1]
     ours = track_beats(strength, 60 * FRAMES_A_SECOND / piece.tempo)
-    # They end the series by other rules.
+    # The two end the series by different rules.
     count = min(len(theirs), len(ours)) - 1
     assert count > 12
     assert np.abs(theirs[:count] - ours[:count]).max() <= 1
 
 
-def test_every_weight_has_its_evidence():
+def test_every_weight_of_the_bars_has_its_evidence():
     sound = mix(FOLK)
     onsets = onset_strength(sound, RATE)
     beats = seconds_of(track_beats(onsets.strength, 60 * FRAMES_A_SECOND / compose(0, FOLK).tempo))
@@ -165,12 +166,12 @@ def test_every_weight_has_its_evidence():
         (np.zeros(9, np.float32), RATE, 0.0, "above 0"),
     ],
 )
-def test_what_is_no_mono_sound_or_no_tempo_is_refused(samples, rate, bpm, reason):
+def test_sound_that_is_not_mono_and_finite_or_a_bad_rate_or_tempo_is_refused(samples, rate, bpm, reason):
     with pytest.raises(ValueError, match=reason):
         find_rhythm(samples, rate, bpm)
 
 
-def test_a_rhythm_is_plain_data():
+def test_find_rhythm_returns_a_rhythm_with_ascending_beats():
     found = find_rhythm(mix(FOLK), RATE)
     assert isinstance(found, Rhythm)
     assert np.all(np.diff(found.beats) > 0)

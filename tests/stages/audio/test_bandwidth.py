@@ -1,4 +1,4 @@
-"""Bandwidth: where the spectrum ends, of noise that was cut off, of MP3s stored as FLAC, and in any blocks."""
+"""Bandwidth: where the spectrum ends, of noise that was cut off and of MP3s stored as FLAC, in blocks of any length."""
 
 import io
 
@@ -30,20 +30,20 @@ def _noise(seconds: float, end: float, rate: int = RATE, level: float = 0.1) -> 
 
 
 def _rounded(samples: np.ndarray) -> np.ndarray:
-    """Samples as 16 bits hold them."""
+    """Samples as 16 bits store them."""
     return (np.clip(np.round(samples * 32_768), -32_768, 32_767) / 32_768).astype(np.float32)
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100, 96_000])
 @pytest.mark.parametrize("share", [0.3, 0.7, 1.0])
 @pytest.mark.parametrize("level", [0.1, 0.003])
-def test_noise_that_was_cut_off_and_rounded_to_16_bits_ends_where_it_was_cut(rate, share, level):
+def test_noise_cut_off_and_rounded_to_16_bits_ends_where_it_was_cut(rate, share, level):
     sound = _rounded(_noise(3.0, share * rate / 2, rate, level))
     assert _bandwidth(sound, rate) == pytest.approx(share * rate / 2, abs=10 * rate / WINDOW)
 
 
 def _stored_mp3(sound: np.ndarray, bit_rate: int) -> np.ndarray:
-    """What a FLAC of 16 bits holds of an MP3 of the sound."""
+    """What a 16-bit FLAC stores of an MP3 of the sound."""
     data = encoded_by_ffmpeg("mp3", "libmp3lame", sound, bit_rate=bit_rate)
     decoded, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     assert rate == RATE
@@ -54,9 +54,7 @@ def _stored_mp3(sound: np.ndarray, bit_rate: int) -> np.ndarray:
     ("bit_rate", "lowest", "highest"), [(64_000, 10e3, 12e3), (128_000, 16e3, 17.5e3), (320_000, 19.5e3, 21e3)]
 )
 @pytest.mark.parametrize("loudest", [0.5, 1.6])
-def test_an_mp3_in_flacs_clothes_shows_its_bit_rate_also_where_it_clipped_on_decoding(
-    bit_rate, lowest, highest, loudest
-):
+def test_an_mp3_stored_as_flac_shows_its_bit_rate_even_if_decoding_clipped_it(bit_rate, lowest, highest, loudest):
     swell = np.linspace(0.1, 1, 4 * RATE, dtype=np.float32)
     noise = _noise(4.0, RATE / 2) * swell
     master = np.tanh(loudest * noise / np.abs(noise).max() * 2).astype(np.float32)
@@ -78,12 +76,12 @@ def test_silence_and_less_than_a_window_have_no_bandwidth():
     assert _bandwidth(np.zeros((1, 0), np.float32)) is None
 
 
-def test_a_recording_that_clips_everywhere_is_measured_all_the_same():
+def test_a_recording_that_clips_everywhere_still_has_a_bandwidth():
     assert _bandwidth(np.sign(tones(1.0))) > 20_000
 
 
 @settings(max_examples=30, deadline=None)
 @given(some.lists(some.integers(0, 3 * STRIDE + 100), max_size=8))
-def test_the_bandwidth_is_the_same_wherever_the_blocks_end(cuts):
+def test_the_bandwidth_does_not_depend_on_where_the_blocks_end(cuts):
     sound = _noise(2.3, 9_000)[:, : 3 * STRIDE + 100]
     assert _bandwidth(sound, RATE, *cuts) == _bandwidth(sound)

@@ -1,4 +1,4 @@
-"""Clipping: what is at full scale and in runs is counted once, however the samples come."""
+"""Clipping: samples at full scale, and runs of them, are counted once, in blocks of any length."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def _meter(samples: np.ndarray, *cuts: int) -> ClippingMeter:
     return meter
 
 
-def test_two_samples_at_full_scale_are_no_run_and_three_are():
+def test_three_samples_at_full_scale_are_a_run_and_two_are_not():
     samples = np.zeros((1, 100), np.float32)
     samples[0, 10:12] = 1
     samples[0, 50:53] = [-1, -1.5, -1]
@@ -24,13 +24,13 @@ def test_two_samples_at_full_scale_are_no_run_and_three_are():
     assert meter.peak == 1.5
 
 
-def test_what_just_reaches_16_bit_full_scale_is_clipped_and_what_does_not_is_not():
+def test_samples_that_reach_16_bit_full_scale_are_clipped():
     assert _meter(np.full((1, 8), 32_767 / 32_768, np.float32)).share_in_runs == 1
     assert _meter(np.full((1, 8), 32_766 / 32_768, np.float32)).share == 0
     assert _meter(np.full((1, 8), -32_767 / 32_768, np.float32)).share == 1
 
 
-def test_nothing_has_no_clipping():
+def test_no_samples_have_no_clipping():
     meter = _meter(np.zeros((2, 0), np.float32))
     assert (meter.share, meter.share_in_runs, meter.peak) == (0, 0, 0)
 

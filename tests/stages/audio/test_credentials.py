@@ -1,4 +1,5 @@
-"""Content credentials: what is signed holds until a byte changes, by whose key it may be, and no secret is told."""
+"""Content credentials: a signature holds until a byte changes, keys may be held in several ways, and no secret is
+disclosed."""
 
 import io
 import logging
@@ -62,7 +63,7 @@ def claim(data: bytes, format: str, *roots: Path) -> SignedClaim | None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_signed_file_has_the_samples_tags_and_identity_that_it_had_and_3_kb_more(format, label):
+def test_a_signed_file_keeps_its_samples_tags_and_identity_and_grows_by_3_kb(format, label):
     before, after = plain(format), signed(format, **label.fields)
     assert 0 < len(after) - len(before) < 4_000
     np.testing.assert_array_equal(soundfile.read(io.BytesIO(after))[0], soundfile.read(io.BytesIO(before))[0])
@@ -77,7 +78,7 @@ def test_a_signed_file_has_the_samples_tags_and_identity_that_it_had_and_3_kb_mo
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_claim_says_what_made_the_file_and_which_root_vouches_for_the_signer(format, label):
+def test_a_claim_states_what_made_the_file_and_which_root_vouches_for_the_signer(format, label):
     data = signed(format, **label.fields)
     read = claim(data, format, development_folder() / "root.pem", label.root)
     assert read is not None
@@ -93,24 +94,24 @@ def test_a_claim_says_what_made_the_file_and_which_root_vouches_for_the_signer(f
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_byte_that_changed_anywhere_but_in_the_padding_of_the_manifest_is_noticed(format, label):
+def test_a_byte_changed_outside_the_padding_of_the_manifest_is_noticed(format, label):
     data = signed(format, **label.fields)
     noticed = 0
     for position in np.random.default_rng(0).integers(4, len(data), 60):
         changed = bytearray(data)
         changed[position] ^= 1
         read = claim(bytes(changed), format, label.root)
-        # A manifest that cannot be read any more says nothing, and so does not say that it holds.
+        # A manifest that can no longer be read does not claim that the signature holds.
         if read is None or read.problems:
             noticed += 1
-        else:  # C2PA's signature leaves room for what may be added to it, and does not cover that room
+        else:  # C2PA's signature leaves room for additions, and does not cover that room
             assert not any(data[position - 4 : position + 5]), position
     assert noticed > 30
     longer = claim(data + b"\0\0", format, label.root)
     assert longer is None or longer.problems
 
 
-def test_a_file_that_is_encoded_again_has_tags_and_no_signature(label):
+def test_a_file_that_is_encoded_again_has_tags_but_no_signature(label):
     samples, rate = soundfile.read(io.BytesIO(signed("flac", **label.fields)), always_2d=True, dtype="float32")
     again = encode_audio(samples.T, rate, "flac", {"title": "a"}, source=SourceType.TRAINED)
     assert claim(again, "flac", label.root) is None
@@ -124,7 +125,7 @@ def test_keys_of_every_kind_sign(kind, tmp_path):
     assert (read.trusted_by, read.problems) == ("Label Root", ())
 
 
-def test_the_development_certificate_is_made_once_for_its_owner_and_says_what_it_is():
+def test_the_development_certificate_is_made_once_is_private_and_is_named_as_such():
     read = claim(signed("wav"), "wav", development_folder() / "root.pem")
     assert read is not None
     assert (read.signer, read.trusted_by) == (
@@ -138,7 +139,7 @@ def test_the_development_certificate_is_made_once_for_its_owner_and_says_what_it
     assert [path.name for path in development_folder().parent.iterdir()] == ["development-certificate"]
 
 
-def test_a_signer_is_known_by_the_certificate_and_not_by_where_it_lies(label, tmp_path):
+def test_a_signer_is_identified_by_the_certificate_and_not_by_its_path(label, tmp_path):
     moved = tmp_path / "moved.pem"
     moved.write_bytes(label.certificate.read_bytes())
     here = identified_credentials(Credentials.model_validate(label.fields))
@@ -149,7 +150,7 @@ def test_a_signer_is_known_by_the_certificate_and_not_by_where_it_lies(label, tm
     assert fingerprint(identified_credentials(Credentials.model_validate(other.fields))) != fingerprint(here)
 
 
-def test_an_encrypted_key_is_opened_by_the_password_in_the_environment_which_no_word_tells(
+def test_an_encrypted_key_is_opened_by_the_password_in_the_environment_which_is_never_disclosed(
     tmp_path, monkeypatch, caplog
 ):
     caplog.set_level(logging.DEBUG)
@@ -170,7 +171,7 @@ def test_an_encrypted_key_is_opened_by_the_password_in_the_environment_which_no_
     assert not any(CANARY in text for text in said)
 
 
-def test_certificates_and_keys_that_cannot_be_used_are_told_in_words(label, tmp_path):
+def test_unusable_certificates_and_keys_are_refused_with_the_reason(label, tmp_path):
     other = SignerFiles(tmp_path / "other")
     with pytest.raises(ValueError, match=r"private key of the certificate .* got another"):
         signed("flac", certificate=str(label.certificate), key=str(other.key))
@@ -201,14 +202,14 @@ sys.stdout.buffer.write({"der": der, "raw": raw}[sys.argv[2]])
 
 
 @pytest.mark.parametrize("form", ["der", "raw"])
-def test_a_program_may_hold_the_key_and_give_its_signature_in_either_form(form, label):
+def test_a_program_may_hold_the_key_and_sign_in_either_form(form, label):
     command = (sys.executable, "-c", SIGN, str(label.key), form)
     read = claim(signed("wav", certificate=str(label.certificate), key_command=command), "wav", label.root)
     assert read is not None
     assert (read.trusted_by, read.problems) == ("Label Root", ())
 
 
-def test_a_program_that_fails_or_signs_by_another_key_is_told_without_its_arguments(label, tmp_path):
+def test_a_failing_or_wrong_signing_program_is_reported_without_its_arguments(label, tmp_path):
     other = SignerFiles(tmp_path / "other")
     failures = {
         "exit code 3": (sys.executable, "-c", "raise SystemExit(3)", CANARY),

@@ -1,4 +1,4 @@
-"""Ten formats, broken at random: nothing crashes, nothing hangs, and no music is lost without a word."""
+"""Ten formats, broken at random: nothing crashes, nothing hangs, and no music is lost without a message."""
 
 from collections import Counter
 
@@ -8,11 +8,11 @@ from stages.pipeline.workers import Call, WorkerDied, WorkerPool, WorkerTimeout,
 from tests.worlds.fuzzing import FORMATS, Comparison, compare
 
 SECONDS = 60.0
-"""A file that takes longer hangs."""
+"""A file that takes longer counts as hanging."""
 
 
 def _compared(count: int, threads: int) -> dict[int, Comparison]:
-    """Compare files in processes of their own."""
+    """Compares files in worker processes."""
     pool = WorkerPool(("tests.worlds.fuzzing",))
 
     def outcome(number: int) -> Comparison:
@@ -35,7 +35,7 @@ def _check(compared: dict[int, Comparison]) -> None:
         assert "no decoder can follow" not in each.message, each
 
 
-def test_hundreds_of_broken_files_are_taken_whole_or_with_a_word():
+def test_hundreds_of_broken_files_are_read_whole_or_refused_with_a_message():
     compared = _compared(300, 1)
     _check(compared)
     assert sum(each.kind == "track" for each in compared.values()) > 50
@@ -43,7 +43,7 @@ def test_hundreds_of_broken_files_are_taken_whole_or_with_a_word():
 
 
 @pytest.mark.slow
-def test_ten_thousand_broken_files_are_taken_whole_or_with_a_word(capsys):
+def test_ten_thousand_broken_files_are_read_whole_or_refused_with_a_message(capsys):
     compared = _compared(10_000, 2)
     with capsys.disabled():
         for number, form in enumerate(FORMATS):

@@ -1,4 +1,4 @@
-"""Keys: in every way in which people and programs write them, one spelling."""
+"""Keys: the many ways in which people and programs write them become one spelling."""
 
 import pytest
 
@@ -20,7 +20,7 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize(("key", "text"), [(key, text) for key, texts in WRITTEN.items() for text in texts])
-def test_a_key_is_one_spelling_however_it_is_written(key, text):
+def test_every_way_of_writing_a_key_becomes_one_spelling(key, text):
     assert parse_key(text) == key
 
 
@@ -43,11 +43,11 @@ def test_a_key_is_one_spelling_however_it_is_written(key, text):
         "x" * 100_000,
     ],
 )
-def test_what_is_no_key_is_none(text):
+def test_text_that_is_not_a_key_gives_none(text):
     assert parse_key(text) is None
 
 
-def test_both_wheels_hold_every_key_once():
+def test_both_wheels_name_every_key_once():
     every = {f"{name} {mode}" for name in PITCH_NAMES for mode in ("major", "minor")}
     for letters in ("AB", "md"):
         assert {parse_key(f"{number}{letter}") for number in range(1, 13) for letter in letters} == every
@@ -55,5 +55,5 @@ def test_both_wheels_hold_every_key_once():
 
 @pytest.mark.parametrize("name", PITCH_NAMES)
 @pytest.mark.parametrize("mode", ["major", "minor"])
-def test_its_own_spelling_is_understood(name, mode):
+def test_the_canonical_spelling_of_a_key_is_parsed(name, mode):
     assert parse_key(f"{name} {mode}") == f"{name} {mode}"

@@ -1,4 +1,4 @@
-"""Levelling: a file is as loud as asked, and what a player hears of it keeps the peak limit in every format."""
+"""Levelling: a file is as loud as asked, and after decoding it keeps the peak limit in every format."""
 
 import io
 
@@ -13,7 +13,7 @@ RATE = 16_000
 
 
 def bursts(hertz: float) -> np.ndarray:
-    """Short high tones over a steady one: lossy encoders give each back with other peaks, float32 [1, N]."""
+    """Short high tones over a steady one, whose peaks differ after each lossy encoder: float32 [1, N]."""
     time = np.arange(2 * RATE) / RATE
     sound = np.sin(2 * np.pi * hertz * time) * (time * 3 % 1 < 0.1) + 0.3 * np.sin(2 * np.pi * 7_000 * time)
     return (0.3 * sound / np.abs(sound).max()).astype(np.float32)[None]
@@ -21,8 +21,8 @@ def bursts(hertz: float) -> np.ndarray:
 
 @pytest.mark.parametrize("format", ["flac", "wav", "mp3", "ogg"])
 @pytest.mark.parametrize("hertz", [3_150, 3_550, 4_950])
-def test_the_decoded_file_keeps_the_limit_however_loud_it_is_asked_to_be(format: AudioFormat, hertz: float) -> None:
-    """With a lower limiter alone, four times, four of these six lossy files stayed above it."""
+def test_the_decoded_file_keeps_the_peak_limit_however_loud_it_should_be(format: AudioFormat, hertz: float) -> None:
+    """With a lower limiter alone, four times, four of these six lossy files stayed above the limit."""
     file = encode_at_level(bursts(hertz), RATE, format, {}, loudness=-8.0, true_peak=-1.0, source=SourceType.TRAINED)
     heard, rate = soundfile.read(io.BytesIO(file.data), dtype="float32", always_2d=True)
     assert file.measures == measure_audio(heard.T, rate)
@@ -31,7 +31,7 @@ def test_the_decoded_file_keeps_the_limit_however_loud_it_is_asked_to_be(format:
     assert file.seconds == len(heard) / rate
 
 
-def test_sound_that_needs_no_limiter_ends_at_its_loudness_and_at_its_own_where_none_is_asked_for() -> None:
+def test_sound_that_needs_no_limiter_gets_the_asked_loudness_or_keeps_its_own() -> None:
     time = np.arange(2 * RATE) / RATE
     tone = (0.2 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)[None]
     asked = encode_at_level(tone, RATE, "flac", {}, loudness=-23.0, true_peak=-1.0, source=None)

@@ -1,4 +1,5 @@
-"""Loudness, true peak, silence and clipping: against the reference, the standard's own signals, and in any blocks."""
+"""Loudness, true peak, silence and clipping: compared with the reference and the standard's signals, in blocks of any
+length."""
 
 import math
 import subprocess
@@ -31,7 +32,7 @@ def test_loudness_of_real_recordings_equals_the_reference(corpus):
 
 
 def test_a_full_scale_sine_of_997_hz_in_one_channel_has_minus_3_lufs():
-    """BS.1770's own calibration; EBU Tech 3341 allows 0.1 LU, and pyloudnorm's filters take 0.04 of it."""
+    """BS.1770's own calibration. EBU Tech 3341 allows 0.1 LU, and pyloudnorm's filters use 0.04 of it."""
     time = np.arange(5 * 48_000) / 48_000
     sine = np.sin(2 * np.pi * 997 * time)[None].astype(np.float32)
     assert measure_audio(sine, 48_000).loudness == pytest.approx(-3.01, abs=0.05)
@@ -39,7 +40,7 @@ def test_a_full_scale_sine_of_997_hz_in_one_channel_has_minus_3_lufs():
     assert in_stereo == pytest.approx(0.0, abs=0.05)
 
 
-def test_the_low_frequency_channel_has_no_weight_and_surround_more():
+def test_the_low_frequency_channel_has_no_weight_and_surround_has_more():
     def alone(channel):
         sound = np.zeros((6, RATE * 2), np.float32)
         sound[channel] = tones(2.0, channels=1)
@@ -58,7 +59,7 @@ def test_a_true_peak_between_samples_is_found():
     assert measure_audio(sine, RATE).true_peak == pytest.approx(0.0, abs=0.05)
 
 
-def test_shares_of_silence_and_clipping_are_what_was_put_in():
+def test_the_shares_of_silence_and_clipping_are_measured():
     sound = tones(1.0, channels=1)
     padded = np.concatenate([sound, np.zeros((1, 3 * RATE), np.float32)], axis=1)
     assert measure_audio(padded, RATE).silence == pytest.approx(0.75, abs=0.02)
@@ -68,7 +69,7 @@ def test_shares_of_silence_and_clipping_are_what_was_put_in():
     assert measure_audio(sound, RATE).clipping == 0
 
 
-def test_what_is_silent_or_too_short_has_no_loudness():
+def test_sound_that_is_silent_or_too_short_has_no_loudness():
     nothing = measure_audio(np.zeros((2, RATE), np.float32), RATE)
     assert (nothing.loudness, nothing.true_peak, nothing.silence, nothing.clipping) == (None, None, 1.0, 0.0)
     assert measure_audio(tones(0.3), RATE).loudness is None
@@ -78,7 +79,7 @@ def test_what_is_silent_or_too_short_has_no_loudness():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_sample_that_is_not_finite_is_no_sound(value):
+def test_samples_that_are_not_finite_are_refused(value):
     sound = tones(1.0)
     sound[1, 20_000] = value
     with pytest.raises(ValueError, match="NaN or infinity"):
@@ -87,7 +88,7 @@ def test_a_sample_that_is_not_finite_is_no_sound(value):
 
 @settings(max_examples=20, deadline=None)
 @given(some.lists(some.integers(1, 9_000), min_size=1, max_size=12), some.integers(0, 3))
-def test_blocks_of_any_length_measure_the_same(lengths, seed):
+def test_measures_do_not_depend_on_the_length_of_blocks(lengths, seed):
     sound = tones(1.1, seed, 16_000)
     meter, start = LoudnessMeter(16_000, 2), 0
     for length in [*lengths, sound.shape[1]]:
@@ -100,8 +101,8 @@ def test_blocks_of_any_length_measure_the_same(lengths, seed):
     assert parts.loudness == pytest.approx(whole.loudness, abs=1e-6)
 
 
-def test_measuring_needs_neither_torch_nor_scipy():
-    """Each process that reads recordings would wait for them."""
+def test_measuring_imports_neither_torch_nor_scipy():
+    """Each process that reads recordings would wait for these imports."""
     code = (
         "import sys, numpy; from stages.audio import measure_audio; "
         "measure_audio(numpy.ones((1, 9000), numpy.float32), 48000); "

@@ -1,4 +1,4 @@
-"""Mapping recordings to rows: one part a track, in order; what cannot be heard is refused."""
+"""Mapping recordings to rows: one part per track, in order; recordings that cannot be used are refused."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def rate_of(item: PrefetchItem, waveform: Waveform) -> Row | Reject:
     return {"track_id": item.key, "shape": waveform.samples.shape}
 
 
-def test_every_track_is_a_part_in_order_and_what_cannot_be_heard_or_is_refused_is_a_reject(tmp_path, files):
+def test_every_track_becomes_one_part_in_order_and_unusable_ones_become_rejects(tmp_path, files):
     context = make_context(tmp_path)
     parts = list(
         map_recordings(
@@ -40,6 +40,6 @@ def test_every_track_is_a_part_in_order_and_what_cannot_be_heard_or_is_refused_i
     assert parts[2].rejects[0].message.startswith("expected sound to sing along with, got silence")
 
 
-def test_silence_is_sound_where_nothing_is_asked_of_it(tmp_path, files):
+def test_silence_is_accepted_where_no_purpose_of_the_sound_is_given(tmp_path, files):
     parts = map_recordings(make_context(tmp_path), "clap", tracks_of(files[2]), rate_of, sample_rate=16_000, channels=2)
     assert [row["shape"] for part in parts for row in part.rows] == [(2, 16_000)]

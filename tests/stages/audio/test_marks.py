@@ -1,4 +1,4 @@
-"""Marks: every format says how its sound came to be, where mutagen, libsndfile and FFmpeg read it."""
+"""Marks: files of every format say how their sound was made, where mutagen, libsndfile and FFmpeg read it."""
 
 import ast
 import io
@@ -27,7 +27,7 @@ def marked(format: str, source: SourceType | None = SourceType.TRAINED) -> bytes
 
 
 @pytest.mark.parametrize("format", PLACES)
-def test_a_file_says_how_its_sound_came_to_be_in_every_place_of_its_format(format):
+def test_a_file_says_how_its_sound_was_made_in_every_place_of_its_format(format):
     assert read_marks(io.BytesIO(marked(format))) == tuple(Mark(place, TRAINED) for place in PLACES[format])
     algorithmic = read_marks(io.BytesIO(marked(format, SourceType.ALGORITHMIC)))
     assert {mark.term for mark in algorithmic} == {"algorithmicMedia"}
@@ -36,7 +36,7 @@ def test_a_file_says_how_its_sound_came_to_be_in_every_place_of_its_format(forma
 
 
 @pytest.mark.parametrize("format", PLACES)
-def test_mutagen_and_ffmpeg_find_the_mark_and_the_samples_stay_as_they_were(format):
+def test_mutagen_and_ffmpeg_find_the_mark_and_the_samples_are_unchanged(format):
     data, plain = marked(format), marked(format, None)
     assert SourceType.TRAINED in str(mutagen.File(io.BytesIO(data)).tags.pprint())
     with av.open(io.BytesIO(data)) as container:
@@ -45,7 +45,7 @@ def test_mutagen_and_ffmpeg_find_the_mark_and_the_samples_stay_as_they_were(form
     np.testing.assert_array_equal(soundfile.read(io.BytesIO(data))[0], soundfile.read(io.BytesIO(plain))[0])
 
 
-def test_libsndfile_reads_the_comment_of_a_wav_and_exact_sizes_of_its_chunks():
+def test_libsndfile_reads_the_comment_of_a_wav_whose_chunk_sizes_are_exact():
     data = marked("wav")
     with soundfile.SoundFile(io.BytesIO(data)) as file:
         assert str(SourceType.TRAINED) in file.comment
@@ -55,7 +55,7 @@ def test_libsndfile_reads_the_comment_of_a_wav_and_exact_sizes_of_its_chunks():
     assert xmp_packet(SourceType.TRAINED) in data
 
 
-def test_xmp_is_well_formed_and_holds_the_property_of_the_iptc():
+def test_xmp_is_well_formed_and_holds_the_iptc_property():
     from xml.etree import ElementTree
 
     root = ElementTree.fromstring(xmp_packet(SourceType.TRAINED).decode().removeprefix("\ufeff"))
@@ -63,7 +63,7 @@ def test_xmp_is_well_formed_and_holds_the_property_of_the_iptc():
     assert description.get("{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType") == SourceType.TRAINED
 
 
-def test_marks_of_others_are_read_too():
+def test_marks_written_by_other_programs_are_read():
     mp3 = io.BytesIO(encoded("MP3", tones(1.0)))
     tags = ID3()
     tags.add(TXXX(encoding=1, desc="AI", text=f"{VOCABULARY}compositeWithTrainedAlgorithmicMedia"))  # UTF-16
@@ -81,7 +81,7 @@ def test_marks_of_others_are_read_too():
     assert Mark("XMP", "algorithmicMedia") in read_marks(boxed)
 
 
-def test_a_clip_of_before_there_were_marks_says_that_it_was_generated():
+def test_a_clip_with_only_the_older_generated_tag_reads_as_generated():
     old = io.BytesIO(encode_audio(tones(0.5), RATE, "ogg", {"generated": "true"}))
     assert [mark.is_generated for mark in read_marks(old)] == [True]
     assert read_own_tags(old)["generated"] == "true"
@@ -93,7 +93,7 @@ def test_reading_marks_of_garbage_finds_none_and_raises_nothing(data):
         assert read_marks(io.BytesIO(head + data)) == ()
 
 
-def test_every_file_that_a_stage_writes_says_where_its_sound_comes_from():
+def test_every_file_that_a_stage_writes_states_the_source_of_its_sound():
     calls = []
     for path in Path("stages").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -101,6 +101,7 @@ def test_every_file_that_a_stage_writes_says_where_its_sound_comes_from():
                 named = any(keyword.arg == "source" for keyword in node.keywords) or len(node.args) == 6
                 calls.append((str(path), named))
     assert len(calls) >= 3
-    # Excerpts are of recordings, which nobody here made; a lossy form in which a watermark is looked for is no file.
+    # Excerpts are of recordings, which were not made here; the lossy form in which a watermark is looked for is never a
+    # file.
     unnamed = sorted(path for path, named in calls if not named)
     assert unnamed == ["stages/report/excerpts.py", "stages/watermark.py"]

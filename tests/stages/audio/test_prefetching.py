@@ -1,4 +1,5 @@
-"""Prefetching: what stages make of it is what they make of recordings read by turns, and nothing outlives it."""
+"""Prefetching: stages give the same results as when recordings are read one after another, and no process outlives
+it."""
 
 import os
 import signal
@@ -22,7 +23,7 @@ from tests.worlds.tiny_codec import codec_folder
 from tests.worlds.world_of_sound import make_context, save_clap, save_separator, tracks_of
 
 TWO_READERS = 2 * prefetching.CORES_PER_READER
-"""Of `settings.workers` on a processor: two processes read."""
+"""Value of `settings.workers` on a CPU with which two processes read."""
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def processes_of(parent: int) -> set[str]:
 
 @pytest.fixture
 def deadly(monkeypatch):
-    """Processes that die of files that are named so: the real worker, with a real signal."""
+    """Processes that die of files with a certain name: the real worker, with a real signal."""
     code = (
         "import os; from stages.audio import reading; from stages.pipeline import workers\n"
         "read = reading.read_waveform\n"
@@ -71,7 +72,7 @@ def deadly(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", popen)
 
 
-def test_rows_and_rejects_of_every_stage_are_those_of_recordings_read_by_turns(tmp_path, files):
+def test_prefetched_rows_and_rejects_equal_those_of_recordings_read_one_by_one(tmp_path, files):
     stages = {
         chroma: chroma.Config(separator=WeightsRef(str(save_separator(tmp_path / "separator")))),
         clap: clap.Config(model=WeightsRef(str(save_clap(tmp_path / "clap")))),
@@ -93,7 +94,7 @@ def test_rows_and_rejects_of_every_stage_are_those_of_recordings_read_by_turns(t
     assert kinds["brief.wav"] == "too short"
 
 
-def test_recordings_come_in_order_at_the_rate_and_in_the_channels_asked_for(tmp_path, files):
+def test_recordings_come_in_order_at_the_asked_rate_and_channels(tmp_path, files):
     wanted = items(files)
     with prefetch(make_context(tmp_path, workers=TWO_READERS), wanted, 16_000, 1) as waveforms:
         read = list(waveforms)
@@ -109,14 +110,14 @@ def test_recordings_come_in_order_at_the_rate_and_in_the_channels_asked_for(tmp_
             assert (waveform.peak, waveform.sample_rate) == (expected.peak, 16_000)
 
 
-def test_a_recording_comes_as_it_is_stored_where_nothing_else_is_asked_for(tmp_path, files):
+def test_a_recording_keeps_its_rate_and_channels_where_none_are_asked(tmp_path, files):
     waveform = read_waveform(str(files[0]), None, None)
     assert isinstance(waveform, Waveform)
     assert (waveform.samples.shape[0], waveform.sample_rate) == (2, 44_100)
     assert waveform.peak == np.abs(waveform.samples).max() == pytest.approx(0.5, abs=1e-3)
 
 
-def test_a_decoder_that_crashes_costs_its_own_recording(tmp_path, files, deadly):
+def test_a_decoder_crash_loses_only_its_own_recording(tmp_path, files, deadly):
     files.insert(4, Path(write(tmp_path / "crash.wav", encoded("WAV", tones(0.6)))))
     with prefetch(make_context(tmp_path, workers=TWO_READERS), items(files), 16_000, 1) as waveforms:
         read = {item.key: waveform for item, waveform in waveforms}
@@ -126,8 +127,8 @@ def test_a_decoder_that_crashes_costs_its_own_recording(tmp_path, files, deadly)
     assert sum(isinstance(waveform, Waveform) for waveform in read.values()) == 12
 
 
-def test_a_disk_that_fails_is_an_error_in_the_turn_of_its_recording(tmp_path, files):
-    files.insert(4, Path("/proc/self/mem"))  # whose first bytes cannot be read: EIO, as of a bad sector
+def test_a_disk_error_is_raised_in_the_turn_of_its_recording(tmp_path, files):
+    files.insert(4, Path("/proc/self/mem"))  # its first bytes cannot be read: EIO, as of a bad sector
     with prefetch(make_context(tmp_path, workers=TWO_READERS), items(files), 16_000, 1) as waveforms:
         for _ in range(4):
             next(waveforms)
@@ -147,7 +148,7 @@ def test_a_stop_ends_the_reading_and_its_processes(tmp_path, files):
     assert processes_of(os.getpid()) == before
 
 
-def test_processes_end_with_what_they_were_started_for_however_it_ends(tmp_path, files):
+def test_reading_processes_end_when_their_user_fails(tmp_path, files):
     before = processes_of(os.getpid())
 
     def fail() -> None:
@@ -160,7 +161,7 @@ def test_processes_end_with_what_they_were_started_for_however_it_ends(tmp_path,
     assert processes_of(os.getpid()) == before
 
 
-def test_no_more_sound_is_in_hand_than_was_allowed(tmp_path, files, monkeypatch):
+def test_no_more_sound_is_read_ahead_than_allowed(tmp_path, files, monkeypatch):
     calls: list[float] = []
     run = prefetching.WorkerPool.run
 
@@ -173,7 +174,7 @@ def test_no_more_sound_is_in_hand_than_was_allowed(tmp_path, files, monkeypatch)
     with prefetch(make_context(tmp_path, workers=TWO_READERS), wanted, 16_000, 1) as waveforms:
         next(waveforms)
         time.sleep(1.0)
-        assert len(calls) == 1  # a second one would be more than half an hour
+        assert len(calls) == 1  # a second one would exceed half an hour of sound
         next(waveforms)
         assert len(calls) == 2
 
@@ -192,7 +193,7 @@ def test_no_more_sound_is_in_hand_than_was_allowed(tmp_path, files, monkeypatch)
         ("cuda", 16, 0, 0, 0),
     ],
 )
-def test_processes_are_as_many_as_the_device_leaves_and_the_recordings_are_worth(
+def test_the_number_of_reading_processes_fits_the_device_and_the_recordings(
     tmp_path, monkeypatch, device, cores, workers, recordings, readers
 ):
     monkeypatch.setattr(Context, "device", device)
@@ -201,7 +202,7 @@ def test_processes_are_as_many_as_the_device_leaves_and_the_recordings_are_worth
     assert prefetching._readers(make_context(tmp_path, workers=workers), wanted) == readers
 
 
-def test_what_lies_in_memory_is_read_in_this_process(tmp_path):
+def test_recordings_in_memory_are_read_in_the_same_process(tmp_path):
     fsspec.filesystem("memory").pipe_file("/ahead/a.wav", encoded("WAV", tones(0.6)))
     item = PrefetchItem("a", "memory:///ahead/a.wav", 0.6)
     with prefetch(make_context(tmp_path, workers=TWO_READERS), [item], 16_000, 1) as waveforms:

@@ -1,4 +1,4 @@
-"""Quality: an offset, digital zeros, two channels that are one, and their phase are what was put in."""
+"""Quality: the offset, digital zeros, dual mono and phase of sounds made to have them."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_zeros_are_the_share_of_samples_that_are_zero():
     assert _quality(sound).zeros == pytest.approx(0.25, abs=1e-4)
 
 
-def test_the_peak_is_the_highest_sample_in_decibels_and_may_lie_above_full_scale():
+def test_the_peak_is_the_highest_sample_in_decibels_and_may_exceed_full_scale():
     sound = tones(1.0)
     sound[0, 100] = -2
     assert _quality(sound).peak == pytest.approx(6.02, abs=0.01)
@@ -50,7 +50,7 @@ def test_phase_is_the_correlation_of_two_channels():
     assert _quality(np.stack([left, 0 * left])).phase is None
 
 
-def test_two_channels_are_dual_mono_where_their_difference_is_60_decibels_down():
+def test_two_channels_are_dual_mono_if_their_difference_is_60_decibels_down():
     left, right = np.random.default_rng(0).standard_normal((2, RATE)).astype(np.float32) * 0.1
     assert _quality(np.stack([left, left])).dual_mono
     assert _quality(np.stack([left, left + 1e-3 * right])).dual_mono
@@ -71,11 +71,11 @@ def test_an_mp3_of_two_equal_channels_is_dual_mono(tmp_path):
 
 @settings(max_examples=20, deadline=None)
 @given(some.lists(some.integers(0, 5000), max_size=6), some.integers(1, 3))
-def test_quality_is_the_same_wherever_the_blocks_end(cuts, channels):
+def test_quality_does_not_depend_on_where_the_blocks_end(cuts, channels):
     sound = np.clip(2.5 * tones(0.5, 3, 10_000, channels), -1, 1)
     parts, whole = _quality(sound, *cuts), _quality(sound)
     assert vars(parts) == pytest.approx(vars(whole), abs=1e-6)
 
 
-def test_no_samples_have_no_quality_to_speak_of():
+def test_no_samples_have_the_quality_of_an_empty_recording():
     assert _quality(np.zeros((2, 0), np.float32)) == AudioQuality(None, 0.0, 0.0, 0.0, None, False, None)

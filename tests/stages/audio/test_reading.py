@@ -1,4 +1,4 @@
-"""Reading: every format comes back as it went in, by its content, and no header is believed on its word alone."""
+"""Reading: every format is read as it was written, by its content, and headers are checked against the file."""
 
 import os
 import resource
@@ -34,7 +34,7 @@ def _similar(samples: np.ndarray, original: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name", BY_LIBSNDFILE)
-def test_what_libsndfile_writes_is_read_back(name, tmp_path):
+def test_files_written_by_libsndfile_are_read_back(name, tmp_path):
     original = tones()
     recording = read_audio(write(tmp_path / f"x.{name}", encoded(BY_LIBSNDFILE[name], original)))
     assert recording.format == name
@@ -46,7 +46,7 @@ def test_what_libsndfile_writes_is_read_back(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", BY_FFMPEG)
-def test_what_libsndfile_does_not_read_is_read_by_ffmpeg(name, tmp_path):
+def test_files_that_libsndfile_cannot_read_are_read_by_ffmpeg(name, tmp_path):
     rate = 48_000 if name == "matroska" else RATE
     original = tones(sample_rate=rate)
     recording = read_audio(write(tmp_path / "x.bin", encoded_by_ffmpeg(*BY_FFMPEG[name], original, rate)))
@@ -57,14 +57,14 @@ def test_what_libsndfile_does_not_read_is_read_by_ffmpeg(name, tmp_path):
     assert _similar(recording.samples, original) > 0.99
 
 
-def test_the_content_counts_and_not_the_name(tmp_path):
+def test_the_format_is_found_by_the_content_and_not_by_the_name(tmp_path):
     flac, m4a = encoded("FLAC", tones()), encoded_by_ffmpeg("mp4", "aac", tones())
     for name in ("x.mp3", "x.raw", "x", "x.m4a"):
         assert read_audio(write(tmp_path / name, flac)).format == "flac"
         assert read_audio(write(tmp_path / name, m4a)).format == "m4a"
 
 
-def test_a_variable_rate_mp3_that_does_not_say_its_length_is_read_to_its_end(tmp_path):
+def test_a_variable_rate_mp3_without_its_length_is_read_to_its_end(tmp_path):
     noise = np.random.default_rng(0).standard_normal((2, 4 * RATE)).astype(np.float32) * 0.1
     noise[:, : 2 * RATE] *= 1e-3
     path = write(tmp_path / "x.mp3", without_first_mpeg_frame(encoded("MP3", noise)))
@@ -72,7 +72,7 @@ def test_a_variable_rate_mp3_that_does_not_say_its_length_is_read_to_its_end(tmp
 
 
 @pytest.mark.parametrize("name", ["electronic/electro_1.mp3", "orchestral/defeat2.ogg"])
-def test_blocks_are_the_whole_recording(name, corpus):
+def test_blocks_together_are_the_whole_recording(name, corpus):
     whole = read_audio(str(corpus / name))
     with open_binary(str(corpus / name)) as file:
         blocks = decode(file, lambda stream: list(stream.blocks)).value
@@ -95,7 +95,7 @@ def test_a_file_cut_in_half_is_refused(form, tmp_path):
     assert "cut short" in str(caught.value)
 
 
-def test_headers_that_claim_the_impossible_are_refused_before_anything_is_allocated(tmp_path):
+def test_impossible_headers_are_refused_before_anything_is_allocated(tmp_path):
     wav = encoded("WAV", tones(0.5), subtype="PCM_16")
     channels = wav[:22] + struct.pack("<H", 999) + wav[24:]
     with pytest.raises(AudioError, match="999") as caught:
@@ -126,14 +126,14 @@ def test_headers_that_claim_the_impossible_are_refused_before_anything_is_alloca
         (b"ID3\x04\x00\x00\x7f\x7f\x7f\x7f" + bytes(100), "unreadable"),
     ],
 )
-def test_what_is_no_audio_says_so(data, kind, tmp_path):
+def test_files_that_are_not_audio_are_refused_with_their_kind(data, kind, tmp_path):
     with pytest.raises(AudioError) as caught:
         read_audio(write(tmp_path / "x.mp3", data))
     assert caught.value.kind == kind
     assert "expected" in str(caught.value)
 
 
-def test_a_recording_without_samples_or_with_bad_ones_is_refused(tmp_path):
+def test_a_recording_without_samples_or_with_infinite_ones_is_refused(tmp_path):
     cases = {"empty": np.zeros((1, 0), np.float32), "not finite": np.array([[0.1, np.nan, 0.2]], np.float32)}
     cases["infinite"] = np.array([[0.1, -np.inf]], np.float32)
     for name, samples in cases.items():
@@ -142,14 +142,14 @@ def test_a_recording_without_samples_or_with_bad_ones_is_refused(tmp_path):
         assert caught.value.kind == ("empty" if name == "empty" else "not finite")
 
 
-def test_more_than_the_asked_seconds_are_refused(tmp_path):
+def test_a_recording_longer_than_allowed_is_refused(tmp_path):
     path = write(tmp_path / "x.flac", encoded("FLAC", tones(2.0)))
     with pytest.raises(AudioError) as caught:
         read_audio(path, max_seconds=1.0)
     assert caught.value.kind == "too long"
 
 
-def test_pipes_folders_and_nothing_are_refused_at_once(tmp_path):
+def test_pipes_and_missing_files_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
     for name, kind in (("pipe.wav", "not a file"), ("", "not a file"), ("nowhere.wav", "missing")):
         with pytest.raises(AudioError) as caught:
@@ -171,18 +171,18 @@ ODD_NAMES = [
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_odd_names_are_found_again_by_their_uri(name, tmp_path):
+def test_files_with_odd_names_are_found_again_by_their_uri(name, tmp_path):
     path = str(tmp_path / name)
     with open(path, "wb") as file:
         file.write(encoded("WAV", tones(0.5)))
     filesystem, _ = locate(str(tmp_path))
     uri = uri_of(filesystem, path, str(tmp_path))
-    uri.encode()  # it goes into a table of UTF-8
+    uri.encode()  # the URI goes into a table of UTF-8
     assert locate(uri)[1] == path
     assert read_audio(uri).seconds == 0.5
 
 
-def test_other_filesystems_and_chains_of_them_are_read(tmp_path):
+def test_files_in_other_filesystems_and_chains_of_them_are_read(tmp_path):
     data = encoded("FLAC", tones(0.5))
     for name in ("a b.flac", "a::b.flac"):
         fsspec.filesystem("memory").pipe_file(f"/music/{name}", data)
@@ -197,7 +197,7 @@ def test_other_filesystems_and_chains_of_them_are_read(tmp_path):
     assert read_audio(uri_of(filesystem, path, source)).seconds == 0.5
 
 
-def test_a_disk_that_fails_in_the_middle_is_not_taken_for_the_end_of_the_file(tmp_path):
+def test_a_disk_error_in_the_middle_is_not_taken_for_the_end_of_the_file(tmp_path):
     class Failing:
         def __init__(self, data: bytes) -> None:
             self.data, self.position = data, 0
@@ -239,6 +239,6 @@ def test_mono_is_the_mean_of_the_channels():
     assert to_mono(stereo[:1]).shape == stereo[:1].shape
 
 
-def test_reading_needs_no_torch():
+def test_reading_does_not_import_torch():
     code = "import sys, stages.audio; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""A second opinion: where a file's claim and its bytes disagree, all that is there is read, and told of."""
+"""A second opinion: where a file's header and its bytes disagree, everything present is read, and warnings say so."""
 
 import io
 from functools import lru_cache
@@ -58,17 +58,17 @@ CLEAN = ("wav", "aiff", "caf", "au", "w64", "rf64", "flac", "mp3", "ogg", "opus"
 
 
 @pytest.mark.parametrize("form", CLEAN)
-def test_nothing_is_said_of_a_clean_file(form):
+def test_a_clean_file_has_no_warnings(form):
     decoded = _decode(_file(form))
     assert decoded.warnings == ()
     assert decoded.damage == 0
 
 
 @pytest.mark.parametrize("form", CLEAN)
-def test_files_that_are_joined_are_one_recording(form):
+def test_joined_files_are_read_as_one_recording(form):
     first, second = _decode(_file(form)), _decode(_file(form, 1.0, 1))
     joined = _decode(_file(form) + _file(form, 1.0, 1))
-    if form in ("aac", "webm"):  # streams without a beginning or a clock of their own: the decoder goes on
+    if form in ("aac", "webm"):  # streams without a beginning or a clock of their own: the decoder continues
         assert abs(joined.frames - first.frames - second.frames) < 3000
         return
     assert np.array_equal(joined.value, np.concatenate([first.value, second.value], axis=1))
@@ -76,7 +76,7 @@ def test_files_that_are_joined_are_one_recording(form):
     assert "joined" in warning
 
 
-def test_mp3s_that_are_joined_with_their_tags_are_one_recording():
+def test_mp3s_joined_with_their_tags_are_read_as_one_recording():
     first, second = _decode(_file("mp3")), _decode(_file("mp3", 1.0, 1))
     old_tag = b"TAG" + b"title".ljust(125, b"\0")
     joined = _decode(TAG + _file("mp3") + old_tag + TAG + _file("mp3", 1.0, 1) + old_tag)
@@ -84,7 +84,7 @@ def test_mp3s_that_are_joined_with_their_tags_are_one_recording():
 
 
 @pytest.mark.parametrize(("form", "other"), [("wav", 22_050), ("mp3", 22_050), ("ogg", 22_050), ("flac", 22_050)])
-def test_files_of_two_rates_that_are_joined_are_refused_with_what_to_do(form, other):
+def test_joined_files_of_two_rates_are_refused_with_advice(form, other):
     second = encoded(form.upper(), tones(1.0, 1, other), other)
     with pytest.raises(AudioError, match="cut") as caught:
         _decode(_file(form) + second)
@@ -123,7 +123,7 @@ def _without_end(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_what_is_there_is_read_and_what_is_odd_is_told(name):
+def test_an_odd_file_is_read_whole_with_a_warning(name):
     make, seconds, words = ODD[name]
     decoded = _decode(make())
     assert abs(decoded.frames / RATE - seconds) < 0.05
@@ -132,7 +132,7 @@ def test_what_is_there_is_read_and_what_is_odd_is_told(name):
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_all_readers_get_the_same_samples(name, tmp_path):
+def test_all_readers_get_the_same_samples_of_odd_files(name, tmp_path):
     path = write(tmp_path / "x", ODD[name][0]())
     probe = probe_recording(path, Limits())
     assert isinstance(probe, AudioProbe)
@@ -144,7 +144,7 @@ def test_all_readers_get_the_same_samples(name, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["wav", "aiff", "caf", "flac", "mp3", "ogg", "m4a", "wma"])
-def test_a_tag_before_the_file_costs_nothing(form):
+def test_a_tag_before_the_file_loses_no_samples(form):
     assert np.array_equal(_decode(TAG + _file(form)).value, _decode(_file(form)).value)
 
 
@@ -162,7 +162,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_damage_costs_what_is_damaged_and_all_after_it_keeps_its_place(name):
+def test_damage_loses_only_the_damaged_part_and_later_sound_keeps_its_place(name):
     form = name.split()[0]
     whole = _decode(
         without_first_mpeg_frame(_file("mp3", 20.0))
@@ -178,7 +178,7 @@ def test_damage_costs_what_is_damaged_and_all_after_it_keeps_its_place(name):
     assert np.abs(last - whole.value[:, -RATE:]).max() < 1e-3
 
 
-def test_an_mp3_with_8_kb_of_damage_in_three_minutes_is_taken_and_with_much_more_refused(tmp_path):
+def test_an_mp3_is_accepted_or_refused_by_its_share_of_damage(tmp_path):
     minutes = without_first_mpeg_frame(_file("mp3", 20.0)) * 9
     path = write(tmp_path / "x.mp3", with_garbage(minutes, 500_000, 8192))
     probe = probe_recording(path, Limits())
@@ -193,7 +193,7 @@ def test_an_mp3_with_8_kb_of_damage_in_three_minutes_is_taken_and_with_much_more
 
 
 @pytest.mark.parametrize("form", CLEAN)
-def test_whatever_is_refused_says_what_was_expected_and_what_to_do(form):
+def test_every_refusal_says_what_was_expected_and_found(form):
     messages = []
     for size in range(1, 2000, 37):
         try:

@@ -1,4 +1,4 @@
-"""Identity: retagging keeps it, other sound changes it, and a container that is not all there is told."""
+"""Identity: retagging keeps it, other sound changes it, and damaged or joined files get another."""
 
 import base64
 import io
@@ -37,7 +37,8 @@ def _identity(data: bytes) -> str:
 
 
 def _tagged(data: bytes, title: str, picture: bytes = bytes(50_000)) -> bytes:
-    """The file with a title and a picture, or a long text where there are none, so that its pages and offsets move."""
+    """The file with a title and a picture, or with a long text where pictures are impossible, so that pages and offsets
+    move."""
     file = io.BytesIO(data)
     opened = mutagen.File(file)
     if opened.tags is None:
@@ -65,7 +66,7 @@ def _tagged(data: bytes, title: str, picture: bytes = bytes(50_000)) -> bytes:
 
 
 def _untagged(data: bytes) -> bytes:
-    """The file without all its tags and pictures."""
+    """The file without any tags and pictures."""
     file = io.BytesIO(data)
     opened = mutagen.File(file)
     if isinstance(opened, FLAC):
@@ -85,7 +86,7 @@ def _with_end_tags(data: bytes, title: str) -> bytes:
 
 
 def _with_chunks_after(data: bytes, text: bytes) -> bytes:
-    """WAV with its INFO, or AIFF with its annotation, after the samples, and a chunk of some program's own."""
+    """WAV with its INFO, or AIFF with its annotation, after the samples, and another program's own chunk."""
     text += b"\0" * (len(text) % 2)
     order, name, payload = ("<", b"LIST", b"INFOINAM" + struct.pack("<I", len(text)) + text)
     if data[:4] == b"FORM":
@@ -106,7 +107,7 @@ def _example(name: str) -> bytes:
     titles=some.lists(some.text(some.characters(exclude_categories=["Cs", "Cc"]), max_size=200), max_size=3),
     picture=some.binary(min_size=1, max_size=200) | some.integers(1, 300_000).map(bytes),
 )
-def test_tags_and_pictures_that_are_written_changed_and_removed_keep_the_identity(name, titles, picture):
+def test_writing_changing_and_removing_tags_and_pictures_keeps_the_identity(name, titles, picture):
     data = tagged = _example(name)
     for title in titles:
         tagged = _tagged(tagged, title, picture)
@@ -128,7 +129,7 @@ def test_retagging_keeps_the_identity(name):
 
 
 @pytest.mark.parametrize("name", ["mp3", "aac"])
-def test_tags_at_the_end_of_mpeg_audio_are_no_part_of_it(name):
+def test_tags_at_the_end_of_mpeg_audio_do_not_change_the_identity(name):
     data = FORMATS[name](tones())
     file = io.BytesIO(data)
     tags = APEv2()
@@ -148,13 +149,13 @@ def test_other_sound_has_another_identity(name):
     assert _identity(FORMATS[name](first)) != _identity(FORMATS[name](second))
 
 
-def test_the_same_samples_in_two_containers_are_two_recordings():
+def test_the_same_samples_in_other_containers_are_other_recordings():
     sound = tones()
     identities = [_identity(FORMATS[name](sound)) for name in ("wav", "aiff", "flac")]
     assert len(set(identities)) == 3
 
 
-def test_flac_packed_harder_is_the_same_recording_and_without_a_digest_its_frames_count():
+def test_flac_compressed_harder_is_the_same_recording_if_it_has_a_digest():
     import soundfile
 
     sound, files = tones(), []
@@ -169,13 +170,13 @@ def test_flac_packed_harder_is_the_same_recording_and_without_a_digest_its_frame
     assert _identity(_tagged(blank[0], "A")) == _identity(blank[0])
 
 
-def test_the_format_of_the_samples_counts():
+def test_the_sample_rate_changes_the_identity():
     sound = np.zeros((1, 1000), np.float32)
     rates = [encoded("WAV", sound, rate, "PCM_16") for rate in (16_000, 48_000)]
     assert _identity(rates[0]) != _identity(rates[1])
 
 
-def test_a_wav_keeps_its_identity_when_a_wrong_size_is_put_right():
+def test_a_wav_keeps_its_identity_when_a_wrong_size_is_corrected():
     data = encoded("WAV", tones(0.1), subtype="PCM_16")
     position = data.index(b"data")
     for claim in (0, 0x7FFFF000, 0xFFFFFFFF, len(data) - position - 8 + 36):
@@ -183,13 +184,13 @@ def test_a_wav_keeps_its_identity_when_a_wrong_size_is_put_right():
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_joined_files_are_another_recording_than_the_first_of_them(name):
+def test_joined_files_differ_from_their_first_file(name):
     data, other = FORMATS[name](tones(seed=1)), FORMATS[name](tones(seed=2))
     joined = {track_identity(io.BytesIO(files), is_clean=False) for files in (data + other, data + data, other + data)}
     assert len({_identity(data), *joined}) == 4
 
 
-def test_the_digest_of_a_damaged_flac_is_not_taken_at_its_word():
+def test_the_digest_of_a_damaged_flac_is_not_trusted():
     data = bytearray(encoded("FLAC", tones()))
     whole = _identity(bytes(data))
     data[len(data) // 2] ^= 1
@@ -198,19 +199,19 @@ def test_the_digest_of_a_damaged_flac_is_not_taken_at_its_word():
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_tag_before_the_file_is_no_part_of_it(name):
+def test_a_tag_before_the_file_does_not_change_the_identity(name):
     tag = b"ID3\x03\x00\x00\x00\x00\x02\x00" + bytes(256)
     assert _identity(tag + _example(name)) == _identity(_example(name))
 
 
-def test_what_has_no_rule_is_identified_by_all_of_its_bytes():
+def test_a_file_of_unknown_format_is_identified_by_all_its_bytes():
     assert _identity(b"something else") != _identity(b"something els2")
     with pytest.raises(AudioError) as caught:
         _identity(b"")
     assert caught.value.kind == "empty"
 
 
-def test_real_recordings_survive_new_tags(corpus, tmp_path):
+def test_real_recordings_keep_their_identity_with_new_tags(corpus, tmp_path):
     paths = sorted([*corpus.rglob("*.ogg"), *corpus.rglob("*.mp3")])
     identities = set()
     for path in paths:
@@ -220,7 +221,7 @@ def test_real_recordings_survive_new_tags(corpus, tmp_path):
     assert len(identities) == len(paths) >= 2
 
 
-def test_mpeg_audio_without_any_tag_is_not_shortened_by_chance():
+def test_mpeg_audio_without_tags_is_not_shortened_by_chance():
     data = FORMATS["mp3"](tones(0.3))
     with pytest.raises(ID3NoHeaderError):
         mutagen.id3.ID3(io.BytesIO(data))

@@ -1,4 +1,4 @@
-"""True peak: the search that passes most of a recording over finds what oversampling all of it does."""
+"""True peak: the search that skips most of a recording finds the same peak as oversampling all of it."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from stages.audio.true_peak import CHUNK, TruePeakMeter, _chunk_bounds, _chunk_m
 
 
 def everywhere(sound: np.ndarray) -> float:
-    """The oracle: the whole of it at four times the rate."""
+    """The oracle: all of it at four times the rate."""
     finer = soxr.resample(np.ascontiguousarray(sound.T), 1, 4, quality="HQ")[: 4 * sound.shape[1]]
     return float(max(np.abs(sound).max(), np.abs(finer).max()))
 
@@ -41,7 +41,7 @@ def kinds_of_sound(length: int, seed: int) -> dict[str, np.ndarray]:
 
 @settings(max_examples=30, deadline=None)
 @given(some.integers(2, 4 * CHUNK), some.lists(some.integers(0, 3 * CHUNK), max_size=5), some.integers(0, 99))
-def test_the_search_finds_what_oversampling_everything_finds(length, lengths, seed):
+def test_the_search_finds_the_peak_of_oversampling_everything(length, lengths, seed):
     for name, sound in kinds_of_sound(length, seed).items():
         samples = sound.astype(np.float32)
         assert in_blocks(samples, lengths) == pytest.approx(everywhere(samples), rel=1e-5), name
@@ -49,7 +49,7 @@ def test_the_search_finds_what_oversampling_everything_finds(length, lengths, se
 
 @settings(max_examples=30, deadline=None)
 @given(some.integers(0, 999))
-def test_no_interpolated_value_is_above_its_chunks_bound(seed):
+def test_no_interpolated_value_exceeds_the_bound_of_its_chunk(seed):
     for name, sound in kinds_of_sound(8 * CHUNK, seed).items():
         samples = sound.astype(np.float32)
         finer = np.abs(soxr.resample(np.ascontiguousarray(samples.T), 1, 4, quality="HQ").T)
@@ -58,13 +58,13 @@ def test_no_interpolated_value_is_above_its_chunks_bound(seed):
         assert (peaks[:, 1:-1] <= bounds * (1 + 1e-5)).all(), name
 
 
-def test_peaks_of_real_recordings_are_those_of_oversampling_everything(corpus):
+def test_peaks_of_real_recordings_equal_those_of_oversampling_everything(corpus):
     for name in ("electronic/electro_1.mp3", "orchestral/elf-land.ogg", "orchestral/frantic-old.ogg"):
         samples = read_audio(str(corpus / name)).samples
         assert in_blocks(samples, [100_000] * 10) == pytest.approx(everywhere(samples), rel=1e-6), name
 
 
-def test_most_of_a_real_recording_is_passed_over(corpus):
+def test_most_of_a_real_recording_is_skipped(corpus):
     samples = read_audio(str(corpus / "orchestral/elf-land.ogg")).samples
     samples = samples[:, : samples.shape[1] // CHUNK * CHUNK]
     assert (_chunk_bounds(samples, _chunk_maxima(np.abs(samples))) > np.abs(samples).max()).mean() < 0.05

@@ -1,4 +1,4 @@
-"""K-weighting by products is the recursive filters, sample by sample, whatever the blocks."""
+"""K-weighting by matrix products equals the recursive filters sample by sample, in blocks of any length."""
 
 import numpy as np
 import pyloudnorm
@@ -24,7 +24,7 @@ def recursive(sound: np.ndarray, rate: int) -> np.ndarray:
     some.floats(-0.5, 0.5),
     some.integers(0, 99),
 )
-def test_blocks_of_any_length_are_weighted_as_by_the_recursive_filters(rate, lengths, offset, seed):
+def test_blocks_of_any_length_are_weighted_like_by_the_recursive_filters(rate, lengths, offset, seed):
     noise = np.random.default_rng(seed).uniform(-0.5, 0.5, (2, sum(lengths)))
     sound = (noise + offset).astype(np.float32)
     weighting, blocks, start = KWeighting(rate, 2), [], 0
@@ -47,7 +47,7 @@ def test_rounding_does_not_add_up_over_a_long_recording():
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_100, 48_000, 384_000])
-def test_a_click_rings_as_in_the_reference_to_the_last_bit_that_counts(rate):
-    """Both filters' coefficients at once, in float64."""
+def test_the_response_to_a_click_equals_the_references_to_rounding(rate):
+    """This checks the coefficients of both filters at once, in float64."""
     click = np.eye(1, 32)
     np.testing.assert_allclose(_run_matrix(rate)[0, :32], recursive(click, rate)[0], rtol=1e-12, atol=1e-15)

@@ -1,4 +1,4 @@
-"""Writing: what is encoded comes back with its tags, twice the same; and a limit is kept without clipping."""
+"""Writing: samples and tags are read back, files are reproducible, and a limit is kept without clipping."""
 
 import io
 import math
@@ -20,7 +20,7 @@ TAGS = {"title": 'Ein Stück – "1"', "artist": "Segue", "description": "genera
 
 
 @pytest.mark.parametrize("format", ["flac", "wav", "mp3", "ogg"])
-def test_samples_and_tags_come_back(format, tmp_path):
+def test_samples_and_tags_are_read_back(format, tmp_path):
     sound = tones(3.0)
     path = write(tmp_path / "x", encode_audio(sound, RATE, format, TAGS))
     recording = read_audio(path)
@@ -38,7 +38,7 @@ def test_samples_and_tags_come_back(format, tmp_path):
     assert "r 1" in str(dict(mutagen.File(path).tags))
 
 
-def test_the_same_clip_is_the_same_file_in_every_process():
+def test_the_same_clip_becomes_the_same_file_in_every_process():
     code = (
         "import hashlib, numpy as np; from stages.audio import encode_audio;"
         "x = np.sin(np.arange(20000) / 50)[None].astype('float32') / 2;"
@@ -57,14 +57,14 @@ def test_minutes_of_ogg_are_written():
 
 
 @pytest.mark.parametrize("peak", [1.0001, math.inf, math.nan])
-def test_what_would_clip_is_refused(peak):
+def test_samples_that_would_clip_are_refused(peak):
     sound = tones(0.1)
     sound[0, 100] = peak
     with pytest.raises(ValueError, match="expected samples in"):
         encode_audio(sound, RATE, "flac")
 
 
-def test_what_a_format_cannot_hold_is_refused():
+def test_sound_that_a_format_cannot_hold_is_refused():
     with pytest.raises(ValueError, match="MP3"):
         encode_audio(tones(0.1), 96_000, "mp3")
     with pytest.raises(ValueError, match="flac, wav, mp3, ogg"):
@@ -73,20 +73,20 @@ def test_what_a_format_cannot_hold_is_refused():
         encode_audio(tones(0.1)[0], RATE, "wav")
 
 
-def test_full_scale_survives_sixteen_bits():
+def test_full_scale_fits_into_16_bits():
     sound = np.array([[1.0, -1.0, 0.0, 0.5] * 100], np.float32)
     samples = np.frombuffer(encode_audio(sound, 16_000, "wav")[-800:], np.int16)
     assert samples[:4].tolist() == [32_767, -32_767, 0, 16_384]
 
 
-def test_loudness_reaches_its_target_where_no_limit_is_in_the_way():
+def test_loudness_reaches_its_target_if_no_limit_prevents_it():
     sound = 0.1 * tones(4.0)
     normalised, gain = normalise_loudness(sound, RATE, -23.0, -1.0)
     assert measure_audio(normalised, RATE).loudness == pytest.approx(-23.0, abs=0.01)
     assert np.allclose(normalised, sound * 10 ** (gain / 20), atol=1e-6)
 
 
-def test_a_real_recording_is_limited_without_a_step(corpus):
+def test_a_real_recording_is_limited_with_a_smooth_gain(corpus):
     recording = read_audio(str(corpus / "electronic" / "electro_1.mp3"))
     sound = recording.samples[:, : 6 * recording.sample_rate]
     normalised, gain = normalise_loudness(sound, recording.sample_rate, -10.0, -1.0)
@@ -103,7 +103,7 @@ def test_a_real_recording_is_limited_without_a_step(corpus):
 
 
 @pytest.mark.parametrize("name", ["electronic/electro_1.mp3", "orchestral/battle-epic.ogg"])
-def test_what_the_limiter_takes_is_made_up_for(corpus, name):
+def test_loudness_that_the_limiter_removes_is_made_up_for(corpus, name):
     recording = read_audio(str(corpus / name))
     sound = recording.samples[:, : 6 * recording.sample_rate]
     normalised, gain = normalise_loudness(sound, recording.sample_rate, -12.0, -1.0)
@@ -113,7 +113,7 @@ def test_what_the_limiter_takes_is_made_up_for(corpus, name):
     assert after.true_peak <= -1.0
 
 
-def test_a_clip_of_few_high_peaks_stays_below_its_loudness_rather_than_being_squashed():
+def test_a_clip_of_few_high_peaks_stays_below_its_loudness_instead_of_being_squashed():
     sound = 0.01 * tones(4.0)
     sound[:, :: RATE // 4] = 0.9
     normalised, gain = normalise_loudness(sound, RATE, -6.0, -1.0)
@@ -131,7 +131,7 @@ def test_a_clip_of_few_high_peaks_stays_below_its_loudness_rather_than_being_squ
     some.sampled_from([8_000, 16_000, 44_100]),
     some.sampled_from(["noise", "tones", "click"]),
 )
-def test_no_true_peak_is_above_the_limit(seed, gain, limit, rate, kind):
+def test_no_true_peak_exceeds_the_limit(seed, gain, limit, rate, kind):
     draw = np.random.default_rng(seed)
     sound = {
         "noise": lambda: draw.standard_normal((2, rate // 2)),

@@ -1,4 +1,5 @@
-"""Adapters of peft: read whoever made them, added as peft adds them, several with strengths, and gone again."""
+"""Adapters of peft, of any origin: they are read, added with strengths as peft adds them, several at once, and
+removed."""
 
 import json
 import shutil
@@ -51,7 +52,7 @@ def codes() -> Tensor:
 
 
 def their_logits(model: Any) -> Tensor:
-    """What transformers predicts, [K, T, V]; nothing where the delay pattern says nothing within so many frames."""
+    """What transformers predicts, [K, T, V]; zeros where the delay pattern gives no prediction within these frames."""
     tokens, sequence = tokenizer()(TEXT, return_tensors="pt"), codes()
     delayed = torch.full((1, SHAPE.codebooks, FRAMES + SHAPE.codebooks - 1), SHAPE.cardinality)
     for book in range(SHAPE.codebooks):
@@ -90,9 +91,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_adapter_that_peft_made_of_transformers_musicgen_changes_what_is_said_as_it_does_there(
-    kind: str, ours: Any, tmp_path: Path
-) -> None:
+def test_an_adapter_made_by_peft_changes_logits_like_in_transformers(kind: str, ours: Any, tmp_path: Path) -> None:
     theirs = their_adapter(tmp_path / "adapter", **KINDS[kind])
     plain = our_logits(ours)
     with adapted(ours, [(read_adapter(tmp_path / "adapter", ours), 1.0)]):
@@ -101,7 +100,7 @@ def test_an_adapter_that_peft_made_of_transformers_musicgen_changes_what_is_said
     torch.testing.assert_close(got, their_logits(theirs), atol=2e-4, rtol=0)
 
 
-def test_stacked_adapters_count_by_their_strengths_and_leave_no_trace(ours: Any, tmp_path: Path) -> None:
+def test_stacked_adapters_act_by_their_strengths_and_leave_no_trace(ours: Any, tmp_path: Path) -> None:
     theirs = their_adapter(tmp_path / "one", seed=1)
     their_adapter(tmp_path / "two", seed=2)
     stacked = random_musicgen(SHAPE)
@@ -122,7 +121,7 @@ def test_stacked_adapters_count_by_their_strengths_and_leave_no_trace(ours: Any,
         torch.testing.assert_close(our_logits(ours), their_logits(theirs), atol=2e-4, rtol=0)
 
 
-def test_an_error_inside_leaves_the_weights_as_they_were(ours: Any, tmp_path: Path) -> None:
+def test_an_error_while_adapted_leaves_the_weights_unchanged(ours: Any, tmp_path: Path) -> None:
     their_adapter(tmp_path / "adapter")
     plain = our_logits(ours)
     with pytest.raises(RuntimeError), adapted(ours, [(read_adapter(tmp_path / "adapter", ours), 1.0)]):
@@ -131,7 +130,7 @@ def test_an_error_inside_leaves_the_weights_as_they_were(ours: Any, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["the whole model", "ranks and scales of their own"])
-def test_training_goes_on_from_another_s_adapter_and_writes_one_that_peft_reads(
+def test_training_continues_another_s_adapter_and_writes_one_that_peft_reads(
     kind: str, ours: Any, tmp_path: Path
 ) -> None:
     theirs = their_adapter(tmp_path / "adapter", **KINDS[kind])
@@ -151,7 +150,7 @@ def test_training_goes_on_from_another_s_adapter_and_writes_one_that_peft_reads(
 
 
 def learned(ours: Any, folder: Path, kind: str) -> Tensor:
-    """Leave a checkpoint with an adapter beside it, made here or gone on with, and return what it says."""
+    """Writes a checkpoint with an adapter beside it, made here or continued, and returns its logits."""
     if kind == "made here":
         add_adapter(ours, LoraConfig(rank=3, alpha=5, targets=("attention", "feedforward"), conditioners=False))
     else:
@@ -169,14 +168,14 @@ def learned(ours: Any, folder: Path, kind: str) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["made here", "the whole model", "ranks and scales of their own"])
-def test_peft_reads_an_exported_adapter_onto_transformers_musicgen(kind: str, ours: Any, tmp_path: Path) -> None:
+def test_peft_loads_an_exported_adapter_into_transformers_musicgen(kind: str, ours: Any, tmp_path: Path) -> None:
     expected = learned(ours, tmp_path, kind)
     find = WeightsLibrary(Store(str(tmp_path))).get
     count = export_adapter(tmp_path / "tuned", tmp_path / "peft", find, "somebody/musicgen")
     theirs = random_musicgen(SHAPE)
     assert (their_logits(theirs.eval()) - expected).abs().max() > 0.1
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # of keys that are missing, or not known
+        warnings.simplefilter("error", UserWarning)  # about keys that are missing or unknown
         tuned = peft.PeftModel.from_pretrained(theirs, str(tmp_path / "peft"))
     torch.testing.assert_close(their_logits(tuned.base_model.model.eval()), expected, atol=2e-4, rtol=0)
     assert count == sum(value.numel() for name, value in tuned.named_parameters() if ".lora_" in name)
@@ -201,7 +200,9 @@ def test_a_checkpoint_without_updates_is_not_exported_as_an_adapter(ours: Any, t
         ({"modules_to_save": ["lm_heads"]}, "whole modules beside the updates"),
     ],
 )
-def test_what_is_no_sum_of_updates_is_refused(change: dict[str, Any], told: str, ours: Any, tmp_path: Path) -> None:
+def test_an_adapter_that_is_not_a_sum_of_updates_is_refused(
+    change: dict[str, Any], told: str, ours: Any, tmp_path: Path
+) -> None:
     their_adapter(tmp_path / "adapter")
     file = tmp_path / "adapter" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
@@ -225,7 +226,7 @@ def test_an_adapter_of_another_model_is_refused(ours: Any, tmp_path: Path) -> No
         read_adapter(tmp_path / "nothing", ours)
 
 
-def test_strengths_are_read_in_any_spelling_and_told_in_one_order() -> None:
+def test_strengths_are_read_in_any_spelling_and_printed_in_one_order() -> None:
     assert parse_adapters(" strings : 0.4;noir,") == (AdapterChoice("noir"), AdapterChoice("strings", 0.4))
     assert [str(choice) for choice in parse_adapters("b:-1, a:.25")] == ["a:0.25", "b:-1"]
     for wrong in ("noir:loud", "noir:11", ":1", "noir:nan"):

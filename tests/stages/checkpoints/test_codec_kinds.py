@@ -1,4 +1,4 @@
-"""Codecs of every kind through the stages: by their folders, in tables, clips and checkpoints, refused by name."""
+"""Codecs of every kind in the stages: loaded from folders, used for tables, clips and checkpoints, refused by name."""
 
 import io
 import json
@@ -53,7 +53,7 @@ def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def clips_of(store: Store, tokens: dict[str, Any], codec: Path) -> list[dict]:
-    """Decode a track's codes as if a model had made them."""
+    """Decodes a track's codes as if a model had generated them."""
     request = {"request_id": "a" * 16, "line": 2, "seconds": tokens["frames"] / tokens["frame_rate"], "shard": 0}
     generation = {
         name: tokens[name] for name in ("codec_identity", "channels", "frame_rate", "cardinality", "frames", "codes")
@@ -79,7 +79,9 @@ def clips_of(store: Store, tokens: dict[str, Any], codec: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("channels", ["codec", "stereo"])
-def test_a_track_goes_to_codes_and_from_codes_to_a_clip(tmp_path: Path, kind: str, folder: Path, channels: str) -> None:
+def test_a_track_is_encoded_to_codes_and_decoded_to_a_clip(
+    tmp_path: Path, kind: str, folder: Path, channels: str
+) -> None:
     sides = np.stack([piece(1), piece(2)], axis=1)
     row = track(tmp_path / "a.wav", sides, "train")
     config = Config.model_validate({"codec": str(folder), "channels": channels})
@@ -105,7 +107,7 @@ def test_a_track_goes_to_codes_and_from_codes_to_a_clip(tmp_path: Path, kind: st
     np.testing.assert_allclose(heard.T, raw[:, : 2 * RATE] * gain, atol=1e-5)
 
 
-def test_a_row_does_not_depend_on_its_neighbours_or_on_how_it_is_cut(tmp_path: Path, kind: str, folder: Path) -> None:
+def test_a_row_depends_neither_on_its_neighbours_nor_on_how_it_is_cut(tmp_path: Path, kind: str, folder: Path) -> None:
     rows = [track(tmp_path / f"{n}.wav", piece(n, 3.0 + n), "train") for n in range(3)]
     seconds = 2.5 if kind == "mimi" else 1.0
     cut, _ = tokens_of(tmp_path / "cut", rows, Config(codec=WeightsRef(str(folder)), window_seconds=seconds))
@@ -118,7 +120,7 @@ def test_a_row_does_not_depend_on_its_neighbours_or_on_how_it_is_cut(tmp_path: P
         assert alone[row["track_id"]] == whole[row["track_id"]]
 
 
-def test_fewer_codebooks_of_a_codec_are_decoded_by_as_many(tmp_path: Path, folder: Path) -> None:
+def test_codes_of_fewer_codebooks_are_decoded_with_that_number(tmp_path: Path, folder: Path) -> None:
     row = track(tmp_path / "a.wav", piece(1), "train")
     tokens = tokens_of(tmp_path / "s", [row], Config(codec=WeightsRef(str(folder)), codebooks=2))[0][row["track_id"]]
     codec = load_matching_codec(CodesFormat.from_row(tokens), folder, "cpu", "decode.codec = X", "the checkpoint Y")
@@ -126,9 +128,7 @@ def test_fewer_codebooks_of_a_codec_are_decoded_by_as_many(tmp_path: Path, folde
     assert codec.identity == tokens["codec_identity"] != load_codec(folder).identity
 
 
-def test_codes_of_another_kind_or_another_codec_of_the_kind_are_refused_by_name(
-    tmp_path: Path, kind: str, folder: Path
-) -> None:
+def test_codes_of_another_codec_are_refused_by_name(tmp_path: Path, kind: str, folder: Path) -> None:
     row = track(tmp_path / "a.wav", piece(1), "train")
     tokens = tokens_of(tmp_path / "s", [row], Config(codec=WeightsRef(str(folder))))[0][row["track_id"]]
     other = saved(kind, tmp_path / "other", seed=1)
@@ -142,7 +142,7 @@ def test_codes_of_another_kind_or_another_codec_of_the_kind_are_refused_by_name(
 
 
 def checkpoint_with(kind: str, folder: Path, tmp_path: Path, reads: bool = True) -> TrainedModel:
-    """A model that speaks the codes of the folder's codec."""
+    """A model of the codes of the folder's codec."""
     small = small_checkpoint(tmp_path, codebooks=LEVELS, named=False, reads=reads)
     network = load_codec_network(folder)
     facts = small.trained.facts.model_copy(
@@ -152,7 +152,9 @@ def checkpoint_with(kind: str, folder: Path, tmp_path: Path, reads: bool = True)
     return TrainedModel(small.trained.model, facts, network)
 
 
-def test_a_checkpoint_is_kept_with_its_codec_inside_and_is_that_codec(tmp_path: Path, kind: str, folder: Path) -> None:
+def test_a_converted_checkpoint_contains_its_codec_and_can_be_used_as_one(
+    tmp_path: Path, kind: str, folder: Path
+) -> None:
     trained = checkpoint_with(kind, folder, tmp_path)
     made = convert_checkpoint(tmp_path / "checkpoint", tmp_path / "new", "segue", find)
     assert made.codec.startswith("its codec (identity ")
@@ -182,7 +184,7 @@ def test_a_checkpoint_is_kept_with_its_codec_inside_and_is_that_codec(tmp_path: 
     ("hf", "expected an EnCodec, by which Hugging Face's MusicGen speaks its codes, got {}"),
     ("audiocraft", "expected an EnCodec to write in AudioCraft's form, got {}"),
 ])  # fmt: skip
-def test_a_form_that_knows_no_such_codec_refuses_it_by_name(
+def test_a_form_that_cannot_hold_the_codec_refuses_it_by_name(
     tmp_path: Path, kind: str, folder: Path, form: Any, message: str
 ) -> None:
     checkpoint_with(kind, folder, tmp_path, reads=form == "hf")
@@ -210,7 +212,7 @@ def test_a_folder_of_another_kind_is_refused_by_its_kind(tmp_path: Path, kind: s
         load_codec(broken)
 
 
-def test_weights_that_are_missing_are_refused_rather_than_made_up(tmp_path: Path, kind: str) -> None:
+def test_missing_weights_are_refused_and_not_invented(tmp_path: Path, kind: str) -> None:
     broken = saved(kind, tmp_path / "broken")
     tensors = load_file(broken / "model.safetensors")
     lost = next(name for name in tensors if name.endswith(("codebook.weight", "codebook.embed_sum")))

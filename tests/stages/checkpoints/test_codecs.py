@@ -1,4 +1,4 @@
-"""Codecs by folder, and codes that only their own codec may read."""
+"""Codecs by folder, and codes that only their own codec may decode."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def test_a_mono_codec_encodes_one_channel_or_two(folder: Path) -> None:
         load_codec(folder, channels=3)
 
 
-def test_the_facts_of_a_codec_are_those_of_its_codes(folder: Path) -> None:
+def test_the_facts_of_a_codec_describe_its_codes(folder: Path) -> None:
     network = load_encodec(folder)
     mono, stereo = describe_codec(network, 2, 1, "where"), describe_codec(network, 4, 2)
     assert mono.identity == stereo.identity == load_codec(folder).identity
@@ -47,7 +47,7 @@ def test_the_facts_of_a_codec_are_those_of_its_codes(folder: Path) -> None:
         describe_codec(network, 3, 1)
 
 
-def test_codes_get_the_codec_that_they_are_of_with_as_many_levels_and_channels(folder: Path) -> None:
+def test_codes_get_their_own_codec_with_their_levels_and_channels(folder: Path) -> None:
     fewer = load_codec(folder, codebooks=1).identity
     assert load_matching_codec(codes(folder), folder, "cpu", GOT, SPEAKER).codebooks == CODEBOOKS
     assert load_matching_codec(codes(folder, codebooks=1, identity=fewer), folder, "cpu", GOT, SPEAKER).codebooks == 1
@@ -74,7 +74,7 @@ def test_another_codec_is_refused_by_name(tmp_path: Path, folder: Path) -> None:
 @pytest.mark.parametrize(
     "change", [{"codebooks": 3}, {"cardinality": 32}, {"frame_rate": 50.0}, {"channels": 2}, {"channels": 4}]
 )
-def test_a_codec_of_other_sizes_is_refused_with_both(folder: Path, change: dict) -> None:
+def test_a_codec_of_other_sizes_is_refused_naming_both_sizes(folder: Path, change: dict) -> None:
     change = {"codebooks": 3} | change if change.get("channels") == 2 else change
     with pytest.raises(
         ValueError, match=r"expected a codec of \d+ codebooks of .* the checkpoint X speaks, got decode"
@@ -82,7 +82,7 @@ def test_a_codec_of_other_sizes_is_refused_with_both(folder: Path, change: dict)
         load_matching_codec(codes(folder, **change), folder, "cpu", GOT, SPEAKER)
 
 
-def test_codes_of_another_codec_or_size_are_not_a_models(folder: Path) -> None:
+def test_codes_of_another_codec_or_size_do_not_fit_a_model(folder: Path) -> None:
     model = codes(folder, reference="Z")
     check_codes_format(model, codes(folder), SPEAKER, "tokens")
     check_codes_format(model, codes(folder, identity=None), SPEAKER, "tokens")
@@ -94,7 +94,7 @@ def test_codes_of_another_codec_or_size_are_not_a_models(folder: Path) -> None:
         check_codes_format(model, codes(folder, codebooks=4), SPEAKER, "tokens")
 
 
-def test_a_row_says_what_its_codes_are(folder: Path) -> None:
+def test_the_format_of_codes_is_read_from_a_row(folder: Path) -> None:
     row = {"codes": [[1, 2], [3, 4]], "cardinality": CARDINALITY, "frame_rate": FRAME_RATE, "channels": 1}
     row |= {"codec_identity": load_codec(folder).identity}
     assert CodesFormat.from_row(row) == CodesFormat.from_row(row | {"codec_reference": "anywhere"}) == codes(folder)

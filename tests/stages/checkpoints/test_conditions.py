@@ -1,4 +1,5 @@
-"""What requests refer to, as conditions: from tables and files alike, and refused by line where a model reads none."""
+"""The conditions that requests refer to: read from tables and files alike, and refused by line if the model reads
+none."""
 
 import math
 from pathlib import Path
@@ -95,7 +96,8 @@ def test_a_prompt_and_a_melody_may_be_files(store: Store, tmp_path: Path) -> Non
 
 
 def listening_codec(folder: Path, sound: np.ndarray) -> Path:
-    """A small codec whose codebooks are made of what its encoder says of a sound, so that codes tell sounds apart."""
+    """A small codec with codebooks made of its encoder's output for a sound, so that different sounds get different
+    codes."""
     network = load_encodec(codec_folder(folder))
     with torch.no_grad():
         residual = network.encoder(torch.from_numpy(sound.astype(np.float32))[None, None])[0].T
@@ -107,7 +109,7 @@ def listening_codec(folder: Path, sound: np.ndarray) -> Path:
     return folder
 
 
-def test_a_stereo_model_goes_on_from_both_sides_of_a_file(store: Store, tmp_path: Path) -> None:
+def test_a_stereo_model_continues_both_sides_of_a_file(store: Store, tmp_path: Path) -> None:
     sides = np.stack([piece(number, 4.0, SAMPLE_RATE) for number in (1, 2)])
     codec = listening_codec(tmp_path / "codec", sides[0])
     facts = describe_codec(load_encodec(codec), codebooks=2 * CODEBOOKS, channels=2)
@@ -145,7 +147,7 @@ def test_a_joint_embedding_may_come_from_words_or_a_file(store: Store, tmp_path:
 
 
 def _put_track(store: Store, path: Path, separator: Path, joint: Path, codec: Path) -> None:
-    """The rows of a recording as the stages of training make them."""
+    """Writes the rows of a recording as the stages of training make them."""
     context = context_for(store)
     tracks = pa.Table.from_pylist([{"track_id": TRACK, "uri": str(path), "shard": 3}], schema=TRACKS.schema)
     store.write_shard(TRACKS, VERSIONS["tracks"], "3", tracks, "k2")
@@ -158,7 +160,7 @@ def _put_track(store: Store, path: Path, separator: Path, joint: Path, codec: Pa
         store.write_shard(table, VERSIONS[table.name], "3", rows, "k2")
 
 
-def test_a_recording_gives_the_same_conditions_live_and_from_the_tables(store: Store, tmp_path: Path) -> None:
+def test_a_recording_gives_the_same_conditions_from_the_file_and_from_the_tables(store: Store, tmp_path: Path) -> None:
     separator, joint = save_separator(tmp_path / "separator"), clap_folder(tmp_path / "clap", 3)
     codec, path = listening_codec(tmp_path / "codec", piece(0, 4.0, SAMPLE_RATE)), tmp_path / "a.wav"
     soundfile.write(path, np.concatenate([piece(number, 6.0, 16_000) for number in range(4)]), 16_000)
@@ -181,7 +183,7 @@ def test_a_recording_gives_the_same_conditions_live_and_from_the_tables(store: S
         assert len(live.prompt[0].unique()) > 4
 
 
-def test_to_a_model_that_learned_from_no_table_a_track_is_the_file_that_it_is(store: Store, tmp_path: Path) -> None:
+def test_a_model_trained_without_tables_reads_a_track_from_its_file(store: Store, tmp_path: Path) -> None:
     separator, joint = save_separator(tmp_path / "separator"), clap_folder(tmp_path / "clap", 3)
     codec, path = listening_codec(tmp_path / "codec", piece(0, 4.0, SAMPLE_RATE)), tmp_path / "a.wav"
     soundfile.write(path, np.concatenate([piece(number, 6.0, 16_000) for number in range(4)]), 16_000)
@@ -209,7 +211,7 @@ def test_a_long_clip_follows_all_of_a_melody_and_a_short_one_its_beginning(store
         np.testing.assert_array_equal(chroma_read.numpy(), reference[:frames])
 
 
-def test_a_melody_is_given_at_the_rate_of_the_models_own(store: Store, tmp_path: Path) -> None:
+def test_a_melody_is_given_at_the_models_own_rate(store: Store, tmp_path: Path) -> None:
     put_checkpoint(store, tmp_path, "fast", model_config(chroma={"frames": 50, "frame_rate": 25.0}), day=2)
     reference = np.array(store.read(CHROMA, "h").to_pylist()[0]["chroma"])
     reader = reader_for(store, "fast")
@@ -221,7 +223,7 @@ def test_a_melody_is_given_at_the_rate_of_the_models_own(store: Store, tmp_path:
     assert (row["chroma_frame_rate"], len(row["chroma"])) == (25.0, 25)
 
 
-def test_fields_are_those_that_the_model_reads(store: Store, tmp_path: Path) -> None:
+def test_only_the_fields_that_the_model_reads_are_given(store: Store, tmp_path: Path) -> None:
     put_checkpoint(store, tmp_path, "fields", model_config(fields=FIELDS), day=2)
     reader = reader_for(store, "fields")
     asked = {"description": "slow", "key": "A minor", "bpm": 92.0, "fields": [("genre", "rock"), ("moods", "dark")]}
@@ -240,7 +242,7 @@ def test_fields_are_those_that_the_model_reads(store: Store, tmp_path: Path) -> 
 CHART = {"bpm": 120.0, "meter": "3/4", "chords": "C | F:1 G:2"}
 
 
-def test_tempo_metre_and_chords_are_told_for_every_frame_of_the_clip(store: Store, tmp_path: Path) -> None:
+def test_tempo_metre_and_chords_become_conditions_for_every_frame(store: Store, tmp_path: Path) -> None:
     bpm = {"kind": "number", "lowest": 40.0, "highest": 240.0}
     put_checkpoint(store, tmp_path, "band", model_config(beat={}, chords={}, fields={"bpm": bpm}), day=2)
     reader = reader_for(store, "band")
@@ -267,9 +269,7 @@ def test_tempo_metre_and_chords_are_told_for_every_frame_of_the_clip(store: Stor
     assert read(reader, description="slow").attributes.names == ("description",)
 
 
-def test_chords_and_metre_change_a_clip_and_a_long_one_follows_them_past_its_first_window(
-    store: Store, tmp_path: Path
-) -> None:
+def test_chords_and_metre_change_a_clip_also_past_its_first_window(store: Store, tmp_path: Path) -> None:
     put_checkpoint(store, tmp_path, "band", model_config(beat={}, chords={}), day=2)
     base = CHART | {"meter": "4/4", "chords": "C | C | C | G", "seconds": 7.0, "guidance": 4.0}
     changes = [{}, {"chords": "C | C | C | F#dim"}, {"meter": "3/4"}, {"bpm": 90.0}]
@@ -277,7 +277,7 @@ def test_chords_and_metre_change_a_clip_and_a_long_one_follows_them_past_its_fir
     codes = [np.array(rows[f"{number:016x}", 1]["codes"]) for number in range(4)]
     assert len({made.tobytes() for made in codes}) == 4
     same = (codes[0] == codes[1]).all(axis=0)
-    # The chord differs from bar 4 on, second 6, in the last of several windows; codes are predicted a little ahead.
+    # The chord differs from bar 4, second 6, on, in the last of several windows; codes are predicted a little ahead.
     assert same[: int(5.8 * FRAME_RATE)].all()
     assert not same.all()
 
@@ -294,7 +294,7 @@ def test_chords_and_metre_change_a_clip_and_a_long_one_follows_them_past_its_fir
         ({"beat": {}, "description": None}, {"bpm": 90.0, "meter": "3/4"}, None),
     ],
 )
-def test_beats_and_chords_are_refused_where_the_model_reads_none(
+def test_beats_and_chords_are_refused_if_the_model_reads_none(
     store: Store, tmp_path: Path, reads: dict, asked: dict, says: str | None
 ) -> None:
     put_checkpoint(store, tmp_path, "two", model_config(**reads), day=2)

@@ -1,4 +1,4 @@
-"""Checkpoints from form to form: nothing of a model changes, and a folder is written whole or not at all."""
+"""Checkpoints converted between forms: nothing of a model changes, and a folder is written completely or not at all."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.worlds.small_checkpoint import find, refuse, same_weights, small_chec
 from tests.worlds.tiny_codec import codec_folder
 
 
-def test_an_own_checkpoint_converted_to_its_own_form_needs_nothing_else(tmp_path: Path) -> None:
+def test_a_checkpoint_converted_to_this_projects_form_needs_no_other_files(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
     made = convert_checkpoint(small.folder, tmp_path / "new", "segue", find)
     assert (made.source, made.destination) == ("segue", "segue")
@@ -35,7 +35,7 @@ def test_an_own_checkpoint_converted_to_its_own_form_needs_nothing_else(tmp_path
     assert read.codec is not None
 
 
-def test_there_and_back_through_hugging_faces_form_every_tensor_is_the_same(tmp_path: Path) -> None:
+def test_conversion_to_hugging_faces_form_and_back_keeps_every_tensor(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
     convert_checkpoint(small.folder, tmp_path / "hf", "hf", find)
     convert_checkpoint(tmp_path / "hf", tmp_path / "back", "segue", refuse)
@@ -50,7 +50,7 @@ def test_there_and_back_through_hugging_faces_form_every_tensor_is_the_same(tmp_
     assert back.facts.segment_seconds == small.trained.facts.segment_seconds
 
 
-def test_there_and_back_through_audiocrafts_form_every_tensor_is_the_same(tmp_path: Path) -> None:
+def test_conversion_to_audiocrafts_form_and_back_keeps_every_tensor(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path, reads=False)
     convert_checkpoint(small.folder, tmp_path / "audiocraft", "audiocraft", find)
     assert detect_form(tmp_path / "audiocraft") == "audiocraft"
@@ -60,7 +60,7 @@ def test_there_and_back_through_audiocrafts_form_every_tensor_is_the_same(tmp_pa
     assert load_codec(tmp_path / "audiocraft").identity == load_codec(small.codec).identity
 
 
-def test_a_stereo_model_goes_there_and_back_with_the_mono_codec_that_it_speaks(tmp_path: Path) -> None:
+def test_a_stereo_model_is_converted_to_hugging_face_and_back_with_its_mono_codec(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path, codebooks=4, channels=2)
     convert_checkpoint(small.folder, tmp_path / "hf", "hf", find)
     convert_checkpoint(tmp_path / "hf", tmp_path / "back", "segue", refuse)
@@ -72,7 +72,7 @@ def test_a_stereo_model_goes_there_and_back_with_the_mono_codec_that_it_speaks(t
 
 
 @pytest.mark.parametrize("form", ["segue", "hf"])
-def test_a_converted_folder_is_a_codec_wherever_a_codec_is_asked_for(tmp_path: Path, form: Form) -> None:
+def test_a_converted_folder_can_be_used_as_a_codec(tmp_path: Path, form: Form) -> None:
     small = small_checkpoint(tmp_path)
     convert_checkpoint(small.folder, tmp_path / "new", form, find)
     codec, own = load_codec(tmp_path / "new"), load_codec(small.codec)
@@ -85,13 +85,13 @@ def test_a_converted_folder_is_a_codec_wherever_a_codec_is_asked_for(tmp_path: P
     )
 
 
-def test_a_checkpoint_that_only_names_its_codec_is_not_one(tmp_path: Path) -> None:
+def test_a_checkpoint_that_only_names_its_codec_cannot_be_used_as_one(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
     with pytest.raises(ValueError, match=f"got none inside: it speaks that of {small.codec}"):
         load_codec(small.folder)
 
 
-def test_a_codec_may_be_given_and_is_checked_by_its_identity(tmp_path: Path) -> None:
+def test_a_given_codec_is_checked_by_its_identity(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
     shutil.move(small.codec, tmp_path / "moved")
     with pytest.raises(FileNotFoundError):
@@ -117,7 +117,7 @@ def find_existing(reference: WeightsRef):
     return find(reference)
 
 
-def test_a_checkpoint_that_knows_no_codec_gets_the_facts_of_the_one_that_is_given(tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_codec_gets_the_facts_of_the_given_one(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path, named=False)
     assert convert_checkpoint(small.folder, tmp_path / "without", "segue", find).codec == "no codec"
     with pytest.raises(ValueError, match="expected the codec of the model's codes"):
@@ -128,7 +128,7 @@ def test_a_checkpoint_that_knows_no_codec_gets_the_facts_of_the_one_that_is_give
     assert (facts.identity, facts.channels) == (load_codec(small.codec).identity, 1)
 
 
-def test_a_folder_that_is_taken_stays_as_it_is_and_an_empty_one_is_filled(tmp_path: Path) -> None:
+def test_a_used_folder_is_left_alone_and_an_empty_one_is_filled(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine").write_text("kept")
@@ -140,7 +140,7 @@ def test_a_folder_that_is_taken_stays_as_it_is_and_an_empty_one_is_filled(tmp_pa
     assert detect_form(tmp_path / "empty") == "segue"
 
 
-def test_what_is_killed_or_refused_half_way_leaves_no_folder(tmp_path: Path) -> None:
+def test_a_conversion_killed_or_refused_half_way_leaves_no_folder(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
     config = json.loads((small.folder / "config.json").read_text())
     config["model"]["language_model"]["position_period"] = 500.0
@@ -149,7 +149,7 @@ def test_what_is_killed_or_refused_half_way_leaves_no_folder(tmp_path: Path) -> 
         convert_checkpoint(small.folder, tmp_path / "new", "hf", find)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "codec", "encoder"]
     child = os.fork()
-    if child == 0:  # dies where the weights are written, as a kill would have it
+    if child == 0:  # dies where the weights are written, as if killed
         import stages.checkpoints.native as form
 
         form.save_file = lambda *_, **__: os._exit(9)
@@ -159,7 +159,7 @@ def test_what_is_killed_or_refused_half_way_leaves_no_folder(tmp_path: Path) -> 
     assert not (tmp_path / "new").exists()
 
 
-def test_the_command_tells_what_was_written_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_one_line_on_what_it_wrote(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     small = small_checkpoint(tmp_path)
     capfd.readouterr()
     assert run_command(["convert", str(small.folder), str(tmp_path / "new"), "--to", "hf"]) == 0
@@ -171,7 +171,7 @@ def test_the_command_tells_what_was_written_in_one_line(tmp_path: Path, capfd: p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "codec", "encoder", "new"]
 
 
-def test_the_command_leaves_transformers_no_word(tmp_path: Path) -> None:
+def test_the_command_prints_no_warnings_of_transformers(tmp_path: Path) -> None:
     shape = SHAPES["mono"]
     save(random_musicgen(shape), shape, tmp_path / "musicgen")  # transformers warns of its special token
     process = segue("convert", str(tmp_path / "musicgen"), str(tmp_path / "new"), "--to", "hf")
@@ -180,7 +180,7 @@ def test_the_command_leaves_transformers_no_word(tmp_path: Path) -> None:
     assert len(out.splitlines()) == 1
 
 
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_gives_one_line_and_exit_code_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     small = small_checkpoint(tmp_path)
     (tmp_path / "evil").mkdir()
     torch.save({"best_state": {}, "xp.cfg": os.system}, tmp_path / "evil" / "state_dict.bin")
@@ -203,7 +203,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capfd: pytest.Cap
 
 
 @pytest.mark.parametrize("form", ["segue", "hf"])
-def test_what_is_written_says_nothing_of_this_machines_folders(form: Form, tmp_path: Path) -> None:
+def test_converted_files_do_not_mention_folders_of_this_machine(form: Form, tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
     convert_checkpoint(small.folder, tmp_path / "new", form, find)
     texts = [file for file in (tmp_path / "new").rglob("*") if file.suffix in (".json", ".md")]

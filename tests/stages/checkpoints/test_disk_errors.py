@@ -1,4 +1,4 @@
-"""A disk that refuses what is written of weights is an error of the operating system, whatever library wrote."""
+"""A disk that refuses to write weights raises an operating system error, whichever library writes."""
 
 import errno
 import resource
@@ -24,7 +24,7 @@ WEIGHTS = {"a": torch.zeros(10_000)}
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """The system refuses larger files, as it refuses any on a full disk."""
+    """Lets the system refuse larger files, like it refuses any on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, before[1]))
@@ -44,7 +44,7 @@ def small_files() -> Iterator[None]:
         pytest.param(save_separator, id="separator"),
     ],
 )
-def test_a_file_that_the_system_refuses_is_told_as_such(
+def test_a_file_that_the_system_refuses_raises_an_oserror(
     tmp_path: Path, small_files: None, write: Callable[[Path], object]
 ) -> None:
     with pytest.raises(OSError, match=r"File too large") as caught:
@@ -59,12 +59,12 @@ def save_to_full_disk() -> None:
 
 
 def fail_as_safetensors() -> None:
-    """As it does on a full disk."""
+    """Fails like safetensors on a full disk."""
     raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
 @pytest.mark.parametrize("write", [save_to_full_disk, fail_as_safetensors])
-def test_a_full_disk_is_one_line_with_what_to_do(write: Callable[[], None]) -> None:
+def test_a_full_disk_is_reported_in_one_line_with_advice(write: Callable[[], None]) -> None:
     with pytest.raises(OSError, match=r"No space left") as caught:
         disk_errors()(write)()
     assert caught.value.errno == errno.ENOSPC
@@ -72,6 +72,6 @@ def test_a_full_disk_is_one_line_with_what_to_do(write: Callable[[], None]) -> N
     assert format_error(caught.value).startswith("the disk is full: ")
 
 
-def test_other_errors_are_left_as_they_are() -> None:
+def test_other_errors_are_raised_unchanged() -> None:
     with pytest.raises(RuntimeError, match=r"^another$"), disk_errors():
         raise RuntimeError("another")

@@ -14,7 +14,7 @@ from tests.worlds.small_codecs import small_encodec
 from tests.worlds.tiny_model import random_codes, text_encoder
 
 
-def test_a_checkpoint_comes_back_with_both(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_is_loaded_with_beat_and_chords(tmp_path: Path) -> None:
     model, codes = music_model(), random_codes(1, 7)
     facts = CheckpointFacts(
         model=config(), frame_rate=10.0, segment_seconds=2.0, text_encoder=None, text_encoder_digest=None
@@ -26,7 +26,7 @@ def test_a_checkpoint_comes_back_with_both(tmp_path: Path) -> None:
         assert torch.equal(model(codes, [item()]).logits, again.model(codes, [item()]).logits)
 
 
-def test_forms_that_have_no_such_condition_say_so() -> None:
+def test_forms_without_such_a_condition_refuse_it() -> None:
     with pytest.raises(ValueError, match="expected conditions that AudioCraft's MusicGen has, got beat, chords"):
         conditioner_names(config())
     with pytest.raises(ValueError, match="got one that reads beat, chords"):

@@ -1,4 +1,4 @@
-"""What lies in a folder says in which form its checkpoint is, and what its model reads."""
+"""The form of a checkpoint and the conditions that its model reads, from the files of its folder."""
 
 import json
 import re
@@ -47,15 +47,13 @@ def test_a_published_repository_with_both_forms_is_read_as_hugging_faces(tmp_pat
         ((), {"model_type": ["musicgen"]}, r"got one of a model of type \['musicgen'\]"),
     ],
 )
-def test_anything_else_is_refused_with_what_it_is(tmp_path: Path, files: tuple, config: dict, got: str) -> None:
+def test_other_folders_are_refused_naming_what_they_hold(tmp_path: Path, files: tuple, config: dict, got: str) -> None:
     with pytest.raises(ValueError, match=f"expected a language model's checkpoint in .*{got}"):
         detect_form(folder_with(tmp_path / "other", *files, **config))
 
 
 @pytest.mark.parametrize(("cut", "told"), [(-100, "bytes of safetensors in {}, got "), (5, "got a file without their")])
-def test_a_file_of_weights_that_was_cut_short_is_told_by_its_name_where_weights_are_counted(
-    cut: int, told: str, tmp_path: Path
-) -> None:
+def test_counting_truncated_weights_names_their_file(cut: int, told: str, tmp_path: Path) -> None:
     folder = small_checkpoint(tmp_path).folder
     assert count_weights(folder) > 0
     file = sorted(folder.rglob("*.safetensors"))[-1]
@@ -65,7 +63,7 @@ def test_a_file_of_weights_that_was_cut_short_is_told_by_its_name_where_weights_
     assert str(file) in str(raised.value)
 
 
-def test_what_is_no_folder_or_no_json_is_refused(tmp_path: Path) -> None:
+def test_missing_folders_files_and_bad_json_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got nothing there"):
         detect_form(tmp_path / "nowhere")
     (tmp_path / "file").write_text("x")
@@ -77,7 +75,7 @@ def test_what_is_no_folder_or_no_json_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reads", [True, False])
-def test_what_a_model_reads_is_told_without_its_weights(tmp_path: Path, reads: bool) -> None:
+def test_the_conditions_a_model_reads_are_found_without_its_weights(tmp_path: Path, reads: bool) -> None:
     small = small_checkpoint(tmp_path, reads=reads)
     (small.folder / "model.safetensors").unlink()
     assert read_condition_names(small.folder) == (("description",) if reads else ())
@@ -91,13 +89,13 @@ def test_what_a_model_reads_is_told_without_its_weights(tmp_path: Path, reads: b
     ("form", "reads"),
     [("text", ("description",)), ("melody", ("description", "chroma")), ("joint", ("clap",)), ("unconditional", ())],
 )
-def test_what_a_model_of_audiocraft_reads_is_told_by_its_configuration(
+def test_the_conditions_of_an_audiocraft_model_are_found_in_its_configuration(
     tmp_path: Path, form: str, reads: tuple[str, ...]
 ) -> None:
     assert set(read_condition_names(written(tmp_path, form).folder)) == set(reads)
 
 
-def test_facts_that_are_none_are_refused_by_name(tmp_path: Path) -> None:
+def test_bad_facts_of_a_checkpoint_are_refused_by_name(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "own", format=2, model={"width": "wide"}, segment_seconds=2.0)
     with pytest.raises(ValueError, match=f"expected a language model's checkpoint in {folder}, got"):
         read_condition_names(folder)

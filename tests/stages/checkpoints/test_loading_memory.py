@@ -1,4 +1,5 @@
-"""Loading reads each weight once and never has the model twice, in any form: so much memory is all that it takes."""
+"""In every form, loading reads each weight once and never holds the model twice, so it needs little more memory than
+the weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.worlds.loading_memory import measure_loading
 from tests.worlds.tiny_models import text_encoder
 
 MOST = 1.2
-"""Peak memory of loading, of the weights' own size as float32."""
+"""Peak memory of loading, relative to the size of the weights as float32."""
 
 BIG = replace(SHAPES["mono"], width=768, heads=12, layers=4, feedforward=3_072)
 
@@ -28,7 +29,7 @@ BIG = replace(SHAPES["mono"], width=768, heads=12, layers=4, feedforward=3_072)
         pytest.param("20MB", torch.float32, marks=pytest.mark.slow),
     ],
 )
-def test_a_folder_of_hugging_face_takes_little_more_than_its_weights(
+def test_loading_from_hugging_faces_form_needs_little_more_memory_than_the_weights(
     shard: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     small = save(random_musicgen(SHAPES["mono"]), SHAPES["mono"], tmp_path / "small")
@@ -43,7 +44,9 @@ def test_a_folder_of_hugging_face_takes_little_more_than_its_weights(
 
 
 @pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.float16])
-def test_a_folder_of_audiocraft_takes_little_more_than_its_weights(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_loading_from_audiocrafts_form_needs_little_more_memory_than_the_weights(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
     encoder = text_encoder(tmp_path / "t5")
     (tmp_path / "one").mkdir()
     small = audiocraft_files.written(tmp_path / "one", "text").folder

@@ -1,4 +1,4 @@
-"""How much of a melody a clip follows: its beginning in one window, all of it over several."""
+"""How much of a melody a clip follows: its beginning in one window, all of it over several windows."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.worlds.generation_world import model_config
 
 
 def facts_of(**chroma: object) -> CheckpointFacts:
-    """Of a model that was trained on windows of 30 s, 50 frames a second."""
+    """The facts of a model that was trained on windows of 30 s, 50 frames a second."""
     return CheckpointFacts(
         model=model_config(chroma=chroma),
         frame_rate=50.0,
@@ -20,7 +20,7 @@ def facts_of(**chroma: object) -> CheckpointFacts:
     )
 
 
-def test_the_windows_are_those_of_musicgen() -> None:
+def test_windows_and_strides_equal_those_of_musicgen() -> None:
     assert facts_of().segment_frames == 1500
     assert stride_frames(STRIDE, 1500) == 900
     assert [clip_frames(facts_of(), seconds) for seconds in (30.0, 0.001, 95.01, 0.1 + 0.2)] == [1500, 1, 4751, 15]
@@ -51,6 +51,6 @@ def test_the_span_of_a_melody_ends_with_the_clips_last_window(
         ({"match_length": False}, 40.0, [frame % 5 for frame in range(313)]),
     ],
 )
-def test_a_short_melody_starts_over_where_the_model_repeats_it(chroma: dict, seconds: float, frames: list[int]) -> None:
+def test_a_short_melody_is_repeated_if_the_model_repeats_it(chroma: dict, seconds: float, frames: list[int]) -> None:
     melody = np.eye(12, dtype=np.float32)[[0, 4, 7, 9, 2]]
     np.testing.assert_array_equal(melody_over_clip(melody, facts_of(**chroma), seconds), melody[frames])

@@ -1,4 +1,4 @@
-"""The card of a checkpoint: what the hub reads of it, what goes along when it is converted, and calls that are true."""
+"""The card of a checkpoint: what the hub reads of it, what is kept when it is converted, and whether its code runs."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)\n```", text, re.DOTALL)
 
 
-def test_the_hub_reads_what_the_card_says_of_the_model(tmp_path: Path) -> None:
+def test_the_hub_reads_the_metadata_of_the_card(tmp_path: Path) -> None:
     facts = small_checkpoint(tmp_path).trained.facts
     card = HubCard(card_text(CARDED, facts, "segue", "0123"))
     data = card.data.to_dict()
@@ -44,13 +44,13 @@ def test_the_hub_reads_what_the_card_says_of_the_model(tmp_path: Path) -> None:
     assert "generate.checkpoint=0123" in card.text
 
 
-def test_metadata_of_others_stays_data_whatever_it_holds(tmp_path: Path) -> None:
+def test_hostile_metadata_cannot_break_out_of_its_fence(tmp_path: Path) -> None:
     text = card_text(CARDED, small_checkpoint(tmp_path).trained.facts, "segue", "0123")
     (line,) = [line for line in text.splitlines() if "Owned" in line]
     fence = re.match(r"- (`+) ", line)
     assert fence
     inside = line.split(fence[1])[1]
-    assert "<script>" in inside  # between fences that are longer than any run of backticks in it
+    assert "<script>" in inside  # between fences longer than any run of backticks in it
     assert fence[1] not in inside
     assert line.count(fence[1]) == 2
     assert not re.search("[\u202e\x07]", text)
@@ -59,9 +59,7 @@ def test_metadata_of_others_stays_data_whatever_it_holds(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("form", ["segue", "hf", "audiocraft"])
-def test_a_converted_checkpoint_takes_its_card_along_and_says_how_the_new_form_is_loaded(
-    tmp_path: Path, form: Form
-) -> None:
+def test_a_converted_checkpoint_keeps_its_card_and_says_how_the_new_form_is_loaded(tmp_path: Path, form: Form) -> None:
     small = small_checkpoint(tmp_path, reads=form != "audiocraft")
     write_card(small.folder, card_text(CARDED, small.trained.facts, "segue", "0123"))
     convert_checkpoint(small.folder, tmp_path / "new", form, find)
@@ -77,7 +75,9 @@ def test_a_converted_checkpoint_takes_its_card_along_and_says_how_the_new_form_i
 
 
 @pytest.mark.parametrize("form", ["segue", "hf"])
-def test_the_python_of_a_card_runs_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Form) -> None:
+def test_the_python_code_of_a_card_runs_in_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Form
+) -> None:
     small = small_checkpoint(tmp_path)
     convert_checkpoint(small.folder, tmp_path / "new", form, find)
     (code,) = blocks((tmp_path / "new" / CARD).read_text(), "python")
@@ -100,14 +100,14 @@ def test_the_card_of_another_project_is_kept_with_its_licence(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("broken", ["no card at all", "---\n- a list\n---\nbody", "---\na: [\n---\nbody", "", "---\nx"])
-def test_a_card_that_says_nothing_to_the_hub_becomes_one_that_does(tmp_path: Path, broken: str) -> None:
+def test_a_card_without_metadata_for_the_hub_gets_some(tmp_path: Path, broken: str) -> None:
     facts = small_checkpoint(tmp_path).trained.facts
     card = HubCard(converted_card(broken, facts, "hf"))
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "text-to-audio")
     assert "## How to load" in card.text
 
 
-def test_a_model_that_learned_guidance_says_so_and_how_it_is_asked(tmp_path: Path) -> None:
+def test_a_model_distilled_for_guidance_says_how_to_use_it(tmp_path: Path) -> None:
     facts = small_checkpoint(tmp_path).trained.facts
     assert "guidance" not in card_text(CARDED, facts, "segue")
     distilled = facts.model_copy(update={"distilled_guidance": 3.0})

@@ -1,4 +1,4 @@
-"""A trained language model's folder: what is written is what is read."""
+"""A trained language model's folder: the model written is the model read."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def configuration(finetune: bool) -> MusicModelConfig:
 
 
 def saved(tmp_path: Path, finetune: bool) -> tuple[TrainedModel, Path, LocalWeights]:
-    """A model written into `tmp_path/checkpoint`, and the text encoder that it began with."""
+    """A model written into `tmp_path/checkpoint`, and the text encoder that it was trained with."""
     source = text_encoder(tmp_path / "encoder")
     encoder, tokenizer = load_text_encoder(source)
     torch.manual_seed(1)
@@ -57,7 +57,7 @@ def saved(tmp_path: Path, finetune: bool) -> tuple[TrainedModel, Path, LocalWeig
 
 
 @pytest.mark.parametrize("finetune", [False, True])
-def test_a_model_read_back_is_the_same_bit_for_bit(tmp_path: Path, finetune: bool) -> None:
+def test_a_saved_model_is_loaded_bit_for_bit(tmp_path: Path, finetune: bool) -> None:
     written, folder, found = saved(tmp_path, finetune)
     read = load_checkpoint(folder, lambda reference: found)
     assert read.facts == written.facts
@@ -70,20 +70,20 @@ def test_a_model_read_back_is_the_same_bit_for_bit(tmp_path: Path, finetune: boo
     assert not read.model.training
 
 
-def test_a_learned_text_encoder_travels_with_the_checkpoint_and_a_frozen_one_does_not(tmp_path: Path) -> None:
+def test_a_trained_text_encoder_is_saved_with_the_checkpoint_and_a_frozen_one_is_not(tmp_path: Path) -> None:
     load_checkpoint(saved(tmp_path / "learned", True)[1], refuse)
     with pytest.raises(AssertionError, match="asked for"):
         load_checkpoint(saved(tmp_path / "frozen", False)[1], refuse)
 
 
-def test_another_text_encoder_than_the_one_it_was_trained_with_is_refused(tmp_path: Path) -> None:
+def test_a_text_encoder_other_than_the_one_of_the_training_is_refused(tmp_path: Path) -> None:
     _, folder, found = saved(tmp_path, False)
     other = LocalWeights(found.reference, found.path, "0" * 64)
     with pytest.raises(ValueError, match=f"with digest {found.digest}, as checkpoint was trained with, got 000"):
         load_checkpoint(folder, lambda reference: other)
 
 
-def test_a_folder_that_is_no_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_folder_without_a_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected a language model's checkpoint in .*nowhere"):
         load_checkpoint(tmp_path / "nowhere", lambda reference: pytest.fail("asked for weights"))
     (tmp_path / "config.json").write_text("{}")
@@ -93,7 +93,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused_by_name(tmp_path: Path) -> No
         load_text_encoder(tmp_path)
 
 
-def test_a_text_encoder_whose_weights_do_not_fit_its_configuration_is_said_to_be_none(tmp_path: Path) -> None:
+def test_a_text_encoder_with_weights_that_do_not_fit_is_refused(tmp_path: Path) -> None:
     source = text_encoder(tmp_path / "encoder")
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(config | {"d_ff": 2 * config["d_ff"]}))
@@ -101,7 +101,7 @@ def test_a_text_encoder_whose_weights_do_not_fit_its_configuration_is_said_to_be
         load_text_encoder(source)
 
 
-def test_a_folder_with_text_encoder_and_codec_inside_needs_nothing_else(tmp_path: Path) -> None:
+def test_a_folder_with_its_text_encoder_and_codec_needs_no_other_files(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
     facts = small.trained.facts.model_copy(update={"text_encoder": None})
     codec = load_encodec(small.codec)
@@ -116,7 +116,7 @@ def test_a_folder_with_text_encoder_and_codec_inside_needs_nothing_else(tmp_path
     assert all(torch.equal(value, ours[name]) for name, value in read.codec.state_dict().items())
 
 
-def test_a_codec_inside_that_is_not_the_models_is_refused_by_its_identity(tmp_path: Path) -> None:
+def test_a_codec_inside_that_does_not_fit_the_model_is_refused_by_its_identity(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
     save_checkpoint(small.folder, small.trained.model, small.trained.facts, load_encodec(small.codec))
     network = load_encodec(small.codec)
@@ -130,7 +130,7 @@ def test_a_codec_inside_that_is_not_the_models_is_refused_by_its_identity(tmp_pa
         load_checkpoint(small.folder, find)
 
 
-def test_a_folder_of_the_first_format_loads_as_it_learned_without_a_codec(tmp_path: Path) -> None:
+def test_a_folder_of_the_first_format_loads_without_a_codec(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
     config = json.loads((small.folder / "config.json").read_text())
     del config["codec"], config["model"]["language_model"]["padding"]
@@ -156,7 +156,7 @@ def test_damaged_weights_are_refused_by_name(tmp_path: Path) -> None:
         load_checkpoint(small.folder, find)
 
 
-def test_no_code_that_a_folder_names_is_fetched_or_run(tmp_path: Path) -> None:
+def test_no_code_named_by_a_folder_is_fetched_or_run(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
     (tmp_path / "whole").mkdir()
     facts = small.trained.facts.model_copy(update={"text_encoder": None})
@@ -173,7 +173,7 @@ def test_no_code_that_a_folder_names_is_fetched_or_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_weights_that_are_missing_are_refused_rather_than_made_up(tmp_path: Path) -> None:
+def test_missing_weights_are_refused_and_not_invented(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
     for folder, name, load in (
         (small.codec, "quantizer.layers.0.codebook.embed", load_encodec),

@@ -1,4 +1,4 @@
-"""Half precision: a codec is the same codec in it, and a checkpoint keeps it from form to form unless told not to."""
+"""Half precision: the identity of a codec is the same in it, and converted checkpoints keep it unless told not to."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ HALF = "float16"
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A MusicGen of Hugging Face's, every tensor of it in half precision."""
+    """A MusicGen in Hugging Face's form with every tensor in half precision."""
     folder = tmp_path_factory.mktemp("half")
     return save(random_musicgen(SHAPES["mono"]).half(), SHAPES["mono"], folder)
 
@@ -42,7 +42,7 @@ def types(file: Path) -> set[torch.dtype]:
         return {dtype for name in opened.keys() if (dtype := opened.get_tensor(name).dtype).is_floating_point}  # noqa: SIM118
 
 
-def test_a_codec_in_half_precision_is_the_same_codec(tmp_path: Path) -> None:
+def test_a_codec_in_half_precision_has_the_same_identity(tmp_path: Path) -> None:
     folder = codec_folder(tmp_path / "full")
     load_encodec(folder).half().save_pretrained(tmp_path / "half")
     assert load_codec(tmp_path / "half").identity == load_codec(folder).identity
@@ -50,7 +50,7 @@ def test_a_codec_in_half_precision_is_the_same_codec(tmp_path: Path) -> None:
     assert not torch.equal(full, half)
 
 
-def test_another_codec_is_another_one_in_half_precision_too(tmp_path: Path) -> None:
+def test_another_codec_has_another_identity_despite_half_precision(tmp_path: Path) -> None:
     folder = codec_folder(tmp_path / "full")
     network = load_encodec(folder)
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_another_codec_is_another_one_in_half_precision_too(tmp_path: Path) -> N
     assert codebook_identity(network, 2) != load_codec(folder).identity
 
 
-def test_codes_of_before_half_precision_counted_still_find_their_codec(tmp_path: Path) -> None:
+def test_codes_with_an_older_identity_still_find_their_codec(tmp_path: Path) -> None:
     folder = codec_folder(tmp_path)
     former = codebook_identity(load_encodec(folder), 2, torch.float32)
     codes = CodesFormat(2, 16, load_codec(folder).frame_rate, former, 1)
@@ -67,9 +67,7 @@ def test_codes_of_before_half_precision_counted_still_find_their_codec(tmp_path:
 
 
 @pytest.mark.parametrize("form", ["segue", "hf"])
-def test_a_checkpoint_in_half_precision_stays_so_in_every_form_and_no_weight_changes(
-    form: Any, half: Path, tmp_path: Path
-) -> None:
+def test_a_checkpoint_in_half_precision_stays_so_in_every_form(form: Any, half: Path, tmp_path: Path) -> None:
     assert stored_type(half) == HALF
     made = convert_checkpoint(half, tmp_path / "new", form, refuse)
     assert (made.stored, stored_type(tmp_path / "new")) == (HALF, HALF)
@@ -80,9 +78,7 @@ def test_a_checkpoint_in_half_precision_stays_so_in_every_form_and_no_weight_cha
 
 
 @pytest.mark.parametrize("form", ["segue", "audiocraft"])
-def test_what_is_in_half_precision_stays_so_and_the_codec_beside_it_as_exact_as_it_was(
-    form: Any, tmp_path: Path
-) -> None:
+def test_a_model_in_half_precision_stays_so_and_its_codec_stays_exact(form: Any, tmp_path: Path) -> None:
     folder = half_audiocraft(tmp_path, "unconditional")
     made = convert_checkpoint(folder, tmp_path / "new", form, refuse)
     assert (made.stored, stored_type(tmp_path / "new")) == (HALF, HALF)
@@ -96,7 +92,7 @@ def test_what_is_in_half_precision_stays_so_and_the_codec_beside_it_as_exact_as_
 
 
 def half_audiocraft(place: Path, name: str) -> Path:
-    """AudioCraft's files as it publishes them: the language model in half precision, the codec as float32."""
+    """AudioCraft's files as published: the language model in half precision, the codec in float32."""
     made = written(place, name)
     content = torch.load(made.folder / "state_dict.bin", weights_only=True)
     content["best_state"] = {name: value.half() for name, value in content["best_state"].items()}
@@ -104,7 +100,7 @@ def half_audiocraft(place: Path, name: str) -> Path:
     return made.folder
 
 
-def test_a_precision_that_is_asked_for_is_rounded_to_and_what_is_too_large_for_it_refused(tmp_path: Path) -> None:
+def test_weights_are_rounded_to_the_asked_precision_and_refused_if_too_large_for_it(tmp_path: Path) -> None:
     model = random_musicgen(SHAPES["mono"])
     folder = save(model, SHAPES["mono"], tmp_path / "full")
     made = convert_checkpoint(folder, tmp_path / "half", "hf", refuse, stored="float16")
@@ -121,7 +117,7 @@ def test_a_precision_that_is_asked_for_is_rounded_to_and_what_is_too_large_for_i
 
 @pytest.mark.parametrize("shape", ["mono", "stereo"])
 @pytest.mark.parametrize("form", ["segue", "hf"])
-def test_which_codes_a_checkpoint_makes_is_told_without_its_weights(shape: str, form: Any, tmp_path: Path) -> None:
+def test_the_format_of_a_checkpoints_codes_is_found_without_its_weights(shape: str, form: Any, tmp_path: Path) -> None:
     folder = save(random_musicgen(SHAPES[shape]), SHAPES[shape], tmp_path / "hf")
     convert_checkpoint(folder, tmp_path / "new", form, refuse)
     facts = load_checkpoint(tmp_path / "new", refuse).facts
@@ -129,13 +125,13 @@ def test_which_codes_a_checkpoint_makes_is_told_without_its_weights(shape: str, 
 
 
 @pytest.mark.parametrize("name", ["text", "stereo", "one level of two"])
-def test_which_codes_a_model_of_audiocraft_makes_is_told_without_its_text_encoder(name: str, tmp_path: Path) -> None:
+def test_the_format_of_an_audiocraft_models_codes_is_found_without_its_text_encoder(name: str, tmp_path: Path) -> None:
     folder = written(tmp_path, name).folder
     facts = load_checkpoint(folder, text_encoders(tmp_path)).facts
     assert codes_of_checkpoint(folder, refuse) == CodesFormat.from_facts(facts)
 
 
-def test_the_name_of_a_codec_is_followed_where_only_that_is_there(tmp_path: Path) -> None:
+def test_a_codec_given_by_name_alone_is_looked_up(tmp_path: Path) -> None:
     folder, network = written(tmp_path, "text").folder, codec(2, 16)
     torch.save({"pretrained": "facebook/encodec_32khz"}, folder / "compression_state_dict.bin")
     network.save_pretrained(tmp_path / "codec")

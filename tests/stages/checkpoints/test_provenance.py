@@ -1,4 +1,4 @@
-"""What a checkpoint says of its parents and of the recordings that it learned from."""
+"""What a checkpoint records of its parents and of the recordings that it learned from."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +33,7 @@ def add_checkpoint(store: Store, name: str, digest: str, day: int = 1) -> None:
     store.write_shard(CHECKPOINTS, "c", name, pa.Table.from_pylist([row], schema=CHECKPOINTS.schema), name)
 
 
-def test_parents_are_the_models_that_a_stage_names_and_those_behind_all_that_it_reads(context: Context) -> None:
+def test_parents_are_the_models_named_by_a_stage_and_those_behind_its_inputs(context: Context) -> None:
     record_version(
         context.store, "k", "tokenize", 1, '{"codec":{"weights":"codec"},"channels":"codec"}', {"tracks": "t"}
     )
@@ -42,7 +42,7 @@ def test_parents_are_the_models_that_a_stage_names_and_those_behind_all_that_it_
     assert parents_of(context) == ["own-codec", "reader", "text"]
 
 
-def test_of_two_checkpoints_with_the_same_weights_the_parent_is_the_one_that_was_named(context: Context) -> None:
+def test_of_two_checkpoints_with_equal_weights_the_named_one_is_the_parent(context: Context) -> None:
     add_checkpoint(context.store, "named", "text", day=1)
     add_checkpoint(context.store, "newer", "text", day=2)
     assert parents_of(context, ["named"]) == ["named"]
@@ -54,7 +54,7 @@ def described(**changes: str) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=pa.schema([LEARNED.schema.field(name) for name in FACTS]))
 
 
-def test_models_that_learned_from_the_same_recordings_share_one_file_wherever_these_lie(context: Context) -> None:
+def test_models_trained_on_the_same_recordings_share_one_file_of_them(context: Context) -> None:
     first = record_learned(context, described())
     assert record_learned(context, described(uri="/moved/a.wav")) == first
     assert context.store.shards(LEARNED, "1") == [first]
@@ -62,7 +62,7 @@ def test_models_that_learned_from_the_same_recordings_share_one_file_wherever_th
     assert len(context.store.shards(LEARNED, "1")) == 2
 
 
-def test_a_recording_that_was_removed_is_still_traced_with_what_was_known_of_it(tmp_path: Path) -> None:
+def test_a_removed_recording_can_still_be_traced_with_its_facts(tmp_path: Path) -> None:
     config, tables = recipe(tmp_path, optimization={"steps": 1}), world()
     rows = [row | {"title": f"Piece {row['track_id']}", "licence": "CC0"} for row in tables["tracks"].to_pylist()]
     fill(tmp_path, tracks=pa.Table.from_pylist(rows, schema=TRACKS.schema))

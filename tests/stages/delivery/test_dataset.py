@@ -19,7 +19,7 @@ from tests.worlds.small_catalog import melody_clip, write
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Clips, and three recordings in as many splits."""
+    """Clips, and three recordings in three splits."""
     folder = tmp_path_factory.mktemp("store")
     store = delivered_store(folder / "s")
     tracks = []
@@ -44,7 +44,7 @@ def loaded(folder: Path, name: str, cache: Path) -> datasets.DatasetDict:
     return read.cast_column("audio", datasets.Audio(decode=False))
 
 
-def test_the_training_set_comes_back_by_its_splits_with_its_sound(store, tmp_path):
+def test_the_training_set_is_read_back_by_splits_with_its_sound(store, tmp_path):
     done = export(store, tmp_path / "d")
     assert done.rows == {
         ("tracks", "train"): 1,
@@ -60,7 +60,7 @@ def test_the_training_set_comes_back_by_its_splits_with_its_sound(store, tmp_pat
     assert (row["audio"]["path"], row["audio"]["bytes"]) == ("valid.flac", source.read_bytes())
 
 
-def test_the_catalog_comes_back_with_takes_from_1(store, tmp_path):
+def test_the_catalog_is_read_back_with_takes_from_1(store, tmp_path):
     export(store, tmp_path / "d")
     read = loaded(tmp_path / "d", "clips", tmp_path / "cache")["train"]
     assert sorted(zip(read["name"], read["take"], strict=True))[-3:-1] == [("opening", 2), ("test", 1)]
@@ -68,7 +68,7 @@ def test_the_catalog_comes_back_with_takes_from_1(store, tmp_path):
     assert (len(sound), rate) == (64_000, 16_000)
 
 
-def test_a_card_tells_rows_licences_and_where_the_parts_are(store, tmp_path):
+def test_a_card_states_rows_licences_and_the_paths_of_the_splits(store, tmp_path):
     export(store, tmp_path / "d")
     card = (tmp_path / "d" / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
@@ -78,14 +78,14 @@ def test_a_card_tells_rows_licences_and_where_the_parts_are(store, tmp_path):
     assert "| clips | train | 8 | 0.01 |" in card
 
 
-def test_references_name_where_the_sound_lies(store, tmp_path):
+def test_references_give_the_path_of_the_sound(store, tmp_path):
     export(store, tmp_path / "d", references=True)
     row = loaded(tmp_path / "d", "tracks", tmp_path / "cache")["test"][0]
     assert row["audio"]["bytes"] is None
     assert soundfile.info(row["audio"]["path"]).frames == 8_000
 
 
-def test_a_second_export_writes_nothing_and_what_is_gone_is_no_longer_read(store, tmp_path):
+def test_a_second_export_writes_nothing_and_removes_rows_that_are_gone(store, tmp_path):
     first = export(store, tmp_path / "d")
     assert (first.written, first.kept) == (4, 0)
     again = export(store, tmp_path / "d")
@@ -95,7 +95,7 @@ def test_a_second_export_writes_nothing_and_what_is_gone_is_no_longer_read(store
     assert set(loaded(tmp_path / "d", "tracks", tmp_path / "cache")) == {"train", "validation"}
 
 
-def test_a_recording_that_is_gone_costs_its_row_alone_and_is_tried_again(tmp_path):
+def test_a_missing_recording_costs_only_its_row_and_is_tried_again(tmp_path):
     store = delivered_store(tmp_path / "s")
     present = tmp_path / "here.flac"
     rows = [

@@ -1,4 +1,4 @@
-"""Deliveries: what leaves the store is whole, human, marked and told, and a second export writes nothing."""
+"""Deliveries: exported clips are complete, well named, marked and described, and a second export writes nothing."""
 
 import csv
 import hashlib
@@ -50,7 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_copy_has_the_store_s_bytes_a_catalog_and_checksums_that_hold(store, tmp_path):
+def test_a_copy_has_the_bytes_of_the_store_a_catalog_and_valid_checksums(store, tmp_path):
     done = export(store, tmp_path / "d")
     assert (done.written, done.kept, done.failed, done.left) == (8, 0, [], [])
     files = contents(tmp_path / "d")
@@ -77,7 +77,7 @@ def test_a_copy_has_the_store_s_bytes_a_catalog_and_checksums_that_hold(store, t
     assert files["metadata.csv"].decode().splitlines()[0].startswith("file_name,title,")
 
 
-def test_nothing_of_the_training_set_but_its_licences_leaves_the_store(store, tmp_path):
+def test_only_the_licences_of_the_training_set_leave_the_store(store, tmp_path):
     export(store, tmp_path / "d", Form("mp3", 44_100))
     for name, data in contents(tmp_path / "d").items():
         assert not any(secret.encode() in data for secret in SECRETS), name
@@ -111,7 +111,7 @@ def test_a_second_export_writes_nothing_and_a_changed_clip_is_one_file(tmp_path)
         (Form(None, 44_100), "PCM_16"),
     ],
 )
-def test_another_form_has_its_rate_and_depth_the_loudness_and_the_peak_limit_tags_and_marks(
+def test_clips_in_another_form_have_its_rate_and_depth_and_their_loudness_tags_and_marks(
     store, tmp_path, form, subtype
 ):
     export(store, tmp_path / "d", form, best=1, by="take")
@@ -139,13 +139,13 @@ def test_resampling_moves_no_sound_in_time(store, tmp_path):
     export(store, tmp_path / "d", Form("wav", 48_000, 24), requests={f"{0:016x}"}, best=1)
     heard, _ = soundfile.read(tmp_path / "d" / "clips" / "opening_1.wav", dtype="float32", always_2d=True)
     source, _ = soundfile.read(store.path(store.read(CLIPS, VERSION).to_pylist()[0]["path"]), always_2d=True)
-    inside = slice(200, -200)  # at its ends a sound rings at every rate in another way
+    inside = slice(200, -200)  # at its ends, a sound rings differently at every rate
     back, source = resample(heard.T, 48_000, 16_000)[0][inside], source[inside, 0]
     gain = float(back @ source / (source @ source))
     assert np.abs(back - gain * source).max() < 0.01 * np.abs(back).max()
 
 
-def test_a_clip_in_another_form_is_signed_when_all_else_is_done(store, tmp_path):
+def test_a_clip_in_another_form_is_signed_last(store, tmp_path):
     label = SignerFiles(tmp_path / "label")
     signer = Signer(Credentials.model_validate(label.fields))
     export(store, tmp_path / "d", Form("mp3", 44_100), requests={f"{2:016x}"}, signer=signer)
@@ -157,7 +157,7 @@ def test_a_clip_in_another_form_is_signed_when_all_else_is_done(store, tmp_path)
     assert export(store, tmp_path / "d", Form("mp3", 44_100), requests={f"{2:016x}"}, signer=signer).written == 0
 
 
-def test_conditions_scores_and_picks_choose(store):
+def test_clips_are_chosen_by_conditions_scores_and_picks(store):
     def names(**choice):
         return [(each.request["name"], each.clip["take"]) for each in choose_clips(store, **choice)]
 
@@ -174,7 +174,7 @@ def test_conditions_scores_and_picks_choose(store):
         choose_clips(store, where="clap_similarty > 0")
 
 
-def test_a_pick_of_a_clip_that_is_not_there_is_told_and_a_refusal_of_one_is_not(store):
+def test_a_pick_of_a_missing_clip_is_an_error_and_its_refusal_is_not(store):
     opening = f"{0:016x}"
     picked = Picks({(opening, 1): "pick", (opening, 7): "pick", ("gone", 1): "pick"})
     with pytest.raises(
@@ -184,7 +184,7 @@ def test_a_pick_of_a_clip_that_is_not_there_is_told_and_a_refusal_of_one_is_not(
     assert len(choose_clips(store, picks=Picks({("gone", 1): "refuse"}))) == 8
 
 
-def test_a_take_that_was_made_again_is_delivered_with_the_seed_of_its_own_codes(tmp_path):
+def test_a_retaken_clip_is_delivered_with_the_seed_of_its_own_codes(tmp_path):
     store = delivered_store(tmp_path / "s")
     rows = store.read(CLIPS, VERSION).to_pylist()
     write(store, CLIPS, [rows[0] | {"seed": 4242, "retake": 1}, *(row | {"seed": None} for row in rows[1:])])
@@ -194,7 +194,7 @@ def test_a_take_that_was_made_again_is_delivered_with_the_seed_of_its_own_codes(
     assert second["seed"] == choose_clips(store)[1].request["seed"]
 
 
-def test_what_is_not_chosen_any_more_is_told_and_goes_with_a_word(store, tmp_path):
+def test_clips_no_longer_chosen_are_reported_and_removed_on_request(store, tmp_path):
     export(store, tmp_path / "d")
     done = export(store, tmp_path / "d", where="name = 'opening'")
     assert (done.kept, len(done.left), done.removed) == (2, 6, 0)
@@ -205,7 +205,7 @@ def test_what_is_not_chosen_any_more_is_told_and_goes_with_a_word(store, tmp_pat
     assert len(list((tmp_path / "d" / "clips").iterdir())) == 2
 
 
-def test_a_folder_of_somebody_else_and_one_of_another_store_are_left_alone(store, tmp_path):
+def test_other_folders_and_deliveries_of_other_stores_are_left_alone(store, tmp_path):
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "thesis.doc").write_text("years of work")
@@ -220,7 +220,7 @@ def test_a_folder_of_somebody_else_and_one_of_another_store_are_left_alone(store
         export(store, tmp_path / "d")
 
 
-def test_a_clip_whose_file_is_gone_costs_that_clip_alone(tmp_path):
+def test_a_clip_with_a_missing_file_is_skipped_alone(tmp_path):
     store = delivered_store(tmp_path / "s")
     row = store.read(CLIPS, VERSION).to_pylist()[3]
     store.remove(row["path"])
@@ -232,7 +232,7 @@ def test_a_clip_whose_file_is_gone_costs_that_clip_alone(tmp_path):
     assert len((tmp_path / "d" / "catalog.csv").read_text().splitlines()) == 1 + 7
 
 
-def test_an_export_that_was_stopped_ends_whole_the_next_time(store, tmp_path):
+def test_a_stopped_export_is_completed_by_the_next(store, tmp_path):
     asked = 0
 
     def stops_in_the_middle() -> None:
@@ -275,7 +275,7 @@ deliver(store, choose_clips(store), sys.argv[2], Maker(store, Form("mp3", 44_100
 """
 
 
-def test_an_export_that_was_killed_ends_whole_the_next_time(store, tmp_path):
+def test_a_killed_export_is_completed_by_the_next(store, tmp_path):
     killed = subprocess.run([sys.executable, "-c", KILLED, store.root, str(tmp_path / "d")], check=False)
     assert killed.returncode == -9
     assert any(path.name.endswith(".inprogress") for path in (tmp_path / "d" / "clips").iterdir())
@@ -294,12 +294,12 @@ def test_ingest_notices_the_mark_of_a_delivered_clip_and_refuses_it(store, tmp_p
     assert not isinstance(taken, Refused)
 
 
-def test_hugging_face_s_audio_folder_reads_a_delivery_back_whatever_its_clips_are_called(store, tmp_path, monkeypatch):
+def test_hugging_faces_audio_folder_reads_a_delivery_with_any_names(store, tmp_path, monkeypatch):
     import types
 
     import datasets
 
-    # It asks for torchcodec before it looks at what it is given, which is a path, and no sound to encode.
+    # It asks for torchcodec before it looks at its input, which is a path and not sound to encode.
     encoders = types.ModuleType("torchcodec.encoders")
     encoders.AudioEncoder = object  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torchcodec", types.ModuleType("torchcodec"))
@@ -315,7 +315,7 @@ def test_hugging_face_s_audio_folder_reads_a_delivery_back_whatever_its_clips_ar
     shutil.rmtree(tmp_path / "cache")
 
 
-def test_the_page_plays_every_clip_and_takes_words_for_words(store, tmp_path):
+def test_the_page_links_every_clip_and_escapes_text(store, tmp_path):
     from html.parser import HTMLParser
     from urllib.parse import unquote
 

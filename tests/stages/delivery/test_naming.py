@@ -1,4 +1,4 @@
-"""Names of delivered files: safe on every file system, each once, and a template that is wrong says what is right."""
+"""Names of delivered files: safe on every file system and unique; an error in a template says what is allowed."""
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +16,7 @@ def clip(name: str | None, request: str = "a1", take: int = 1, title: str | None
 
 @settings(max_examples=60)
 @given(some.text(max_size=300) | some.text(alphabet="/\\.:~- \0\n\u202e", max_size=20))
-def test_any_text_becomes_one_name_in_one_folder(text):
+def test_any_text_becomes_one_safe_name(text):
     name = safe_name(text)
     assert name
     assert name == name.strip(". ")
@@ -40,24 +40,24 @@ def test_any_text_becomes_one_name_in_one_folder(text):
         ("", "clip"),
     ],
 )
-def test_what_means_something_to_a_file_system_is_gone_and_all_else_stays(text, name):
+def test_only_characters_and_names_special_to_file_systems_are_replaced(text, name):
     assert safe_name(text) == name
 
 
-def test_of_equal_names_the_first_keeps_its_own_and_the_others_say_which_they_are():
+def test_of_equal_names_the_first_is_kept_and_the_others_get_request_and_take():
     clips = [clip("Song"), clip("song", "b2"), clip("Song", take=2), clip("so/ng", "c3"), clip("so:ng", "d4")]
     assert clip_names(clips, "{name}") == ["Song", "song-b2-1", "Song-a1-2", "so_ng", "so_ng-d4-1"]
     assert clip_names(clips[:3], "{name}_{take}") == ["Song_1", "song_1-b2-1", "Song_2"]
 
 
-def test_a_template_takes_takes_from_1_and_what_is_missing_from_what_is_next():
+def test_template_takes_count_from_1_and_missing_names_have_fallbacks():
     template = "{take:02d} {title} {bpm} {seconds}s {key} {seed} {line} {request} {checkpoint}"
     assert clip_names([clip("n")], template) == ["01 n 98 8s A minor 7 3 a1 c1"]
     assert clip_names([clip(None, title="T"), clip(None)], "{name}") == ["T", "request a1"]
 
 
 @pytest.mark.parametrize("template", ["{name}_{take}", "{name:.12} {take:02d}", "{request}", "x{{y}} {seed}"])
-def test_a_template_that_can_be_filled_in_is_taken(template):
+def test_a_valid_template_is_accepted(template):
     check_template(template)
     assert clip_names([clip("n")], template)
 
@@ -75,6 +75,6 @@ def test_a_template_that_can_be_filled_in_is_taken(template):
         ("all", "all clips would have one name"),
     ],
 )
-def test_a_template_that_cannot_be_meant_says_what_can(template, message):
+def test_an_invalid_template_is_refused_with_the_reason(template, message):
     with pytest.raises(ValueError, match=message):
         check_template(template)

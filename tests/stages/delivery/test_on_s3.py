@@ -14,12 +14,12 @@ from tests.worlds.object_store import object_store
 @pytest.fixture
 def bucket(tmp_path):
     with object_store() as filesystem:
-        name = f"music-{abs(hash(tmp_path))}"  # one server's buckets are the next one's too
+        name = f"music-{abs(hash(tmp_path))}"  # buckets of one server exist in the next one too
         filesystem.mkdir(name)
         yield f"s3://{name}"
 
 
-def test_a_delivery_to_a_bucket_is_the_one_on_a_disk_and_the_second_writes_nothing(bucket, tmp_path):
+def test_a_delivery_to_a_bucket_equals_one_on_a_disk_and_the_second_writes_nothing(bucket, tmp_path):
     store = delivered_store(tmp_path / "s")
     S3FileSystem().put(store.root, f"{bucket}/store", recursive=True)
     for source, target in ((store.url, str(tmp_path / "d")), (f"{bucket}/store", f"{bucket}/delivery")):
@@ -36,7 +36,7 @@ def test_a_delivery_to_a_bucket_is_the_one_on_a_disk_and_the_second_writes_nothi
     assert {name.partition("/delivery/")[2]: S3FileSystem().cat_file(name) for name in remote} == local
 
 
-def test_a_bucket_with_something_else_is_left_alone(bucket, tmp_path):
+def test_a_bucket_with_other_files_is_left_alone(bucket, tmp_path):
     store = delivered_store(tmp_path / "s")
     S3FileSystem().pipe_file(f"{bucket}/theirs/thesis.doc", b"years")
     with pytest.raises(ValueError, match=r"thesis\.doc"):

@@ -1,4 +1,4 @@
-"""The page of a delivery in a real browser: what each number is stands there on a phone too."""
+"""The page of a delivery in a real browser: every number is labelled, on a phone too."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -31,7 +31,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("width", "labelled"), [(1200, False), (390, True)])
-def test_every_number_says_what_it_is_where_the_head_of_the_table_has_no_room(
+def test_numbers_have_labels_where_the_head_of_the_table_has_no_room(
     browser: Any, address: str, width: int, labelled: bool
 ) -> None:
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="dark")
@@ -54,5 +54,5 @@ def test_the_hint_in_the_search_field_stands_out(browser: Any, address: str, sch
         " Number(getComputedStyle(input, '::placeholder').opacity)]"
     )
     assert colours[0] == colours[1]
-    assert colours[2] >= 0.7  # of white on Chromium's dark field, and of black on white: 4.5 to 1 and more
+    assert colours[2] >= 0.7  # of white on Chromium's dark field, and of black on white: a contrast of 4.5 to 1 or more
     page.close()

@@ -1,4 +1,4 @@
-"""Contrastive training: pairs are told apart, repeatably, and the measures mean what they say."""
+"""Contrastive training: it learns to match pairs, repeatably, and the measures have their stated meaning."""
 
 import math
 
@@ -67,17 +67,17 @@ def test_sounds_find_their_own_sentences_after_training():
     assert not towers.training
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_one_others():
+def test_equal_seeds_give_equal_weights_and_different_seeds_different_ones():
     assert torch.equal(trained(1).sound.weight, trained(1).sound.weight)
     assert not torch.equal(trained(1).sound.weight, trained(2).sound.weight)
 
 
-def test_the_loss_of_vectors_that_are_all_alike_is_that_of_guessing():
+def test_the_loss_of_equal_vectors_is_that_of_guessing():
     alike = functional.normalize(torch.ones(5, 3), dim=-1)
     assert float(contrastive_loss(Embedded(alike, alike, torch.tensor(10.0)))) == pytest.approx(math.log(5), abs=1e-5)
 
 
-def test_the_loss_of_perfect_pairs_is_nearly_nothing_and_the_scale_is_bounded():
+def test_the_loss_of_perfect_pairs_is_nearly_zero_even_with_a_huge_scale():
     apart = torch.eye(4)
     assert float(contrastive_loss(Embedded(apart, apart, torch.tensor(1e9)))) < 1e-6
 

@@ -1,4 +1,4 @@
-"""The stage `demo`: files as people have them, and rows that are true of them."""
+"""The stage `demo`: files like those that people have, and rows that describe them truly."""
 
 import csv
 import json
@@ -60,7 +60,7 @@ def test_files_come_in_three_formats_with_both_kinds_of_metadata(corpus):
         assert (said["title"], said["moods"].split(";")) == (row["title"], row["moods"])
 
 
-def test_every_file_calls_itself_synthetic_and_none_the_work_of_a_trained_model(corpus):
+def test_every_file_is_marked_as_synthetic_but_not_as_made_by_a_trained_model(corpus):
     _, rows = corpus
     for row in rows:
         with open(row["uri"], "rb") as file:
@@ -68,7 +68,7 @@ def test_every_file_calls_itself_synthetic_and_none_the_work_of_a_trained_model(
         assert isinstance(probe_recording(row["uri"], Limits()), AudioProbe)
 
 
-def test_nothing_but_the_corpus_lies_in_the_folder(corpus):
+def test_the_folder_holds_nothing_but_the_corpus(corpus):
     folder, rows = corpus
     files = {str(path) for path in folder.rglob("*") if path.is_file()}
     described = {path for path in files if path.endswith((".json", ".csv"))}
@@ -99,7 +99,7 @@ def test_a_stop_leaves_no_half_corpus(tmp_path):
     assert not (tmp_path / "store" / "demo").exists()
 
 
-def test_pieces_that_many_processes_play_are_those_of_one_byte_for_byte(tmp_path, monkeypatch):
+def test_pieces_played_by_many_processes_equal_those_of_one_byte_for_byte(tmp_path, monkeypatch):
     written = []
     for number, (cores, each) in enumerate(((1, 128), (2, 2))):
         monkeypatch.setattr(corpus_writing, "available_cores", lambda cores=cores: cores)

@@ -1,4 +1,4 @@
-"""The stage `demo_models`: stand-ins that the loaders of published weights read, made alike every time."""
+"""The stage `demo_models`: stand-ins that the loaders of published weights read, and that are reproducible."""
 
 import random
 
@@ -40,7 +40,7 @@ def made(tmp_path_factory):
     return context, {row["kind"]: row for row in demo_models.reduce(SMALL, context).rows}
 
 
-def test_there_is_a_checkpoint_of_every_kind_with_its_measures_next_to_chance(made):
+def test_every_kind_of_checkpoint_is_made_with_its_measures_next_to_chance(made):
     _, rows = made
     assert tuple(rows) == demo_models.KINDS
     assert len({row["checkpoint_id"] for row in rows.values()}) == 3
@@ -69,7 +69,7 @@ def test_the_loaders_of_published_weights_read_the_stand_ins(made):
     assert batch["input_ids"][0, -1] == tokenizer.eos_token_id == 1
 
 
-def test_the_vocabulary_says_every_caption_back_and_writes_any_text(made):
+def test_the_vocabulary_round_trips_every_caption_and_any_text(made):
     context, rows = made
     for kind in ("clap", "text_encoder"):
         tokenizer = AutoTokenizer.from_pretrained(context.store.local(rows[kind]["path"]))
@@ -79,7 +79,7 @@ def test_the_vocabulary_says_every_caption_back_and_writes_any_text(made):
             assert str(tokenizer.decode(tokens, skip_special_tokens=True)).strip() == text.lower()
 
 
-def test_the_same_recipe_gives_the_same_files_bit_for_bit_whatever_was_drawn_before(made, tmp_path):
+def test_the_same_recipe_gives_the_same_files_bit_for_bit_despite_random_state(made, tmp_path):
     _, rows = made
     torch.manual_seed(11)
     random.seed(11)
@@ -88,7 +88,7 @@ def test_the_same_recipe_gives_the_same_files_bit_for_bit_whatever_was_drawn_bef
     assert {kind: row["digest"] for kind, row in again.items()} == {kind: row["digest"] for kind, row in rows.items()}
 
 
-def test_a_run_that_was_killed_between_two_models_trains_only_what_is_missing(made, tmp_path, monkeypatch):
+def test_a_run_killed_between_two_models_trains_only_the_missing_ones(made, tmp_path, monkeypatch):
     _, rows = made
     context = make_context(tmp_path)
 
@@ -107,7 +107,7 @@ def test_a_run_that_was_killed_between_two_models_trains_only_what_is_missing(ma
     assert {kind: row["digest"] for kind, row in found.items()} == {kind: row["digest"] for kind, row in rows.items()}
 
 
-def test_a_stop_is_heeded_and_leaves_no_half_model(tmp_path):
+def test_a_stop_is_obeyed_and_leaves_no_half_model(tmp_path):
     context = make_context(tmp_path)
     context.stop.set()
     with pytest.raises(Stopped):
@@ -115,7 +115,7 @@ def test_a_stop_is_heeded_and_leaves_no_half_model(tmp_path):
     assert not list((tmp_path / "store").glob("models/*"))
 
 
-def test_stand_ins_learn_from_pieces_that_no_demo_corpus_has(tmp_path):
+def test_stand_ins_learn_from_pieces_that_are_in_no_demo_corpus(tmp_path):
     music = make_music(make_context(tmp_path), 0, 3, 2, 16_000)
     assert [piece.index for piece in music.pieces] == [FIRST_INDEX + index for index in range(5)]
     assert (len(music.pieces[music.training]), len(music.pieces[music.held_out])) == (3, 2)

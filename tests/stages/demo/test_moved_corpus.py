@@ -1,4 +1,4 @@
-"""A store that is moved or copied keeps its demo corpus: nothing is read again, and the truth about it stays."""
+"""A store that is moved or copied keeps its demo corpus: nothing is read again, and the truth about it is kept."""
 
 import shutil
 from pathlib import Path
@@ -41,7 +41,7 @@ def held_out(store: Store) -> dict[str, HeldOut]:
 
 @pytest.fixture(scope="module")
 def taken_in(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store with a corpus that was taken in."""
+    """A store with an ingested corpus."""
     store = Store(str(tmp_path_factory.mktemp("corpus") / "home"))
     for stage in STAGES:
         run_stage(stage, context(store, stage.name))
@@ -50,17 +50,17 @@ def taken_in(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture
 def store(taken_in: Store, tmp_path: Path) -> Store:
-    """The store of one test."""
+    """The store of one test, a copy."""
     return Store(shutil.copytree(taken_in.root, tmp_path / "home"))
 
 
 @pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
-def test_nothing_is_to_be_done_after_a_move_and_recordings_are_judged_by_their_truth(store, tmp_path, move) -> None:
+def test_a_moved_store_needs_no_work_and_keeps_the_truth_of_its_recordings(store, tmp_path, move) -> None:
     before, answers = held_out(store), query(store, "SELECT * EXCLUDE (uri, files) FROM tracks").to_pylist()
     assert before
     move(store.root, tmp_path / "other")
     moved = Store(str(tmp_path / "other"))
-    shutil.rmtree(Path(store.root) / "demo", ignore_errors=True)  # nothing is taken from the original
+    shutil.rmtree(Path(store.root) / "demo", ignore_errors=True)  # nothing is read from the original
     for plan in plans(moved).values():
         assert (plan.make, plan.drop, plan.jobs) == (0, 0, ())
     after = held_out(moved)
@@ -74,9 +74,7 @@ def test_nothing_is_to_be_done_after_a_move_and_recordings_are_judged_by_their_t
     assert query(moved, "SELECT * EXCLUDE (uri, files) FROM tracks").to_pylist() == answers
 
 
-def test_a_store_of_an_earlier_release_finds_the_truth_again_once_its_corpus_was_read_where_it_is(
-    store: Store, tmp_path: Path
-) -> None:
+def test_the_truth_is_found_in_a_store_of_an_earlier_release_with_old_paths(store: Store, tmp_path: Path) -> None:
     before = held_out(store)
     rows = store.read(PIECES, "v").to_pylist()
     there = [row | {"uri": row["uri"].replace(store.root, "/where/it/was")} for row in rows]

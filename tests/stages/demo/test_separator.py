@@ -1,4 +1,4 @@
-"""Training a separator: it learns, repeatably, and its measure is what the paper says."""
+"""Training a separator: it learns, repeatably, and its measure agrees with its definition."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ QUICK |= {"ema_decay": 0.5, "ema_interval": 1}
 
 
 class Gains(nn.Module):
-    """Each stem is the mix times a gain: the least that can learn."""
+    """Each stem is the mix times a gain: the smallest model that can learn."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def test_stems_are_learned_and_the_loss_falls():
     assert not network.training
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_one_others():
+def test_equal_seeds_give_equal_weights_and_different_seeds_different_ones():
     assert torch.equal(trained(1).gains, trained(1).gains)
     assert not torch.equal(trained(1).gains, trained(2).gains)
 
@@ -59,7 +59,7 @@ def test_pieces_shorter_than_an_excerpt_are_refused():
         learn_stems(Gains(), [], 100, config(), 0, lambda step, loss: None)
 
 
-def test_the_distortion_ratio_ignores_gain_and_counts_what_is_orthogonal():
+def test_the_distortion_ratio_ignores_gain_and_counts_orthogonal_sound():
     target, rest = torch.tensor([1.0, 1.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 1.0, 1.0])
     estimate = target + 0.1 * rest
     assert float(scale_invariant_sdr(estimate, target)) == pytest.approx(20.0, abs=1e-3)

@@ -1,4 +1,4 @@
-"""The demo corpus: repeatable, musical, and what it says of itself can be heard."""
+"""The demo corpus: reproducible and musical, and its sound agrees with its scores and metadata."""
 
 import csv
 from collections import Counter
@@ -24,7 +24,7 @@ def rendered():
     return [(piece, render(piece)) for piece in PIECES[:16]]
 
 
-def test_a_piece_is_made_again_from_its_seed_and_index():
+def test_a_piece_is_determined_by_its_seed_and_index():
     assert compose(3, 17) == compose(3, 17)
     assert torch.equal(render(compose(3, 17)), render(compose(3, 17)))
 
@@ -33,7 +33,7 @@ def test_another_seed_or_index_gives_another_piece():
     assert len({(p.melody, p.chords) for p in [*PIECES, *(compose(1, index) for index in range(96))]}) == 192
 
 
-def test_what_the_demo_s_requests_name_by_title_is_one_piece_however_many_there_are():
+def test_every_title_named_by_the_demo_requests_is_exactly_one_piece():
     text = files("stages.requests").joinpath("demo_requests.csv").read_text(encoding="utf-8")
     named = {cell for row in csv.reader(text.splitlines()) for cell in row if cell.startswith("title:")}
     corpus = Counter(f"title:{piece.artist}/{piece.title}" for piece in (compose(0, index) for index in range(2400)))
@@ -41,7 +41,7 @@ def test_what_the_demo_s_requests_name_by_title_is_one_piece_however_many_there_
     assert {title: corpus[title] for title in named} == dict.fromkeys(named, 1)
 
 
-def test_every_artist_has_six_pieces_and_whichever_four_are_held_out_every_genre_is_on_both_sides():
+def test_every_artist_has_six_pieces_and_any_four_held_out_leave_every_genre_on_both_sides():
     assert len(ARTISTS) == 16
     assert set(Counter(piece.artist for piece in PIECES).values()) == {6}
     works = [compose(0, index) for index in range(16 * 24)]
@@ -85,7 +85,7 @@ def test_chords_are_named_after_their_notes():
             assert root in {pitch % 12 for pitch in chord.pitches}
 
 
-def test_stems_are_finite_as_loud_as_said_and_sum_to_a_mix_that_does_not_clip(rendered):
+def test_stems_are_finite_of_the_stated_level_and_sum_to_a_mix_that_does_not_clip(rendered):
     for piece, stems in rendered:
         assert stems.shape == (4, round(piece.seconds * 16_000))
         mix = stems.sum(0)
@@ -95,7 +95,7 @@ def test_stems_are_finite_as_loud_as_said_and_sum_to_a_mix_that_does_not_clip(re
         assert (stems[STEMS.index("drums")].abs().max() > 0) == bool(piece.hits)
 
 
-def test_the_melody_stem_sounds_the_pitch_that_the_score_says(rendered):
+def test_the_melody_stem_has_the_pitches_of_the_score(rendered):
     heard = asked = 0
     for piece, stems in rendered:
         found = chroma(stems[STEMS.index("vocals")][None], ChromaConfig(sample_rate=16_000, window=4096, hop=1024))[
@@ -109,7 +109,7 @@ def test_the_melody_stem_sounds_the_pitch_that_the_score_says(rendered):
     assert heard / asked > 0.95
 
 
-def test_a_drum_sounds_when_the_score_says_and_not_before():
+def test_a_drum_sounds_at_its_time_in_the_score_and_not_before():
     part = play_drums((Hit(0.5, "kick", 1.0),), 16_000, 16_000, np.random.default_rng(0))
     assert np.abs(part[:8000]).max() == 0
     assert np.abs(part[8000:9000]).max() > 0.3
@@ -127,14 +127,14 @@ def test_every_instrument_is_in_tune_and_silent_outside_its_notes(instrument):
     assert abs(round(hertz * 0.8) + int(around.argmax()) - hertz) < hertz * 0.02
 
 
-def test_the_chords_are_as_loud_as_the_melody_whatever_plays_them(rendered):
+def test_the_chords_are_as_loud_as_the_melody_with_every_instrument(rendered):
     for _, stems in rendered:
         bass, chords, melody = stems[1:].square().mean(1).sqrt()
         assert 1.0 <= chords / melody < 1.5
         assert 0.9 < bass / melody < 1.1
 
 
-def test_a_chord_is_tuned_so_that_it_repeats_itself_and_does_not_beat():
+def test_a_chord_is_tuned_to_repeat_itself_without_beating():
     rate, generator = 16_000, np.random.default_rng(0)
     piece = next(piece for piece in PIECES if piece.accompaniment == "organ" and not GENRES[piece.genre].arpeggio)
     onset = piece.accompaniment_notes[0].onset
@@ -153,7 +153,7 @@ def test_a_chord_is_tuned_so_that_it_repeats_itself_and_does_not_beat():
     assert repeats([replace(note, tuning=1.0) for note in chord]) < 0.9
 
 
-def test_melody_notes_that_are_tones_of_the_chord_are_tuned_with_it_and_others_are_not():
+def test_only_melody_notes_that_are_tones_of_the_chord_are_tuned_with_it():
     tuned = 0
     for piece in PIECES:
         for note in piece.melody:
@@ -168,14 +168,14 @@ def test_melody_notes_that_are_tones_of_the_chord_are_tuned_with_it_and_others_a
     assert tuned > 300
 
 
-def test_a_note_that_is_struck_again_goes_on_where_the_first_would_be():
+def test_a_repeated_note_continues_the_phase_of_the_first():
     rate, generator = 16_000, np.random.default_rng(0)
     again = play("organ", (Note(0.0, 0.2, 60), Note(0.3, 0.5, 60)), rate, rate, generator)
     held = play("organ", (Note(0.0, 0.8, 60),), rate, rate, generator)
     assert np.abs(held[6000:12_000] - again[6000:12_000]).max() < 1e-3 * np.abs(held).max()
 
 
-def test_captions_are_true_varied_and_grammatical():
+def test_captions_are_true_and_varied():
     for piece in PIECES:
         sentences = [caption(piece, variant) for variant in range(8)]
         assert len(set(sentences)) == 8
@@ -187,7 +187,7 @@ def test_captions_are_true_varied_and_grammatical():
     assert len({caption(piece) for piece in PIECES}) == 96
 
 
-def test_bad_arguments_are_refused_with_what_was_expected():
+def test_bad_arguments_are_refused_with_the_reason():
     with pytest.raises(ValueError, match="got seed -1"):
         compose(-1, 0)
     with pytest.raises(ValueError, match="at least 8000"):

@@ -1,4 +1,4 @@
-"""Controls: recordings raw and through the codec, and what is generated for the sake of comparison, scored as clips."""
+"""Controls: recordings as they are and through the codec, and clips generated for comparison, scored like clips."""
 
 import hashlib
 import io
@@ -46,7 +46,7 @@ def of(rows: list[dict], sounds: str) -> list[dict]:
     return [row for row in rows if row["sounds"] == sounds]
 
 
-def test_held_out_recordings_and_no_others_are_scored_raw_and_through_the_codec(rows: list[dict]) -> None:
+def test_only_held_out_recordings_are_scored_raw_and_through_the_codec(rows: list[dict]) -> None:
     held_out = {f"{number:064x}" for number in (0, COUNT - 1)}
     assert {row["track_id"] for row in of(rows, "raw")} == {row["track_id"] for row in of(rows, "codec")} == held_out
     assert all(row["checkpoint_id"] == "" for row in of(rows, "raw") + of(rows, "codec"))
@@ -68,7 +68,7 @@ def test_a_recording_is_judged_by_the_truth_about_its_beginning(rows: list[dict]
         ]
 
 
-def test_a_recording_of_ones_own_in_a_folder_called_demo_is_no_piece(world: ScoredWorld) -> None:
+def test_a_recording_with_other_facts_than_a_demo_piece_does_not_get_its_truth(world: ScoredWorld) -> None:
     context = world.context()
     tracks, pieces = (context.rows(table) for table in (TRACKS, PIECES))
 
@@ -81,12 +81,12 @@ def test_a_recording_of_ones_own_in_a_folder_called_demo_is_no_piece(world: Scor
         assert not any(truth.chords or truth.beats for truth in truths(**difference))
 
 
-def test_what_comes_through_a_codec_of_random_weights_is_no_music_any_more(rows: list[dict]) -> None:
+def test_sound_through_a_codec_of_random_weights_loses_its_melody(rows: list[dict]) -> None:
     for raw, decoded in zip(of(rows, "raw"), of(rows, "codec"), strict=True):
         assert raw["chroma_similarity"] > 0.9 > decoded["chroma_similarity"]
 
 
-def test_an_untrained_model_makes_the_same_requests_and_they_are_judged_by_them(rows: list[dict]) -> None:
+def test_an_untrained_model_fulfils_the_same_requests_and_is_judged_by_them(rows: list[dict]) -> None:
     compared = of(rows, "untrained")
     assert len(compared) == 2
     for row in compared:
@@ -95,9 +95,7 @@ def test_an_untrained_model_makes_the_same_requests_and_they_are_judged_by_them(
         assert row["checkpoint_id"] == "one"
 
 
-def test_an_untrained_model_is_given_the_seed_of_the_try_that_became_the_clip(
-    world: ScoredWorld, rows: list[dict]
-) -> None:
+def test_an_untrained_model_gets_the_seed_of_the_try_that_became_the_clip(world: ScoredWorld, rows: list[dict]) -> None:
     context = world.context()
     tables = {table: context.rows(table) for table in controls.READS if table not in controls.STREAMS}
     first = of(rows, "untrained")[0]
@@ -116,34 +114,34 @@ def test_an_untrained_model_is_given_the_seed_of_the_try_that_became_the_clip(
         assert (seed == "77") == is_retaken
 
 
-def test_a_swapped_sound_is_judged_by_what_it_was_told_and_by_what_it_was_not(rows: list[dict]) -> None:
+def test_a_swapped_sound_is_judged_by_its_own_request_and_by_the_given_one(rows: list[dict]) -> None:
     followed, ignored = of(rows, "swap_followed"), of(rows, "swap_ignored")
     assert [row["item"] for row in followed] == [row["item"] for row in ignored]
     for told, own in zip(followed, ignored, strict=True):
         piece = compose(0, int(own["request_id"], 16))
         assert own["bpm_asked"] == piece.tempo
         assert told["bpm_asked"] != piece.tempo
-        assert told["centroid"] == own["centroid"]  # it is the same sound
+        assert told["centroid"] == own["centroid"]  # the sound is the same
 
 
-def test_each_guidance_makes_other_sounds_of_the_same_requests(rows: list[dict]) -> None:
+def test_each_guidance_gives_other_sounds_for_the_same_requests(rows: list[dict]) -> None:
     one, five = of(rows, "guidance 1"), of(rows, "guidance 5")
     assert [row["item"] for row in one] == [row["item"] for row in five]
     assert one[0]["mel_statistics"].tolist() != five[0]["mel_statistics"].tolist()
 
 
-def test_nothing_is_generated_that_is_not_asked_for(world: ScoredWorld) -> None:
+def test_only_the_asked_controls_are_generated(world: ScoredWorld) -> None:
     assert {row["sounds"] for row in made(world, untrained=0, recordings=1)} == {"raw", "codec"}
     assert made(world, untrained=0, recordings=0) == []
 
 
-def test_the_same_controls_come_again(world: ScoredWorld, rows: list[dict]) -> None:
+def test_a_second_run_gives_the_same_controls(world: ScoredWorld, rows: list[dict]) -> None:
     again = made(world, recordings=0)
     assert [row["key"] for row in again] == [row["key"] for row in of(rows, "untrained")]
     assert [row["centroid"] for row in again] == [row["centroid"] for row in of(rows, "untrained")]
 
 
-def test_what_an_untrained_model_made_is_kept_to_be_heard_and_marked_as_generated(
+def test_only_clips_of_the_untrained_model_are_kept_and_marked_as_generated(
     world: ScoredWorld, rows: list[dict]
 ) -> None:
     store = world.context().store
@@ -157,7 +155,7 @@ def test_what_an_untrained_model_made_is_kept_to_be_heard_and_marked_as_generate
         assert len(samples) / rate == pytest.approx(SECONDS, abs=0.05)
 
 
-def test_an_untrained_model_has_the_architecture_and_none_of_the_weights(world: ScoredWorld) -> None:
+def test_an_untrained_model_has_the_architecture_but_none_of_the_weights(world: ScoredWorld) -> None:
     library = WeightsLibrary(world.store)
     trained = load_checkpoint(library.get(WeightsRef("checkpoint:one")).path, library.get).model
     first, again, other = untrained(trained, 0), untrained(trained, 0), untrained(trained, 1)
@@ -171,7 +169,7 @@ def test_an_untrained_model_has_the_architecture_and_none_of_the_weights(world: 
     assert any(not torch.equal(value, other.weights()[name]) for name, value in weights.items())
 
 
-def test_making_an_untrained_model_leaves_the_programs_random_numbers_alone(world: ScoredWorld) -> None:
+def test_making_an_untrained_model_leaves_the_global_random_state_alone(world: ScoredWorld) -> None:
     library = WeightsLibrary(world.store)
     trained = load_checkpoint(library.get(WeightsRef("checkpoint:one")).path, library.get).model
     torch.manual_seed(9)

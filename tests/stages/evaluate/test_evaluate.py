@@ -1,4 +1,4 @@
-"""Scores of clips that the real generate and decode stages made with small models of random weights."""
+"""Scores of clips made by the real generate and decode stages with small models of random weights."""
 
 from pathlib import Path
 from typing import Any
@@ -38,25 +38,27 @@ def test_every_clip_has_a_row_with_its_length_silence_and_clipping(scores: dict[
         assert (row["silence"], row["clipping"]) == (0.25, 0.0)
 
 
-def test_a_clip_s_sound_is_measured_by_itself_and_one_of_two_windows_has_a_seam(scores: dict[int, dict]) -> None:
+def test_every_clip_has_measures_of_its_sound_and_a_clip_of_several_windows_has_a_seam(scores: dict[int, dict]) -> None:
     for row in scores.values():
         assert row["dc"] < 1e-3
-        assert row["zeros"] < 0.1  # as 16 bits hold it
+        assert row["zeros"] < 0.1  # as stored in 16 bits
         assert row["head_silence"] < 1
         assert row["centroid"] > 100
         assert len(row["mel_statistics"]) == 16
-        assert 0 <= row["seam_contrast"] <= 1  # the model was trained on windows of 2 seconds, the clips are of 6
+        assert 0 <= row["seam_contrast"] <= 1  # the model was trained on windows of 2 seconds, and the clips last 6
 
 
-def test_a_clip_that_is_its_reference_follows_the_melody_wholly_and_chance_does_not(scores: dict[int, dict]) -> None:
+def test_a_clip_equal_to_its_reference_follows_the_melody_fully_and_better_than_chance(scores: dict[int, dict]) -> None:
     for number in range(3):
         assert scores[number]["chroma_similarity"] > 0.95
         assert scores[number]["chroma_similarity_chance"] < 0.6
     assert all(scores[3][name] is None for name in scores[3] if name.startswith("chroma"))
 
 
-def test_the_ceiling_is_the_reference_through_the_codec(world: ScoredWorld, scores: dict[int, dict]) -> None:
-    """The small codec has random weights, so hardly anything comes through it: the ceiling is low, and exactly this."""
+def test_the_ceiling_of_a_melody_is_the_score_of_the_reference_through_the_codec(
+    world: ScoredWorld, scores: dict[int, dict]
+) -> None:
+    """The small codec has random weights and reproduces hardly anything, so the ceiling is low, and exactly this."""
     codec = load_codec(world.codec)
     for number in range(3):
         codes = (
@@ -74,7 +76,9 @@ def test_the_ceiling_is_the_reference_through_the_codec(world: ScoredWorld, scor
         assert scores[number]["chroma_similarity_ceiling"] == pytest.approx(expected)
 
 
-def test_the_same_scores_come_again_whatever_was_scored_before(world: ScoredWorld, scores: dict[int, dict]) -> None:
+def test_the_same_scores_are_made_again_even_with_some_rows_present(
+    world: ScoredWorld, scores: dict[int, dict]
+) -> None:
     assert world.run("again") == scores
     part = world.store.read(SCORES, "again").slice(0, 2)
     world.store.write_shard(SCORES, "again", "0", part, "another membership")
@@ -89,7 +93,7 @@ def test_key_and_tempo_are_judged_against_the_request(scores: dict[int, dict]) -
     assert sum(row["bpm_correct_octave"] for row in scores.values()) >= 3
 
 
-def test_a_clip_s_embeddings_are_kept_window_by_window(world: ScoredWorld, scores: dict[int, dict]) -> None:
+def test_the_embeddings_of_a_clip_are_kept_window_by_window(world: ScoredWorld, scores: dict[int, dict]) -> None:
     embedder = load_joint_embedder(world.clap)
     for number in range(COUNT):
         recording = audio.read_audio(world.store.path(f"audio/version=p/{number:016x}-0.flac"))
@@ -97,7 +101,9 @@ def test_a_clip_s_embeddings_are_kept_window_by_window(world: ScoredWorld, score
         np.testing.assert_array_equal(np.array(scores[number]["embeddings"], np.float32), expected)
 
 
-def test_a_clip_s_row_comes_before_the_next_is_read(world: ScoredWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_row_of_a_clip_is_yielded_before_the_next_clip_is_read(
+    world: ScoredWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read: list[str] = []
     plain = audio.read_audio
 
@@ -112,7 +118,9 @@ def test_a_clip_s_row_comes_before_the_next_is_read(world: ScoredWorld, monkeypa
     assert len(read) == COUNT
 
 
-def test_likeness_to_words_is_the_cosine_of_the_two_embeddings(world: ScoredWorld, scores: dict[int, dict]) -> None:
+def test_similarity_to_the_description_is_the_cosine_of_the_embeddings(
+    world: ScoredWorld, scores: dict[int, dict]
+) -> None:
     embedder = load_joint_embedder(world.clap)
     mix = render(compose(0, 1)).sum(0).numpy()[None, :96_000]
     expected = embedder.embed_audio(mix, 16_000, 10.0).embeddings[0] @ embedder.embed_text(["slow jazz piano"])[0]
@@ -120,18 +128,18 @@ def test_likeness_to_words_is_the_cosine_of_the_two_embeddings(world: ScoredWorl
     assert scores[1]["description_embedding"] == pytest.approx(embedder.embed_text(["slow jazz piano"])[0], abs=1e-3)
 
 
-def test_without_a_clap_model_those_scores_are_left_out(world: ScoredWorld) -> None:
+def test_without_a_clap_model_its_scores_are_left_out(world: ScoredWorld) -> None:
     for row in world.run("plain", clap=None).values():
         assert row["clap_similarity"] is row["embeddings"] is None
 
 
-def test_a_codec_that_is_not_the_stores_is_refused_by_name(world: ScoredWorld, tmp_path: Path) -> None:
+def test_a_codec_other_than_the_one_of_the_store_is_refused_by_name(world: ScoredWorld, tmp_path: Path) -> None:
     other = codec_folder(tmp_path / "other", cardinality=CARDINALITY * 2)
     with pytest.raises(Exception, match=rf"codec of {CODEBOOKS} codebooks of {CARDINALITY} codes .* evaluate.codec"):
         world.run("bad", codec=str(other))
 
 
-def test_a_clip_whose_file_is_damaged_is_a_reject_and_the_others_are_scored(tmp_path: Path) -> None:
+def test_a_damaged_clip_is_a_reject_and_the_others_are_scored(tmp_path: Path) -> None:
     world = ScoredWorld(tmp_path)
     world.store.write_bytes(f"audio/version=p/{1:016x}-0.flac", b"nothing that plays")
     assert sorted(world.run(clap=None)) == [0, 2, 3]
@@ -139,12 +147,12 @@ def test_a_clip_whose_file_is_damaged_is_a_reject_and_the_others_are_scored(tmp_
     assert [row["key"] for row in rejects] == [f"{1:016x}/1"]
 
 
-def test_silence_follows_nothing_and_is_wrong_in_key_and_tempo(tmp_path: Path) -> None:
+def test_silence_follows_no_melody_and_is_wrong_in_key_and_tempo(tmp_path: Path) -> None:
     world = ScoredWorld(tmp_path)
     quiet = encode_audio(np.zeros((1, 96_000), np.float32), 16_000, "flac")
     world.store.write_bytes(f"audio/version=p/{1:016x}-0.flac", quiet)
     row = world.run(clap=None)[1]
     assert row["chroma_similarity"] == row["chroma_similarity_chance"] == 0.0
     assert row["key"] is row["bpm"] is row["centroid"] is None
-    assert row["key_correct"] is row["bpm_correct"] is False  # and not left out of the count
+    assert row["key_correct"] is row["bpm_correct"] is False  # instead of being left out of the count
     assert (row["head_silence"], row["zeros"]) == (SECONDS, 1.0)

@@ -1,4 +1,4 @@
-"""Measures: the score card counts right answers, says how sure it is, and is not fooled by the commonest answer."""
+"""Measures: the score card counts right answers, states its certainty, and compares with the commonest answer."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def measured(groups: dict[str, list[dict]]) -> dict[tuple[str, str], dict]:
     return {(row["measure"], row["sounds"]): row for row in rows}
 
 
-def test_a_share_is_right_answers_of_all_that_were_asked_with_wilson_s_interval() -> None:
+def test_a_share_is_the_right_answers_of_all_asked_with_wilsons_interval() -> None:
     clips = [clip(number, KEYS[number % 6], KEYS[number % 6] if number < 9 else None) for number in range(12)]
     row = measured({"clips": clips})["key_correct", "clips"]
     assert (row["successes"], row["n"], row["value"]) == (9, 12, 0.75)
@@ -42,7 +42,7 @@ def test_a_share_is_right_answers_of_all_that_were_asked_with_wilson_s_interval(
     assert (row["low"], row["high"]) == (expected.low, expected.high)
 
 
-def test_who_always_gives_the_commonest_key_is_as_good_by_chance() -> None:
+def test_always_answering_the_commonest_key_is_no_better_than_chance() -> None:
     asked = ["C major"] * 60 + ["A minor"] * 40
     clips = [clip(number, key, "C major") for number, key in enumerate(asked)]
     rows = measured({"clips": clips})
@@ -53,7 +53,7 @@ def test_who_always_gives_the_commonest_key_is_as_good_by_chance() -> None:
     assert follows["key_correct", "chance"]["high"] < 0.7
 
 
-def test_chance_is_of_what_others_asked_for_and_never_of_the_own_request() -> None:
+def test_chance_is_computed_from_the_requests_of_other_clips() -> None:
     clips = [clip(number, key, key) for number, key in enumerate(KEYS)]
     assert chance_values("key_correct", clips) == [0.0] * 6
     assert chance_values("key_correct", clips[:1]) == []
@@ -65,7 +65,7 @@ def test_a_clip_of_another_length_is_wrong() -> None:
     assert measured({"clips": clips})["seconds_correct", "clips"]["value"] == 0.5
 
 
-def test_the_distance_of_sets_is_refused_for_few_and_measured_for_many() -> None:
+def test_the_distance_of_sets_is_refused_for_few_sounds_and_measured_for_many() -> None:
     few, many = ([clip(number, "C major", None) for number in range(n)] for n in (20, 2 * least_sounds(16)))
     rows = measured({"clips": few, "raw": many})
     assert rows["mel_fd", "clips"].get("value") is None
@@ -78,19 +78,19 @@ def test_the_distance_of_sets_is_refused_for_few_and_measured_for_many() -> None
     assert halves["n"] == 64
 
 
-def test_what_nobody_was_asked_has_no_row() -> None:
+def test_a_measure_that_no_request_asks_for_has_no_row() -> None:
     rows = measured({"clips": [clip(0, "C major", "C major")]})
     assert ("chord_accuracy", "clips") not in rows
     assert ("key_correct", "raw") not in rows
 
 
-def test_right_answers_that_are_all_alike_have_an_interval_all_the_same() -> None:
+def test_equal_answers_still_have_an_interval() -> None:
     rows = measured({"clips": [clip(number, "C major", "F# minor") for number in range(4)]})
     assert rows["key_score", "clips"]["value"] == 0.0
     assert rows["key_score", "clips"]["high"] == pytest.approx(wilson_interval(0, 4).high)
 
 
-def test_clips_that_originality_quarantined_are_not_on_the_card_nor_those_that_the_gate_held_back(
+def test_the_card_leaves_out_clips_quarantined_by_originality_or_held_back_by_the_gate(
     tmp_path: Path,
 ) -> None:
     context = small_catalog(str(tmp_path), [request_row(number) for number in range(8)])

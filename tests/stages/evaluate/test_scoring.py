@@ -1,4 +1,4 @@
-"""Planted sounds: a demo piece scores well by its own truth, and what is done to it is found in its scores."""
+"""Planted sounds: a demo piece scores well by its own truth, and changes to it show in its scores."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def asked(piece: Piece) -> Asked:
 
 
 def transposed(piece: Piece, semitones: int) -> Piece:
-    """The same piece, all its notes so much higher."""
+    """The same piece with all its notes higher by some semitones."""
     voices = {
         name: tuple(replace(note, pitch=note.pitch + semitones) for note in getattr(piece, name))
         for name in ("melody", "accompaniment_notes", "bass_notes")
@@ -49,22 +49,22 @@ def mean(rows: list[dict], name: str) -> float:
     return float(np.mean([row[name] for row in rows]))
 
 
-def test_a_piece_is_what_its_score_says(scores: list[dict]) -> None:
+def test_a_piece_scores_well_by_its_own_truth(scores: list[dict]) -> None:
     assert mean(scores, "beat_f_measure") > 0.7
     assert mean(scores, "bpm_correct_octave") > 0.7
     assert mean(scores, "drums_correct") > 0.8
-    assert mean(scores, "key_correct") > 0.6  # of 24
+    assert mean(scores, "key_correct") > 0.6  # chance is 1 in 24
     assert mean(scores, "chord_accuracy") > 0.85
 
 
-def test_a_piece_has_a_pulse_and_tones_and_noise_has_none(scores: list[dict]) -> None:
+def test_a_piece_has_a_pulse_and_tones_and_noise_has_neither(scores: list[dict]) -> None:
     hiss = 0.1 * np.random.default_rng(0).standard_normal((1, round(SECONDS * RATE))).astype(np.float32)
     noise = score_sound(hiss, RATE, Asked())
     assert mean(scores, "pulse_clarity") > 0.4 > 2 * noise["pulse_clarity"]
     assert mean(scores, "pitch_strength") > 2 * noise["pitch_strength"]
 
 
-def test_a_piece_that_is_transposed_has_the_wrong_key_and_chords_and_the_right_beats(scores: list[dict]) -> None:
+def test_a_transposed_piece_has_the_wrong_key_and_chords_but_the_right_beats(scores: list[dict]) -> None:
     rows = []
     for number in PIECES:
         piece = compose(3, number)
@@ -74,7 +74,7 @@ def test_a_piece_that_is_transposed_has_the_wrong_key_and_chords_and_the_right_b
     assert mean(rows, "beat_f_measure") == pytest.approx(mean(scores, "beat_f_measure"), abs=0.15)
 
 
-def test_a_piece_judged_by_the_beats_of_another_tempo_is_off_them(scores: list[dict]) -> None:
+def test_a_piece_judged_by_another_tempo_has_few_right_beats(scores: list[dict]) -> None:
     rows = []
     for number in list(PIECES)[:6]:
         piece = compose(3, number)

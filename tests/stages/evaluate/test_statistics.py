@@ -1,4 +1,4 @@
-"""Intervals and distances: known values, and what must hold of any sample."""
+"""Intervals and distances: known values, and properties of any sample."""
 
 import math
 
@@ -27,14 +27,14 @@ from stages.evaluate.statistics import (
         (1, 1, 0.20654, 1.0),
     ],
 )
-def test_wilson_s_interval_has_its_known_values(successes: int, n: int, low: float, high: float) -> None:
+def test_wilsons_interval_has_its_known_values(successes: int, n: int, low: float, high: float) -> None:
     interval = wilson_interval(successes, n)
     assert interval.value == successes / n
     assert (interval.low, interval.high) == (pytest.approx(low, abs=1e-5), pytest.approx(high, abs=1e-5))
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_s_interval_holds_the_share_and_stays_between_0_and_1(pair: tuple[int, int]) -> None:
+def test_wilsons_interval_contains_the_share_stays_within_0_and_1_and_narrows(pair: tuple[int, int]) -> None:
     successes, n = pair
     interval, mirrored = wilson_interval(successes, n), wilson_interval(n - successes, n)
     assert 0 <= interval.low <= interval.value <= interval.high <= 1
@@ -45,12 +45,12 @@ def test_wilson_s_interval_holds_the_share_and_stays_between_0_and_1(pair: tuple
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 0), (3, 2), (-1, 4)])
-def test_more_right_answers_than_questions_are_refused(successes: int, n: int) -> None:
+def test_impossible_counts_of_right_answers_are_refused(successes: int, n: int) -> None:
     with pytest.raises(ValueError, match="expected from 0 to n successes"):
         wilson_interval(successes, n)
 
 
-def test_a_mean_s_interval_is_about_that_of_the_normal_distribution_and_knows_no_order() -> None:
+def test_the_interval_of_a_mean_is_near_the_normal_one_and_ignores_the_order() -> None:
     values = np.random.default_rng(3).normal(5.0, 2.0, size=400)
     interval = mean_interval(list(values))
     half = 1.96 * values.std(ddof=1) / math.sqrt(400)
@@ -59,7 +59,7 @@ def test_a_mean_s_interval_is_about_that_of_the_normal_distribution_and_knows_no
     assert mean_interval(list(values[::-1])) == interval
 
 
-def test_one_value_alone_has_no_bounds_and_none_is_refused() -> None:
+def test_one_value_has_no_bounds_and_none_or_nan_is_refused() -> None:
     alone = mean_interval([0.5])
     assert (alone.value, alone.low, alone.high, alone.n) == (0.5, -math.inf, math.inf, 1)
     for bad in ([], [0.1, math.nan]):
@@ -71,13 +71,13 @@ def gaussian(n: int, shift: float = 0.0, seed: int = 0, dimensions: int = 4) -> 
     return np.random.default_rng(seed).normal(shift, 1.0, size=(n, dimensions))
 
 
-def test_the_frechet_distance_of_one_dimensional_sets_is_its_closed_form() -> None:
+def test_the_frechet_distance_in_one_dimension_equals_its_closed_form() -> None:
     first, second = gaussian(50, dimensions=1), 3.0 * gaussian(60, seed=1, dimensions=1) + 2.0
     expected = (first.mean() - second.mean()) ** 2 + (first.std(ddof=1) - second.std(ddof=1)) ** 2
     assert frechet_distance(first, second) == pytest.approx(expected)
 
 
-def test_a_set_has_no_distance_from_itself_and_more_from_one_that_is_further_off() -> None:
+def test_the_distance_of_a_set_to_itself_is_zero_and_grows_with_the_shift() -> None:
     own = gaussian(200)
     assert frechet_distance(own, own) == pytest.approx(0.0, abs=1e-9)
     distances = [frechet_distance(own, gaussian(200, shift, seed=1)) for shift in (0.0, 0.5, 1.0, 2.0)]
@@ -96,7 +96,7 @@ def test_the_distance_is_refused_below_a_stated_number_of_sounds() -> None:
         frechet_distance(gaussian(99), gaussian(99, dimensions=3))
 
 
-def test_the_distance_s_interval_holds_it_and_narrows_as_the_sets_grow() -> None:
+def test_the_interval_of_the_distance_contains_it_and_narrows_with_larger_sets() -> None:
     small = frechet_interval(gaussian(40), gaussian(40, 1.0, 1))
     large = frechet_interval(gaussian(640), gaussian(640, 1.0, 1))
     assert small.low < small.value < small.high

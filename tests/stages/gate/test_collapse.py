@@ -1,4 +1,4 @@
-"""Collapse: how long a frame is held, and how long a loop goes on, as a walk over the codes counts them."""
+"""Collapse: how long a frame is held and how long a loop lasts, compared with counting over the codes."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,8 @@ RATE = 10.0
 
 
 def counted_loop(codes: np.ndarray) -> float:
-    """The longest stretch that is as it was `lag` frames before, is as long as that, and is not one code alone."""
+    """The longest stretch that repeats the codes `lag` frames before it, is at least as long as the lag, and has more
+    than one code."""
     first, best = codes[0].tolist(), 0
     for lag in range(2, 21):
         run = begin = 0
@@ -22,7 +23,7 @@ def counted_loop(codes: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_a_loop_is_as_long_as_counting_says(seed: int) -> None:
+def test_the_length_of_a_loop_equals_that_found_by_counting(seed: int) -> None:
     random = np.random.default_rng(seed)
     codes = random.integers(3, size=(2, 60)).astype(np.uint16)
     if seed % 2:
@@ -31,7 +32,7 @@ def test_a_loop_is_as_long_as_counting_says(seed: int) -> None:
     assert looped_seconds(codes, RATE) == counted_loop(codes)
 
 
-def test_a_frame_is_held_in_all_codebooks_or_not_at_all() -> None:
+def test_a_frame_counts_as_held_only_in_all_codebooks() -> None:
     codes = np.arange(40, dtype=np.uint16).reshape(2, 20)
     codes[:, 5:12] = codes[:, 5:6]
     assert held_seconds(codes, RATE) == 0.7
@@ -39,7 +40,7 @@ def test_a_frame_is_held_in_all_codebooks_or_not_at_all() -> None:
     assert held_seconds(codes, RATE) == 0.3
 
 
-def test_a_held_frame_is_no_loop_and_few_frames_are_neither() -> None:
+def test_a_held_frame_is_not_a_loop_and_a_few_frames_are_neither() -> None:
     assert looped_seconds(np.full((2, 50), 3, np.uint16), RATE) == 0
     for frames in range(4):
         codes = np.arange(2 * frames, dtype=np.uint16).reshape(2, frames)

@@ -1,4 +1,4 @@
-"""Recordings held against the gate's limits: what lies where, what fails, and which limits let it pass."""
+"""Recordings compared with the gate's limits: what fails and where, and which limits would let it pass."""
 
 import math
 from pathlib import Path
@@ -24,7 +24,7 @@ def tones(seconds: float, level: float = 0.1) -> Samples:
 
 
 def planted(name: str) -> Samples:
-    """A recording with one fault, by the limit that is to find it."""
+    """A recording with one fault, named by the limit that should find it."""
     sound = tones(12.0)
     if name == "head_silence":
         sound[:, : 4 * RATE] = 0
@@ -51,7 +51,7 @@ def by_limit(excerpts: list[Excerpt], share: float = 1.0) -> dict[str, LimitSumm
     return {each.limit: each for each in summarise(excerpts, Limits(), share)}
 
 
-def test_a_recording_is_measured_whole_and_in_excerpts_that_lie_within_it() -> None:
+def test_a_recording_is_measured_whole_and_in_excerpts_within_it() -> None:
     excerpts = measured({"long": tones(21.0), "short": tones(3.0)})
     assert [(each.name, each.begin, each.is_whole, round(each.measures.seconds, 3)) for each in excerpts] == [
         ("long", 0.0, True, 21.0),
@@ -60,7 +60,7 @@ def test_a_recording_is_measured_whole_and_in_excerpts_that_lie_within_it() -> N
     ]
 
 
-def test_music_without_a_fault_fails_nothing_and_keeps_the_limits() -> None:
+def test_music_without_a_fault_passes_and_keeps_the_limits() -> None:
     excerpts = measured({"sound": tones(12.0)})
     assert not any(each.reasons for each in excerpts)
     assert all(each.failing == 0 and not each.is_other for each in by_limit(excerpts).values())
@@ -68,7 +68,7 @@ def test_music_without_a_fault_fails_nothing_and_keeps_the_limits() -> None:
 
 
 @pytest.mark.parametrize("limit", ["head_silence", "tail_silence", "zeros", "loudness", "clipping", "dc", "end_noise"])
-def test_a_recording_beyond_a_limit_is_named_counted_and_let_pass_by_what_is_suggested(limit: str) -> None:
+def test_a_recording_beyond_a_limit_is_named_and_passes_the_suggested_limit(limit: str) -> None:
     sounds = {"sound": tones(12.0), limit: planted(limit)}
     summary = by_limit(measured(sounds))[limit]
     assert summary.failing >= 1
@@ -80,7 +80,7 @@ def test_a_recording_beyond_a_limit_is_named_counted_and_let_pass_by_what_is_sug
     assert not any(each.reasons for each in measured(sounds, Limits.model_validate(suggested)))
 
 
-def test_where_some_are_known_to_be_bad_the_limits_need_not_let_them_pass() -> None:
+def test_limits_need_not_pass_the_share_of_recordings_that_are_known_to_be_bad() -> None:
     sounds = {f"sound {number}": tones(3.0) for number in range(9)} | {"quiet": planted("loudness")[:, : 3 * RATE]}
     excerpts = measured(sounds)
     assert by_limit(excerpts, share=1.0)["loudness"].is_other
@@ -88,26 +88,26 @@ def test_where_some_are_known_to_be_bad_the_limits_need_not_let_them_pass() -> N
     assert by_limit(excerpts, share=0.9)["loudness"].failing == 1
 
 
-def test_digital_silence_fails_and_has_the_least_loudness() -> None:
+def test_digital_silence_fails_with_the_lowest_loudness() -> None:
     (silence,) = measured({"silence": np.zeros((2, 10 * RATE), np.float32)})
     assert silence.reasons
     assert by_limit([silence])["loudness"].furthest == -70
 
 
-def test_a_suggested_limit_has_two_digits_room_and_stays_within_what_the_knob_may_be() -> None:
+def test_a_suggested_limit_leaves_room_and_stays_in_the_range_of_its_knob() -> None:
     zeros = by_limit(measured({"zeros": np.zeros((1, 3 * RATE), np.float32)}))["zeros"]
     assert zeros.suggested == 1.0
     silence = by_limit(measured({"head_silence": planted("head_silence")}))["head_silence"]
     assert silence.suggested == math.ceil(4 * 1.25 * 10) / 10
 
 
-def test_with_a_codec_its_codes_are_judged_too(tmp_path: Path) -> None:
+def test_with_a_codec_the_codes_are_judged_too(tmp_path: Path) -> None:
     codec = load_codec(codec_folder(tmp_path / "codec"))
     excerpts = list(measure_recording("sound", tones(4.0), RATE, Limits(), codec))
     assert {"held", "looped"} <= by_limit(excerpts).keys()
 
 
-def test_recordings_of_others_keep_the_defaults(corpus: Path) -> None:
+def test_real_recordings_pass_the_default_limits(corpus: Path) -> None:
     from stages.audio.reading import read_audio
 
     file = corpus / "orchestral" / "victory2.ogg"

@@ -1,4 +1,4 @@
-"""The gate: what fails is made again with the next seed, and what never passes keeps its reasons."""
+"""The gate: a take that fails is made again with the next seed, and one that never passes keeps its reasons."""
 
 import io
 from dataclasses import replace
@@ -31,11 +31,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> GateWorld:
 
 
 def half_fail(world: GateWorld, retakes: int = 2) -> gate.Config:
-    """A gate that about half of the first tries do not pass."""
+    """A gate that fails about half of the first tries."""
     return world.config(retakes, true_peak=float(np.median(list(world.measured("true_peak").values()))))
 
 
-def test_what_passes_at_first_is_kept_as_it_was(world: GateWorld) -> None:
+def test_a_first_try_that_passes_is_kept(world: GateWorld) -> None:
     rows = world.verdicts(world.config(), "lenient")
     assert rows.keys() == world.generations.keys()
     for key, row in rows.items():
@@ -44,7 +44,7 @@ def test_what_passes_at_first_is_kept_as_it_was(world: GateWorld) -> None:
         assert len(row["tries"]) == 1
 
 
-def test_what_fails_is_made_again_with_the_next_seeds_until_it_passes(world: GateWorld) -> None:
+def test_a_failed_take_is_made_again_with_the_next_seeds_until_it_passes(world: GateWorld) -> None:
     config = half_fail(world)
     rows = world.verdicts(config, "half")
     limit = config.limits.true_peak
@@ -57,7 +57,7 @@ def test_what_fails_is_made_again_with_the_next_seeds_until_it_passes(world: Gat
         peaks = [each["true_peak"] for each in row["tries"]]
         assert [each["seed"] for each in row["tries"]] == [take_seed(seed, take, n) for n in range(len(peaks))]
         assert [each["passed"] for each in row["tries"]] == [peak <= limit for peak in peaks]
-        assert all(peak > limit for peak in peaks[:-1])  # none after one that passed
+        assert all(peak > limit for peak in peaks[:-1])  # no try follows one that passed
         assert row["passed"] == (peaks[-1] <= limit)
         assert row["passed"] or len(peaks) == (1 if request == f"{2:016x}" else 3)
         chosen = row["tries"][row["retake"]]
@@ -65,7 +65,7 @@ def test_what_fails_is_made_again_with_the_next_seeds_until_it_passes(world: Gat
         assert (row["codes"] is None) == (row["retake"] == 0)
 
 
-def test_a_retake_is_what_generate_makes_of_that_seed(world: GateWorld, tmp_path: Path) -> None:
+def test_a_retake_equals_the_take_that_generate_makes_with_its_seed(world: GateWorld, tmp_path: Path) -> None:
     rows = world.verdicts(half_fail(world), "half")
     (key, row) = next((key, row) for key, row in rows.items() if row["retake"])
     asked = next(request for number, request in enumerate(ASKED) if f"{number:016x}" == key[0])
@@ -73,12 +73,12 @@ def test_a_retake_is_what_generate_makes_of_that_seed(world: GateWorld, tmp_path
     assert np.array_equal(codes_of(row), codes_of(alone.generations[f"{0:016x}", 1]))
 
 
-def test_seeds_of_takes_and_of_their_retakes_are_all_different() -> None:
+def test_seeds_of_takes_and_retakes_are_all_different() -> None:
     seeds = [take_seed(7, take, retake) for take in range(1, 21) for retake in range(20)]
     assert len(set(seeds)) == len(seeds)
 
 
-def test_a_verdict_does_not_depend_on_what_else_is_judged(world: GateWorld, tmp_path: Path) -> None:
+def test_a_verdict_does_not_depend_on_the_other_takes(world: GateWorld, tmp_path: Path) -> None:
     config = half_fail(world)
     together = world.verdicts(config, "half")
     alone = GateWorld(tmp_path, ASKED[:1])
@@ -87,12 +87,12 @@ def test_a_verdict_does_not_depend_on_what_else_is_judged(world: GateWorld, tmp_
         assert row == together[key]
 
 
-def test_what_leaves_nothing_to_chance_is_not_made_again(world: GateWorld) -> None:
+def test_a_take_without_randomness_is_not_made_again(world: GateWorld) -> None:
     row = world.verdicts(world.config(true_peak=-20.0), "strict")[f"{2:016x}", 1]
     assert (row["passed"], len(row["tries"])) == (False, 1)
 
 
-def test_what_never_passes_keeps_the_try_that_least_speaks_against(world: GateWorld) -> None:
+def test_a_take_that_never_passes_keeps_the_try_with_the_fewest_reasons(world: GateWorld) -> None:
     config = world.config(retakes=2, true_peak=-20.0, dc=float(np.median(list(world.measured("dc").values()))))
     for row in world.verdicts(config, "never").values():
         counts = [len(each["reasons"]) for each in row["tries"]]
@@ -101,7 +101,7 @@ def test_what_never_passes_keeps_the_try_that_least_speaks_against(world: GateWo
         assert row["reasons"][0].startswith("true_peak: expected at most a true peak of -20.0 dBTP, got ")
 
 
-def test_a_gate_that_was_stopped_goes_on_and_ends_with_the_same(world: GateWorld) -> None:
+def test_a_stopped_gate_continues_and_ends_with_the_same_verdicts(world: GateWorld) -> None:
     config = half_fail(world)
     whole, context = world.verdicts(config, "half"), world.context("stopped")
     parts = gate.shard(
@@ -118,7 +118,7 @@ def test_a_gate_that_was_stopped_goes_on_and_ends_with_the_same(world: GateWorld
     assert world.store.read(VERDICTS, "stopped").to_pylist() == list(whole.values())
 
 
-def test_clips_are_made_of_the_chosen_tries_and_the_views_show_what_passed(world: GateWorld) -> None:
+def test_clips_are_made_of_the_chosen_tries_and_the_views_separate_passed_and_quarantined(world: GateWorld) -> None:
     rows = world.verdicts(half_fail(world, retakes=1), "shown")
     versions = {"verdicts": "shown", "generations": "g", "requests": "r"}
     context = replace(world.context("d"), stage="decode", versions=versions)
@@ -136,10 +136,10 @@ def test_clips_are_made_of_the_chosen_tries_and_the_views_show_what_passed(world
     assert {(row["request_id"], row["take"]) for row in quarantined} == rows.keys() - passed
     for row in quarantined:
         assert (row["stage"], row["reasons"]) == ("gate", rows[row["request_id"], row["take"]]["reasons"])
-        assert world.store.exists(row["path"])  # to be listened to
+        assert world.store.exists(row["path"])  # so that it can be listened to
 
 
-def test_the_view_of_tries_has_a_row_a_try(world: GateWorld) -> None:
+def test_the_view_of_tries_has_one_row_per_try(world: GateWorld) -> None:
     rows = world.verdicts(half_fail(world), "half")
     drafts = Drafts(world.store, VERDICTS, "half")
     Publications(world.store).publish("run", "gate", {VERDICTS.name: ("half", drafts.manifest())})
@@ -148,14 +148,14 @@ def test_the_view_of_tries_has_a_row_a_try(world: GateWorld) -> None:
     assert sum(row["chosen"] for row in tries) == len(rows)
 
 
-def test_a_first_try_needs_no_language_model(world: GateWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_tries_that_pass_need_no_language_model(world: GateWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     from stages.checkpoints import loading
 
     monkeypatch.setattr(loading, "load_checkpoint", lambda *_: pytest.fail("nothing is to be made again"))
     assert len(world.verdicts(world.config(), "unloaded")) == len(world.generations)
 
 
-def test_only_a_gate_that_makes_takes_again_depends_on_what_generates(world: GateWorld) -> None:
+def test_the_gate_depends_on_the_generating_model_only_if_it_makes_retakes(world: GateWorld) -> None:
     context = world.context()
     never = gate.dependencies(world.config(retakes=0), context.weights)
     assert (never.config.generation.checkpoint, never.consults) == (None, ())

@@ -1,4 +1,4 @@
-"""Sound handed on from the gate to `decode`: the same files, with and without, and never another's sound."""
+"""Sound passed from the gate to `decode`: the files are the same with and without it, and sounds are never mixed up."""
 
 import hashlib
 import os
@@ -44,7 +44,7 @@ def new_sounds(folder: Path, codec: str = "codec") -> DecodedSounds:
 
 
 def files(world: GateWorld, verdicts: str, version: str) -> dict[tuple[str, int], str]:
-    """Run `decode` over the verdicts of a version, and return the digest of each file by request and take."""
+    """Runs `decode` over the verdicts of a version, and returns the digest of each file by request and take."""
     context = replace(
         world.context(version),
         stage="decode",
@@ -67,7 +67,7 @@ def no_codec(*_: object) -> None:
     raise AssertionError("expected the sound that was handed on, got a codec loaded")
 
 
-def test_decode_takes_the_sound_of_the_gate_s_choice_and_makes_the_files_that_it_makes_without(
+def test_decode_uses_the_sound_kept_by_the_gate_and_makes_the_same_files(
     world: GateWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = world.verdicts(half_fail(world), "half")
@@ -81,13 +81,13 @@ def test_decode_takes_the_sound_of_the_gate_s_choice_and_makes_the_files_that_it
     assert kept(world, "half") == []
     assert handed_on == files(world, "half", "without")
 
-    one, *others = sorted(aside.glob("*"))  # what of it a kill has spared is taken, the rest is decoded
+    one, *others = sorted(aside.glob("*"))  # the part that a kill has spared is used, the rest is decoded
     shutil.copy(one, world.store.path("scratch/gate-half"))
     assert len(others) > 1
     assert files(world, "half", "some") == handed_on
 
 
-def test_a_damaged_sound_is_decoded_again(world: GateWorld) -> None:
+def test_a_damaged_kept_sound_is_decoded_again(world: GateWorld) -> None:
     world.verdicts(world.config(), "damaged")
     whole = files(world, "damaged", "first")
     world.verdicts(world.config(), "damaged2")
@@ -97,7 +97,7 @@ def test_a_damaged_sound_is_decoded_again(world: GateWorld) -> None:
     assert files(world, "damaged2", "again") == whole
 
 
-def test_a_sound_comes_back_to_the_bit(sounds: DecodedSounds) -> None:
+def test_a_kept_sound_is_found_bit_for_bit(sounds: DecodedSounds) -> None:
     sounds.keep(ROW, 0.2, SOUND)
     again = sounds.find(ROW, 0.2)
     assert again is not None
@@ -116,12 +116,12 @@ def test_a_sound_comes_back_to_the_bit(sounds: DecodedSounds) -> None:
         ({}, 0.2, "other"),
     ],
 )
-def test_the_sound_of_other_codes_is_not_taken(tmp_path: Path, change: dict, seconds: float, codec: str) -> None:
+def test_a_kept_sound_is_not_used_for_other_codes(tmp_path: Path, change: dict, seconds: float, codec: str) -> None:
     new_sounds(tmp_path).keep(ROW, 0.2, SOUND)
     assert new_sounds(tmp_path, codec).find(ROW | change, seconds) is None
 
 
-def test_a_better_try_takes_the_place_of_the_one_before(sounds: DecodedSounds) -> None:
+def test_a_better_try_replaces_the_kept_sound(sounds: DecodedSounds) -> None:
     better = ROW | {"codes": [np.full(5, 3)] * 2}
     sounds.keep(ROW, 0.2, SOUND)
     sounds.keep(better, 0.2, SOUND)
@@ -141,7 +141,7 @@ def no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("trouble", [full, no_disk])
-def test_what_there_is_no_room_for_is_not_kept_and_nothing_half_written(
+def test_without_room_nothing_is_kept_and_no_file_is_half_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
     trouble(monkeypatch)
@@ -153,7 +153,7 @@ def test_what_there_is_no_room_for_is_not_kept_and_nothing_half_written(
     assert len(list(tmp_path.glob("scratch/*/*"))) == len(there)
 
 
-def test_what_nobody_came_for_goes_after_a_day(sounds: DecodedSounds, tmp_path: Path) -> None:
+def test_an_unused_sound_is_removed_after_a_day(sounds: DecodedSounds, tmp_path: Path) -> None:
     sounds.keep(ROW, 0.2, SOUND)
     sounds.make_room()
     assert sounds.find(ROW, 0.2) is not None

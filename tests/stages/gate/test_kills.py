@@ -1,4 +1,5 @@
-"""The gate killed by `kill -9` in the middle of its takes: a run after it ends as if nothing had been."""
+"""The gate killed by `kill -9` in the middle of its takes: the next run ends with the verdicts of an undisturbed
+one."""
 
 import multiprocessing
 import os
@@ -19,7 +20,7 @@ from tests.worlds.gate_world import GateWorld
 
 
 class Deadly(Progress):
-    """Kills the process when so many takes are judged."""
+    """Kills the process after so many takes are judged."""
 
     def __init__(self, takes: int) -> None:
         self._left = takes
@@ -31,13 +32,13 @@ class Deadly(Progress):
 
 
 def judge(config: gate.Config, context: Context, kill_after: int) -> None:
-    """Run the gate as a process that keeps each verdict at once, and is killed in the middle of its work."""
+    """Runs the gate as a process that saves each verdict at once, and is killed in the middle of its work."""
     jobs.SAVE_SECONDS = jobs.SAVE_SHARE = 0
     run_stage(ConfiguredStage("gate", gate, config), replace(context, progress=Deadly(kill_after)))
 
 
 def killed(config: gate.Config, context: Context, kill_after: int) -> int | None:
-    """Return how the process ended: the negative number of the signal."""
+    """Returns how the process ended: the negative number of the signal."""
     process = multiprocessing.get_context("spawn").Process(target=judge, args=(config, context, kill_after))
     process.start()
     process.join()
@@ -45,7 +46,7 @@ def killed(config: gate.Config, context: Context, kill_after: int) -> int | None
 
 
 @pytest.mark.slow
-def test_a_gate_killed_twice_while_it_makes_takes_again_ends_with_the_verdicts_of_one_that_was_not(
+def test_a_gate_killed_twice_during_retakes_ends_with_the_verdicts_of_an_undisturbed_one(
     tmp_path: Path,
 ) -> None:
     world = GateWorld(tmp_path, ASKED)

@@ -1,4 +1,4 @@
-"""Limits: each planted fault is caught by the limit that is meant for it, and the clean twin passes them all."""
+"""Limits: each planted fault is caught by its own limit, and the clean sound passes all limits."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,16 +21,16 @@ from tests.worlds.small_catalog import melody_clip, request_row
 
 RATE, FRAME_RATE, SECONDS = 16_000, 50.0, 10.0
 BORDER = 6.0
-"""Seconds at which a window ends."""
+"""The second at which a window ends."""
 
 
 def clean() -> np.ndarray:
-    """Music: a few decaying notes, at half of full scale."""
+    """Music: a few decaying notes at half of full scale."""
     return melody_clip(1, SECONDS, RATE)
 
 
 def codes() -> np.ndarray:
-    """Codes [4, T] that change as those of music do."""
+    """Codes [4, T] that change like those of music."""
     return np.random.default_rng(0).integers(512, size=(4, round(SECONDS * FRAME_RATE)), dtype=np.uint16)
 
 
@@ -89,7 +89,7 @@ def too_short(sound: np.ndarray) -> np.ndarray:
 
 
 def broken_seam(sound: np.ndarray) -> np.ndarray:
-    """From one window to the next the music becomes a steady hiss, which nothing before was like."""
+    """From one window to the next the music becomes a steady hiss, unlike anything before."""
     border = round(BORDER * RATE)
     steady = np.sin(2 * np.pi * 220 * np.arange(border) / RATE)[None] * 0.3 + noise(BORDER, 0.001)
     return np.concatenate([steady, noise(SECONDS - BORDER, 0.1)], axis=1).astype(np.float32)
@@ -110,7 +110,7 @@ def broken_seam(sound: np.ndarray) -> np.ndarray:
         (broken_seam, ["seam"]),
     ],
 )
-def test_a_planted_fault_is_caught_by_its_limit_alone(
+def test_a_planted_fault_is_caught_by_its_own_limit_alone(
     plant: Callable[[np.ndarray], np.ndarray], expected: list[str]
 ) -> None:
     assert reasons(clean()) == []
@@ -119,7 +119,7 @@ def test_a_planted_fault_is_caught_by_its_limit_alone(
     assert all("expected" in reason and "got" in reason for reason in found)
 
 
-def test_a_fault_passes_where_its_limit_is_off() -> None:
+def test_a_fault_passes_if_its_limit_is_off() -> None:
     assert reasons(with_offset(clean()), limits=Limits(dc=None)) == []
 
 
@@ -131,15 +131,15 @@ def test_a_held_frame_and_a_loop_are_caught_in_the_codes() -> None:
     assert names(reasons(clean(), held)) == ["held_seconds"]
     assert "expected at most 0.12 s of one frame" in reasons(clean(), held, Limits(held=0.12))[0]
     assert names(reasons(clean(), looped)) == ["looped_seconds"]
-    assert reasons(clean(), one_code) == []  # a long tone, which the other codebooks shape
+    assert reasons(clean(), one_code) == []  # a long tone, which is shaped by the other codebooks
 
 
-def test_a_bar_that_comes_again_is_no_loop() -> None:
+def test_a_repeated_bar_is_not_a_loop() -> None:
     repeated = np.tile(codes()[:, :125], 4)  # every 2.5 seconds
     assert reasons(clean(), repeated) == []
 
 
-def test_what_is_silent_at_an_end_is_not_told_as_a_held_frame_too() -> None:
+def test_a_silent_end_is_not_reported_as_a_held_frame_too() -> None:
     ended = codes()
     ended[:, 330:] = 0
     assert names(reasons(np.where(np.arange(round(SECONDS * RATE)) > 6.6 * RATE, 0, clean()), ended)) == [
@@ -148,7 +148,7 @@ def test_what_is_silent_at_an_end_is_not_told_as_a_held_frame_too() -> None:
     ]
 
 
-def test_a_clip_of_nothing_is_told_once() -> None:
+def test_a_silent_clip_is_not_reported_by_the_limits_of_its_ends() -> None:
     assert names(reasons(np.zeros((1, round(SECONDS * RATE)), np.float32))) == ["loudness", "zeros"]
 
 
@@ -160,7 +160,7 @@ def test_a_short_clip_may_ring_out_for_half_a_second() -> None:
     assert reasons_against(measures, Limits(), 1.0) == []
 
 
-def test_key_tempo_and_chords_are_judged_only_where_they_have_a_limit() -> None:
+def test_key_and_tempo_are_judged_only_if_they_have_a_limit() -> None:
     sound = render(compose(0, 0)).sum(0).numpy()[None, : round(SECONDS * RATE)]
     request = request_row(0, key="F# minor", bpm=143.0, chords=None, meter=None, fields=[], seconds=SECONDS)
     heard, against = follow_request(sound, RATE, request, None, None, Limits())
@@ -173,7 +173,7 @@ def test_key_tempo_and_chords_are_judged_only_where_they_have_a_limit() -> None:
     assert follow_request(sound, RATE, right, None, None, Limits(key_score=1.0, tempo="exact"))[1] == []
 
 
-def test_a_melody_is_judged_by_the_share_of_its_frames() -> None:
+def test_a_melody_is_judged_by_its_share_of_right_frames() -> None:
     analysis, request = ChromaConfig(), request_row(0, key=None, bpm=None, chords=None, meter=None, fields=[])
     own = chroma(torch.from_numpy(resample(clean(), RATE, analysis.sample_rate)), analysis)[0]
     limits = Limits(chroma_similarity=0.9)
@@ -186,11 +186,11 @@ def test_a_melody_is_judged_by_the_share_of_its_frames() -> None:
 
 @pytest.mark.parametrize("name", ["orchestral/defeat2.ogg", "orchestral/victory2.ogg", "electronic/electro_1.mp3"])
 def test_real_recordings_pass(corpus: Path, name: str) -> None:
-    """Three of those that the limits were measured on."""
+    """Three of the recordings on which the limits were measured."""
     sound = read_audio(str(corpus / name))
     measures = measure_try(sound.samples, sound.sample_rate, None, FRAME_RATE)
     assert reasons_against(measures, Limits(), measures.seconds) == []
 
 
-def test_a_gate_that_tests_open_lets_everything_pass():
+def test_the_open_limits_of_the_tests_are_all_off():
     assert set(Limits.model_validate(OPEN_LIMITS).model_dump().values()) == {None}

@@ -1,4 +1,4 @@
-"""The day in a clip's tags: that on which its take was first made, whatever is made of the take later."""
+"""The date in a clip's tags: the day on which its take was first made, also when the clip is made again later."""
 
 import io
 from dataclasses import replace
@@ -30,7 +30,7 @@ def set_clock(monkeypatch: pytest.MonkeyPatch, now: datetime) -> None:
 
 
 def files(world: GateWorld, version: str = "d") -> dict[tuple[str, int], bytes]:
-    """The clips of a world's generations, written anew."""
+    """The clips of a world's generations, newly written."""
     world.store.write_shard(VERDICTS, "v", "0", passed(world.store.read(GENERATIONS, "g").to_pylist()), "k")
     versions = {"verdicts": "v", "generations": "g", "requests": "r"}
     context = replace(world.context(version), stage="decode", versions=versions)
@@ -43,20 +43,20 @@ def day(data: bytes) -> str:
     return read_own_tags(io.BytesIO(data))["date"]
 
 
-def test_a_clip_that_is_made_again_on_another_day_is_the_same_file_and_a_new_take_has_its_own_day(
+def test_a_clip_made_again_on_another_day_is_the_same_file_and_a_new_take_has_its_own_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_clock(monkeypatch, BEFORE_MIDNIGHT)
     world = GateWorld(tmp_path, [{"takes": 1}])
     first = files(world)
     set_clock(monkeypatch, AFTER_MIDNIGHT)
-    generate_rows(world.store, [{"takes": 2}])  # goes on: the take that is there stays as it was made
+    generate_rows(world.store, [{"takes": 2}])  # continues: the existing take stays as it was made
     again = files(world, "again")
     assert first.items() <= again.items()
     assert [day(again[key]) for key in sorted(again)] == ["2026-05-04", "2026-05-05"]
 
 
-def test_two_runs_from_nothing_on_two_days_differ_in_the_tag_alone(
+def test_two_complete_runs_on_two_days_differ_only_in_the_date_tag(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []

@@ -1,4 +1,4 @@
-"""Generations: each take's codes follow from model, request and seed, whatever its length."""
+"""Generations: the codes of each take follow from model, request and seed, for every length."""
 
 import json
 import re
@@ -70,9 +70,7 @@ def test_every_request_and_take_gets_codes_of_its_length(store: Store) -> None:
     assert len({str(rows[f"{2:016x}", take]["codes"]) for take in range(1, 4)}) == 3
 
 
-def test_the_codes_of_a_request_are_the_same_alone_in_any_batch_and_on_another_day(
-    store: Store, tmp_path: Path
-) -> None:
+def test_the_codes_of_a_request_are_the_same_alone_and_in_any_batch(store: Store, tmp_path: Path) -> None:
     together = generate_rows(store, REQUESTS_OF_ALL_KINDS)
     for number, request in enumerate(REQUESTS_OF_ALL_KINDS):
         other = Store(str(tmp_path / f"alone-{number}"))
@@ -87,7 +85,7 @@ def test_the_codes_of_a_request_are_the_same_alone_in_any_batch_and_on_another_d
         assert mine == {key: row for key, row in together.items() if key[0] == name}
 
 
-def test_new_requests_leave_finished_ones_as_they_are(store: Store) -> None:
+def test_new_requests_leave_finished_ones_unchanged(store: Store) -> None:
     first = generate_rows(store, REQUESTS_OF_ALL_KINDS[:2])
     second = generate_rows(store, REQUESTS_OF_ALL_KINDS[:4])
     assert {key: second[key] for key in first} == first
@@ -108,7 +106,7 @@ def test_new_requests_leave_finished_ones_as_they_are(store: Store) -> None:
         {"temperature": 0.0},
     ],
 )
-def test_what_a_request_asks_for_changes_its_codes(store: Store, change: dict) -> None:
+def test_every_parameter_of_a_request_changes_its_codes(store: Store, change: dict) -> None:
     base = {"description": "slow jazz piano"}
     rows = generate_rows(store, [base, base | change])
     assert rows[f"{0:016x}", 1]["codes"] != rows[f"{1:016x}", 1]["codes"]
@@ -122,11 +120,11 @@ def test_a_clip_begins_with_its_prompt(store: Store) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.4, 1.2, 2.0, 2.1, 7.0])
-def test_the_melody_that_was_asked_for_is_kept_beside_the_codes(store: Store, seconds: float) -> None:
+def test_the_requested_melody_is_kept_beside_the_codes(store: Store, seconds: float) -> None:
     row = generate_rows(store, [{"melody": f"track:{TRACK}", "seconds": seconds}])[f"{0:016x}", 1]
     reference = np.array(store.read(CHROMA, "h").to_pylist()[0]["chroma"])
     assert row["chroma_frame_rate"] == 7.8125
-    # It is 25 frames long, and starts over in a clip of several windows.
+    # It is 25 frames long, and is repeated in a clip of several windows.
     frames = np.arange(np.ceil(seconds * 7.8125)).astype(int) % 25
     np.testing.assert_array_equal(np.array(row["chroma"]), reference[frames])
     assert generate_rows(store, [{"seconds": 0.2, "request_id": "e" * 16}])["e" * 16, 1]["chroma"] is None
@@ -142,7 +140,7 @@ def test_a_clip_longer_than_the_training_windows_is_made_in_windows(store: Store
     np.testing.assert_array_equal(codes[3][:, :80], codes[2][:, :80])
 
 
-def test_another_stride_form_of_guidance_or_precision_is_another_clip(store: Store, tmp_path: Path) -> None:
+def test_another_stride_form_of_guidance_or_precision_gives_another_clip(store: Store, tmp_path: Path) -> None:
     put_checkpoint(store, tmp_path, "two", model_config(prepend=("description", "chroma")), day=2)
     asked, clips = {"description": "slow jazz piano", "seconds": 2.8}, []
     changes: list[dict] = [{}, {"stride": 0.3}, {"guidance_form": "two_pass"}, {"precision": "bfloat16"}]
@@ -153,7 +151,7 @@ def test_another_stride_form_of_guidance_or_precision_is_another_clip(store: Sto
 
 
 @pytest.mark.parametrize("prompt_seconds", [0.4, 1.3, 2.0, 3.1])
-def test_a_prompt_shorter_or_longer_than_a_window_is_gone_on_from(store: Store, prompt_seconds: float) -> None:
+def test_a_prompt_shorter_or_longer_than_a_window_is_continued(store: Store, prompt_seconds: float) -> None:
     asked = {"prompt": f"track:{TRACK}", "prompt_seconds": prompt_seconds, "seconds": 5.2, "melody": f"track:{TRACK}"}
     row = generate_rows(store, [asked])[f"{0:016x}", 1]
     codes, frames = np.array(store.read(TOKENS, "k").to_pylist()[0]["codes"]), round(prompt_seconds * FRAME_RATE)
@@ -162,7 +160,7 @@ def test_a_prompt_shorter_or_longer_than_a_window_is_gone_on_from(store: Store, 
     np.testing.assert_array_equal(np.array(row["codes"])[:, :frames], codes[:, :frames])
 
 
-def test_a_refused_request_is_tried_again_when_its_track_has_come(store: Store) -> None:
+def test_a_refused_request_is_tried_again_when_its_track_arrives(store: Store) -> None:
     later = "cd" * 32
     assert not generate_rows(store, [{"melody": f"track:{later}"}])
     before = consulted_digest(generate, context_for(store))
@@ -187,12 +185,12 @@ def test_latest_is_the_newest_checkpoint_and_an_id_stays_with_its_own(store: Sto
 
 
 def _asked(number: int) -> pa.Table:
-    """Requests of two seconds each, as the stage is given them."""
+    """Requests of two seconds each, as the stage receives them."""
     return _asked_rows([{"seconds": 2.0}] * number)
 
 
 def _asked_rows(requests: list[dict]) -> pa.Table:
-    """Requests, as the stage is given them."""
+    """Requests as the stage receives them."""
     rows = [DEFAULTS | {"request_id": f"{n:016x}", "line": n + 2} | request for n, request in enumerate(requests)]
     return pa.Table.from_pylist(rows, schema=REQUESTS.schema)
 
@@ -207,7 +205,7 @@ def _assert_same_row(row: Mapping[str, Any], expected: Mapping[str, Any]) -> Non
 
 
 class Counts(Progress):
-    """Counts what it is told."""
+    """Counts the progress that it is told."""
 
     total = done = 0
 
@@ -218,7 +216,7 @@ class Counts(Progress):
         self.done += count
 
 
-def test_progress_says_how_many_clips_are_decoded_at_once_and_no_more_are_than_the_settings_allow(store: Store) -> None:
+def test_progress_states_the_number_of_clips_decoded_at_once_within_the_settings(store: Store) -> None:
     notes: list[str] = []
 
     class Listens(Progress):
@@ -232,7 +230,7 @@ def test_progress_says_how_many_clips_are_decoded_at_once_and_no_more_are_than_t
     assert all(re.fullmatch(r"decoding 3 sequences at once: \d\.\d MB of \d+\.\d [GM]B free", note) for note in notes)
 
 
-def test_too_little_memory_is_said_with_what_is_needed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_reported_with_what_is_needed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "free_memory", lambda device: 100_000)
     with pytest.raises(StageFailed, match=r"expected \d\.\d MB of free memory to decode one sequence of \d+ steps"):
         generate_rows(store, [{}])
@@ -254,7 +252,7 @@ def test_a_stop_ends_the_work_within_a_step(store: Store) -> None:
     assert context.stop.asked == 11
 
 
-def test_a_row_comes_before_the_others_are_done_and_a_caller_that_ends_it_loses_what_is_in_the_slots(
+def test_a_row_is_yielded_before_the_others_are_done_and_closing_loses_only_unfinished_ones(
     store: Store,
 ) -> None:
     progress = Counts()
@@ -264,17 +262,17 @@ def test_a_row_comes_before_the_others_are_done_and_a_caller_that_ends_it_loses_
     parts = generate.shard(config_of(), context, _asked_rows(rows))
     refused = next(parts)
     assert [reject.key for reject in refused.rejects] == [f"{2:016x}"]
-    assert progress.done == 30  # the refused one's, for none is decoded yet
+    assert progress.done == 30  # those of the refused request, since nothing is decoded yet
     first = next(parts)
     assert [(row["request_id"], row["frames"]) for row in first.rows] == [(f"{0:016x}", 110)]
-    # The other slot's clip is as long, and nothing else is begun; a window's last frames come with its last step.
+    # The clip in the other slot is as long, and no other is begun; a window's last frames come with its last step.
     assert progress.done <= 30 + 2 * 110
     done = progress.done
     parts.close()
     assert progress.done == done < progress.total == 30 + 2 * 110 + 4 * 30
 
 
-def test_a_stop_keeps_the_rows_that_are_whole_and_they_are_those_of_an_undisturbed_run(store: Store) -> None:
+def test_a_stop_keeps_complete_rows_equal_to_those_of_an_undisturbed_run(store: Store) -> None:
     rows = [{"seconds": seconds, "description": "slow jazz piano"} for seconds in (1.2, 1.2, 4.4, 0.4, 2.8)]
     asked = _asked_rows(rows)
     undisturbed = {row["request_id"]: row for row in put_together(_shard(store, asked)).rows}
@@ -294,7 +292,7 @@ def test_a_stop_keeps_the_rows_that_are_whole_and_they_are_those_of_an_undisturb
         _assert_same_row(row, undisturbed[row["request_id"]])
 
 
-def test_takes_that_are_kept_are_not_made_again_and_their_conditions_are_not_read(
+def test_kept_takes_are_not_made_again_and_their_conditions_are_not_read(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
@@ -317,7 +315,7 @@ def test_takes_that_are_kept_are_not_made_again_and_their_conditions_are_not_rea
     assert read == [one]
 
 
-def test_a_broken_model_is_said_to_be_one(store: Store, tmp_path: Path) -> None:
+def test_a_broken_model_is_reported_as_broken(store: Store, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     path = Path(store.path("models/one/model.safetensors"))
@@ -338,7 +336,7 @@ def test_a_broken_model_is_said_to_be_one(store: Store, tmp_path: Path) -> None:
         ("joint", {"separator": None}),
     ],
 )
-def test_of_a_checkpoint_from_elsewhere_only_what_it_reads_is_looked_for(
+def test_a_checkpoint_from_elsewhere_depends_only_on_the_models_that_it_reads(
     store: Store, tmp_path: Path, form: str, left: dict
 ) -> None:
     if form.startswith("musicgen"):
@@ -353,7 +351,9 @@ def test_of_a_checkpoint_from_elsewhere_only_what_it_reads_is_looked_for(
     assert found.consults == (TRACKS,)
 
 
-def test_one_of_this_projects_own_form_says_what_it_reads(store: Store, tmp_path: Path) -> None:
+def test_a_checkpoint_in_this_projects_form_depends_only_on_the_models_that_it_reads(
+    store: Store, tmp_path: Path
+) -> None:
     put_checkpoint(store, tmp_path, "words", model_config(chroma=None, fields={}), day=2)
     config = Config(checkpoint=WeightsRef(store.path("models/words")))
     found = generate.dependencies(config, WeightsLibrary(store).get)
@@ -361,7 +361,7 @@ def test_one_of_this_projects_own_form_says_what_it_reads(store: Store, tmp_path
     assert found.config == config.model_copy(update={"separator": None, "text_encoder": named})
 
 
-def test_of_a_checkpoint_of_the_store_only_tables_and_weights_of_its_conditions_have_a_say(
+def test_a_checkpoint_of_the_store_depends_only_on_tables_and_weights_of_its_conditions(
     store: Store, tmp_path: Path
 ) -> None:
     named: dict[str, WeightsRef | None] = {"text_encoder": WeightsRef("encoder")}
@@ -375,11 +375,11 @@ def test_of_a_checkpoint_of_the_store_only_tables_and_weights_of_its_conditions_
     assert generate.dependencies(config, WeightsLibrary(store).get) == expected
 
 
-def test_a_checkpoint_that_is_still_to_be_trained_is_said_so(tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_not_trained_yet_is_reported_as_such(tmp_path: Path) -> None:
     with pytest.raises(NotTrainedYet):
         generate.dependencies(Config(), WeightsLibrary(Store(str(tmp_path / "empty"))).get)
 
 
-def test_what_is_no_checkpoint_is_said_before_anything_begins(store: Store, tmp_path: Path) -> None:
+def test_a_folder_without_a_checkpoint_is_refused_before_anything_begins(store: Store, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"expected a language model's checkpoint in {tmp_path}"):
         generate.dependencies(Config(checkpoint=WeightsRef(str(tmp_path))), WeightsLibrary(store).get)

@@ -1,4 +1,4 @@
-"""How long the rest of an order takes is measured on its first clips."""
+"""How long the rest of an order takes, measured on its first clips."""
 
 import time
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class Told(Progress):
         self.lines += lines
 
 
-def test_the_rest_is_told_once_by_the_pace_of_the_first_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_left_is_told_once_by_the_pace_of_the_first_clips(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     progress = Told()
@@ -34,7 +34,7 @@ def test_the_rest_is_told_once_by_the_pace_of_the_first_clips(monkeypatch: pytes
     assert progress.lines == [f"generate: {told}"]
 
 
-def test_nothing_is_told_when_nothing_is_left() -> None:
+def test_no_time_is_told_if_nothing_is_left() -> None:
     progress = Told()
     pace = Pace(progress)
     pace.start(400)

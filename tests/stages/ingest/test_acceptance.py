@@ -1,4 +1,5 @@
-"""Choosing by quality: what is not accepted is kept aside with its reason, and another choice reads no sound."""
+"""Choosing by quality: a recording that is not accepted is withheld with its reason, and another choice reads no
+sound."""
 
 import os
 import shutil
@@ -25,7 +26,7 @@ def _withheld(world: World) -> dict[str, dict]:
 
 
 def _choose(world: World, *conditions: str) -> Counts:
-    """Run with another choice, where any reading of a recording would be a reject."""
+    """Runs with another choice, in a world where reading any recording would be a reject."""
     world.config = Config(**{**dict(world.config), "accept": conditions})
     counts = world.run()
     assert world.read == 0
@@ -52,7 +53,7 @@ def lengths(tmp_path):
     return world
 
 
-def test_what_fails_a_condition_is_withheld_with_a_reject_that_names_it_and_the_values(tmp_path):
+def test_a_recording_that_fails_a_condition_is_withheld_with_a_reject_naming_it(tmp_path):
     world = World(tmp_path, accept=["bandwidth > 7000 AND clipping_runs < 0.001", "NOT dual_mono"])
     noise = 0.1 * np.random.default_rng(0).standard_normal((2, RATE)).astype(np.float32)
     sounds = {
@@ -77,7 +78,7 @@ def test_what_fails_a_condition_is_withheld_with_a_reject_that_names_it_and_the_
     assert world.read == 0
 
 
-def test_another_choice_reads_no_sound_and_leaves_the_other_tracks_as_they_were(lengths):
+def test_another_choice_reads_no_sound_and_leaves_the_other_tracks_unchanged(lengths):
     lengths.run()
     before = _all_rows(lengths)
     folder = lengths.store.folder(TRACKS, "v")
@@ -95,7 +96,7 @@ def test_another_choice_reads_no_sound_and_leaves_the_other_tracks_as_they_were(
     assert lengths.rejects() == {}
 
 
-def test_nothing_may_be_accepted_and_all_of_it_come_back(lengths):
+def test_a_choice_may_accept_nothing_and_a_later_one_everything_again(lengths):
     lengths.run()
     before = lengths.rows()
     _make_unreadable(lengths)
@@ -105,19 +106,19 @@ def test_nothing_may_be_accepted_and_all_of_it_come_back(lengths):
     assert lengths.rows() == before
 
 
-def test_the_choice_is_no_part_of_what_a_table_is_made_from():
+def test_the_choice_is_not_part_of_the_fingerprint():
     assert fingerprint(Config()) == fingerprint(Config(accept=["bandwidth > 12000"]))
     assert fingerprint(Config()) != fingerprint(Config(valid=0.1))
 
 
-def test_a_condition_in_other_words_gives_other_reasons(lengths):
+def test_a_changed_condition_changes_the_reasons(lengths):
     lengths.config = Config(shard_size=2, accept=["seconds > 0.75"])
     lengths.run()
     assert _choose(lengths, "seconds > 0.755") == Counts(0, 4, 2)
     assert "expected seconds > 0.755, got seconds = 0.6;" in lengths.rejects()["0.flac"]["message"]
 
 
-def test_a_withheld_recording_is_retagged_moved_copied_changed_and_removed_as_a_track_is(lengths):
+def test_a_withheld_recording_is_retagged_moved_copied_changed_and_removed_like_a_track(lengths):
     lengths.config = Config(shard_size=2, accept=["seconds > 0.65 OR title = 'wanted'"])
     lengths.run()
     [row] = _withheld(lengths).values()
@@ -145,18 +146,20 @@ def test_a_withheld_recording_is_retagged_moved_copied_changed_and_removed_as_a_
 
 
 class Killed(Exception):
-    """The process ends here."""
+    """Stands for the end of the process."""
 
 
 @pytest.mark.slow
-def test_killed_at_any_write_of_a_new_choice_and_run_again_no_row_is_lost(lengths, monkeypatch):
+def test_a_new_choice_killed_at_any_write_and_run_again_loses_no_row(lengths, monkeypatch):
     lengths.config = Config(shard_size=2, accept=["seconds < 0.65 OR seconds > 0.95"])
     lengths.run()
     before = _all_rows(lengths)
     _make_unreadable(lengths)
     saved = lengths.music.parent / "saved"
     shutil.copytree(lengths.store.root, saved)
-    _choose(lengths, "seconds BETWEEN 0.65 AND 0.95 OR seconds > 1.05")  # rows go both ways, in one shard too
+    _choose(
+        lengths, "seconds BETWEEN 0.65 AND 0.95 OR seconds > 1.05"
+    )  # rows move in both directions, also within one shard
     expected, writes = (lengths.rows(), _withheld(lengths), lengths.rejects()), 0
     assert _all_rows(lengths) == before
     real = {name: getattr(Store, name) for name in ("write_bytes", "remove")}
@@ -187,17 +190,17 @@ def test_killed_at_any_write_of_a_new_choice_and_run_again_no_row_is_lost(length
 
 
 @pytest.mark.parametrize("condition", ["bandwith > 12000", "seconds >", "(SELECT true)", "seconds"])
-def test_a_bad_condition_is_an_error_that_names_it_before_anything_is_read(condition):
+def test_a_bad_condition_is_an_error_before_anything_is_read(condition):
     with pytest.raises(ValueError, match="expected a condition") as error:
         Config(accept=["seconds > 1", condition])
     assert condition in str(error.value)
 
 
-def test_one_condition_may_be_written_as_text():
+def test_a_single_condition_may_be_given_as_text():
     assert Config(accept="seconds > 1").accept == ("seconds > 1",)
 
 
-def test_however_many_are_not_accepted_the_run_passes_and_queries_see_both_tables(lengths):
+def test_withheld_recordings_do_not_fail_the_run_and_queries_see_both_tables(lengths):
     settings = Settings(store=lengths.store.url, source=lengths.source, workers=1, max_refused=0.1)
     stage = ConfiguredStage("ingest", ingest, Config(accept=["seconds > 1.05"]))
     context = Context(lengths.store, settings, "run", "ingest", "v", {}, WeightsLibrary(lengths.store))

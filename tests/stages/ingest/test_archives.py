@@ -1,4 +1,4 @@
-"""Recordings in tar files: read where they lie, described by what lies beside them, as WebDataset keeps them."""
+"""Recordings in tar files, as WebDataset writes them: read in place, and described by the files beside them."""
 
 import io
 import json
@@ -41,7 +41,7 @@ SAMPLES = {
 }
 
 
-def test_a_tar_file_of_samples_is_taken_in_with_its_sidecars(tmp_path):
+def test_recordings_in_a_tar_file_are_ingested_with_their_sidecars(tmp_path):
     world = World(tmp_path)
     world.add("outside.flac", 9)
     _tar(world.music / "shards" / "a-000.tar", SAMPLES)
@@ -56,7 +56,7 @@ def test_a_tar_file_of_samples_is_taken_in_with_its_sidecars(tmp_path):
     assert world.read == 0
 
 
-def test_a_recording_is_the_same_track_in_an_archive_and_outside_of_it(tmp_path):
+def test_a_recording_inside_and_outside_an_archive_is_one_track(tmp_path):
     world = World(tmp_path)
     write(world.music / "a.flac", SAMPLES["000.flac"])
     _tar(world.music / "b.tar", {"x.flac": SAMPLES["000.flac"]})
@@ -65,7 +65,7 @@ def test_a_recording_is_the_same_track_in_an_archive_and_outside_of_it(tmp_path)
     assert len(row["files"]) == 2
 
 
-def test_a_member_is_read_and_sought_as_a_file_of_its_own(tmp_path):
+def test_a_member_of_an_archive_can_be_read_and_seeked_like_a_file(tmp_path):
     path = _tar(tmp_path / "a b.tar", SAMPLES)
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/archives/a.tar", path.read_bytes())
@@ -94,7 +94,7 @@ def test_a_changed_archive_is_read_again_and_a_removed_one_loses_its_rows(tmp_pa
     assert world.run() == Counts(0, 1, 0)
 
 
-def test_archives_that_cannot_be_read_are_refused_and_the_rest_is_taken(tmp_path):
+def test_unreadable_archives_are_refused_and_the_rest_is_ingested(tmp_path):
     world = World(tmp_path)
     world.add("a.flac", 1)
     whole = _tar(world.music / "whole.tar", {"x.flac": _sound(2)}).read_bytes()
@@ -112,7 +112,7 @@ def test_archives_that_cannot_be_read_are_refused_and_the_rest_is_taken(tmp_path
     ]
 
 
-def test_patterns_choose_inside_of_archives_too(tmp_path):
+def test_patterns_apply_to_members_of_archives_too(tmp_path):
     _tar(tmp_path / "a.tar", {"x.flac": b"1", "x.wav": b"2", "node_modules/y.wav": b"3", "z.dsf": b"4"})
     listing = list_source(str(tmp_path), chosen=Chosen(("*.wav",)))
     assert [file.relative for file in listing.recordings] == ["a.tar/x.wav"]

@@ -1,4 +1,4 @@
-"""Artists and splits: who is named, and that whoever is connected is in one split."""
+"""Artists and splits: which artists are named, and that connected ones are in one split."""
 
 from collections import Counter
 
@@ -40,23 +40,23 @@ NAMED = {
 
 
 @pytest.mark.parametrize("text", NAMED)
-def test_a_text_names_its_artists_and_bands_stay_whole(text):
+def test_artists_in_a_text_are_separated_and_names_of_bands_stay_whole(text):
     assert split_names(text) == NAMED[text]
 
 
-def test_a_title_names_those_in_brackets_only():
+def test_artists_in_a_title_are_found_only_in_brackets():
     assert featured_names("Song (feat. X & Y) [ft. Z]") == ["X", "Y", "Z"]
     assert featured_names("Feat. of strength") == []
 
 
-def test_names_of_one_artist_are_one_key_and_stand_once():
+def test_spellings_of_one_artist_have_one_key_and_are_listed_once():
     for name in ("The Beatles", "beatles", " BEATLES ", "the  beatles"):
         assert artist_key(name) == "beatles"
     assert artist_key("Simon and Garfunkel") == artist_key("Simon & Garfunkel")
     assert distinct(["Björk", "Bjo\u0308rk", "BJÖRK", "X"]) == ["Björk", "X"]
 
 
-def test_a_name_left_whole_is_connected_with_its_parts_that_may_be_artists():
+def test_a_whole_name_is_connected_with_its_parts_that_may_be_artists():
     assert group_keys(["Earth, Wind & Fire"], "t") == [
         *("artist:earth, wind & fire", "artist:earth", "artist:wind", "artist:fire"),
     ]
@@ -64,7 +64,7 @@ def test_a_name_left_whole_is_connected_with_its_parts_that_may_be_artists():
     assert group_keys([], "t") == ["track:t"]
 
 
-def test_the_shares_of_the_splits_are_kept():
+def test_the_splits_have_their_shares():
     counts = Counter(split_of(f"artist:{number}", 0.05, 0.1) for number in range(20_000))
     assert abs(counts["valid"] / 20_000 - 0.05) < 0.006
     assert abs(counts["test"] / 20_000 - 0.1) < 0.008
@@ -72,7 +72,7 @@ def test_the_shares_of_the_splits_are_kept():
 
 
 @given(some.text(min_size=1), some.floats(0, 0.2), some.floats(0, 0.2))
-def test_a_larger_share_only_adds(key, valid, more):
+def test_a_larger_share_keeps_all_keys_of_the_split(key, valid, more):
     if split_of(key, valid, 0.1) == "valid":
         assert split_of(key, valid + more, 0.1) == "valid"
 
@@ -81,7 +81,7 @@ KEYS = some.lists(some.lists(some.sampled_from("abcdefghij"), min_size=1, max_si
 
 
 @given(KEYS, some.randoms())
-def test_groups_do_not_depend_on_the_order_of_arrival_and_nobody_is_in_two(tracks, random):
+def test_groups_do_not_depend_on_the_order_and_have_one_split_each(tracks, random):
     shuffled = list(tracks)
     random.shuffle(shuffled)
     first, second = ArtistGroups(0.3, 0.3), ArtistGroups(0.3, 0.3)
@@ -105,7 +105,7 @@ def test_a_further_track_moves_others_only_towards_training(tracks, further):
         assert SPLITS.index(groups.split(key)) <= SPLITS.index(split)
 
 
-def test_a_group_keeps_the_split_that_a_track_of_it_was_in():
+def test_a_group_keeps_the_split_of_a_track_already_in_it():
     held_out = next(f"artist:{number}" for number in range(99) if split_of(f"artist:{number}", 0.3, 0.3) == "test")
     groups = ArtistGroups(0.3, 0.3)
     groups.connect([held_out], "train")

@@ -1,4 +1,4 @@
-"""Bad input: each bad file is one reject that says what is wrong, or a clean track with a warning; the run goes on."""
+"""Bad input: each bad file is one reject with the reason, or a clean track with a warning; the run continues."""
 
 import os
 import struct
@@ -59,7 +59,7 @@ BAD_FILES = {
 }
 
 
-def test_every_bad_file_is_one_reject_that_says_what_is_wrong_and_good_ones_are_taken(tmp_path):
+def test_every_bad_file_is_one_reject_with_the_reason_and_good_ones_are_ingested(tmp_path):
     world = World(tmp_path)
     world.add("good.flac", 3)
     write(world.music / "mislabelled.mp3", encoded("FLAC", tones(0.7, 4)))
@@ -77,7 +77,7 @@ def test_every_bad_file_is_one_reject_that_says_what_is_wrong_and_good_ones_are_
         assert rejects[name]["stage"] == "ingest"
 
 
-def test_an_odd_file_is_a_whole_track_with_a_warning_in_its_row(tmp_path):
+def test_an_odd_file_is_a_complete_track_with_a_warning_in_its_row(tmp_path):
     world = World(tmp_path)
     write(world.music / "joined.ogg", encoded("OGG", tones(2.0)) + encoded("OGG", tones(1.0, 1)))
     write(world.music / "piped.wav", _patched(GOOD, GOOD.index(b"data") + 4, b"\xff\xff\xff\xff"))
@@ -92,7 +92,7 @@ def test_an_odd_file_is_a_whole_track_with_a_warning_in_its_row(tmp_path):
     assert world.rejects() == {}
 
 
-def test_limits_are_what_the_configuration_says(tmp_path):
+def test_limits_come_from_the_configuration(tmp_path):
     limits = {
         "min_seconds": 1,
         "max_seconds": 2,
@@ -116,7 +116,7 @@ def test_limits_are_what_the_configuration_says(tmp_path):
     }
 
 
-def test_odd_files_and_names_are_told_or_taken_and_nothing_hangs(tmp_path):
+def test_odd_names_are_ingested_odd_files_are_rejects_and_nothing_hangs(tmp_path):
     world = World(tmp_path)
     names = [
         "a b.wav",
@@ -159,7 +159,7 @@ HOSTILE = {
         (b'{"a": ' * 90_000 + b"1" + b"}" * 90_000, "nested too deeply"),
     ],
 )
-def test_bad_metadata_costs_no_track_and_is_told_in_its_row(sidecar, warned, tmp_path):
+def test_bad_metadata_loses_no_track_and_gives_a_warning(sidecar, warned, tmp_path):
     world = World(tmp_path)
     world.add("a.flac", 1)
     write(world.music / "a.json", sidecar)
@@ -169,7 +169,7 @@ def test_bad_metadata_costs_no_track_and_is_told_in_its_row(sidecar, warned, tmp
     assert world.rejects() == {}
 
 
-def test_hostile_metadata_is_text_and_writes_nothing_outside_the_store(tmp_path):
+def test_hostile_metadata_stays_text_and_writes_nothing_outside_the_store(tmp_path):
     import json
 
     world = World(tmp_path)

@@ -1,4 +1,4 @@
-"""Captions: one sentence of what is known, and none where nothing is."""
+"""Captions: one sentence with everything that is known, and none if nothing is known."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from tests.worlds.recordings import write
 KNOWN = {"genre": "Jazz", "moods": ["Calm", "dark"], "instrument": "piano, bass, drums", "bpm": 72.4, "key": "A minor"}
 
 
-def test_a_caption_says_all_that_is_known_in_one_sentence():
+def test_a_caption_has_everything_that_is_known_in_one_sentence():
     expected = "A calm, dark jazz piece with piano, bass and drums, slow (72 BPM), in A minor, quiet."
     assert caption_of(KNOWN, -30.0) == expected
 
@@ -29,11 +29,11 @@ def test_a_caption_says_all_that_is_known_in_one_sentence():
         ({}, None, None),
     ],
 )
-def test_what_is_not_known_is_left_out_and_a_title_never_told(values, loudness, caption):
+def test_a_caption_leaves_out_unknown_facts_and_the_title(values, loudness, caption):
     assert caption_of(values, loudness) == caption
 
 
-def test_captions_are_made_where_asked_for_only_where_there_are_none_and_without_reading_sound(tmp_path):
+def test_captions_are_made_only_on_request_for_tracks_without_one_and_read_no_sound(tmp_path):
     world = World(tmp_path)
     for seed, (name, fields) in enumerate(
         {"a": {"genre": "jazz"}, "b": {"genre": "jazz", "description": "Slow"}}.items()

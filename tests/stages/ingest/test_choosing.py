@@ -1,4 +1,4 @@
-"""Glob patterns: which names and paths each means."""
+"""Glob patterns: the names and paths that each matches."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from stages.ingest.choosing import Chosen
         ("a.b?.wav", ("a.bc.wav",), ("a.b.wav", "aXbc.wav")),
     ],
 )
-def test_a_pattern_means_names_anywhere_or_paths_from_the_source(pattern, taken, left):
+def test_a_pattern_matches_names_anywhere_or_paths_from_the_source(pattern, taken, left):
     chosen = Chosen((pattern,))
     assert all(chosen.includes(path) for path in taken)
     assert not any(chosen.includes(path) for path in left)
@@ -27,7 +27,7 @@ def test_a_pattern_means_names_anywhere_or_paths_from_the_source(pattern, taken,
     assert not any(excluding.excludes_any_part(path) for path in left)
 
 
-def test_by_default_what_systems_and_programs_leave_is_passed_over_and_all_else_is_taken():
+def test_files_of_systems_and_programs_are_excluded_by_default():
     chosen = Chosen()
     for path, part in {
         ".hidden.wav": ".hidden.wav",

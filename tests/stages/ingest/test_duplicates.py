@@ -1,4 +1,4 @@
-"""Near-duplicates: copies of a recording share a split, however they come, and what was trained on stays so."""
+"""Near-duplicates: copies of a recording share a split, in every form, and recordings in training stay there."""
 
 import numpy as np
 import pytest
@@ -29,13 +29,13 @@ def world(tmp_path):
 
 
 def groups(world: World) -> dict[str, set[str]]:
-    """Of each recording those that it is a copy of, by name."""
+    """The recordings that each recording is a copy of, by name."""
     names = {row["track_id"]: name.removesuffix(".flac") for name, row in world.rows().items()}
     return {names[row["track_id"]]: {names[each] for each in row["copies_of"]} for row in world.rows().values()}
 
 
 def connected(copies: dict[str, set[str]]) -> list[set[str]]:
-    """The groups of recordings that are copies of each other, directly or by way of others."""
+    """The groups of recordings that are copies of each other, directly or through others."""
     found: list[set[str]] = []
     for name, others in copies.items():
         group = {name, *others}.union(*(each for each in found if each & {name, *others}))
@@ -43,7 +43,7 @@ def connected(copies: dict[str, set[str]]) -> list[set[str]]:
     return found
 
 
-def test_copies_of_a_recording_are_found_and_share_its_split_and_distinct_pieces_are_none(world):
+def test_copies_of_a_recording_are_found_and_share_its_split_and_distinct_pieces_are_not_copies(world):
     assert not any(groups(world).values())
     for name in COPIES:
         add(world, name, PLANTS[name](piece(3), piece(4), 0.3))
@@ -57,8 +57,8 @@ def test_copies_of_a_recording_are_found_and_share_its_split_and_distinct_pieces
     }
 
 
-def test_a_lossy_copy_of_a_sparse_piece_is_found_by_the_default_and_not_by_the_miniatures_threshold(tmp_path):
-    """Of what a codec leaves of few soft notes less is in common than of two pieces on the same chords."""
+def test_a_lossy_copy_of_a_sparse_piece_is_found_by_the_default_threshold_but_not_the_miniatures(tmp_path):
+    """What a codec leaves of few soft notes has less in common with them than two pieces on the same chords have."""
     sound = piece(607)
     copies = {"original": sound, "copy": PLANTS["as MP3"](sound, sound, 0.3)}
     likeness = compare(print_of(copies["copy"]), print_of(sound)).likeness(len(sound) / RATE, len(sound) / RATE)
@@ -71,7 +71,7 @@ def test_a_lossy_copy_of_a_sparse_piece_is_found_by_the_default_and_not_by_the_m
         assert sum(len(row["copies_of"]) for row in world.rows().values()) == copied
 
 
-def test_a_copy_whose_split_is_train_takes_a_held_out_recording_there_which_is_told(world):
+def test_a_copy_in_training_moves_a_held_out_recording_there_and_the_move_is_reported(world):
     before = {name: row["split"] for name, row in world.rows().items()}
     held_out = next(name for name, split in before.items() if split == "test")
     sound = piece(int(held_out.split()[1].removesuffix(".flac")))
@@ -93,7 +93,7 @@ def test_a_copy_whose_split_is_train_takes_a_held_out_recording_there_which_is_t
     }
 
 
-def test_two_copies_of_a_recording_that_is_gone_stay_together(world):
+def test_two_copies_of_a_removed_recording_stay_together(world):
     add(world, "copy a", PLANTS["3 dB quieter"](piece(1), piece(0), 0))
     world.run()
     add(world, "copy b", PLANTS["as Ogg Vorbis"](piece(1), piece(0), 0))
@@ -107,7 +107,7 @@ def test_two_copies_of_a_recording_that_is_gone_stay_together(world):
     }
 
 
-def test_a_run_that_ends_before_sounds_are_compared_is_made_up_for(world, tmp_path, monkeypatch):
+def test_the_run_after_one_that_failed_before_comparing_sounds_compares_them(world, tmp_path, monkeypatch):
     calm = World(tmp_path / "calm", valid=0.4, test=0.3, shard_size=4)
     calm.music, calm.source = world.music, world.source
     for name in COPIES:
@@ -130,7 +130,7 @@ def test_a_run_that_ends_before_sounds_are_compared_is_made_up_for(world, tmp_pa
     }
 
 
-def test_a_link_has_no_split_of_its_own_and_never_leads_out_of_training():
+def test_a_link_has_no_split_of_its_own_and_never_moves_a_track_out_of_training():
     draw = ArtistGroups(0.4, 0.3)
     names = {
         split: next(f"{n}" for n in range(99) if split_of(f"artist:{n}", 0.4, 0.3) == split)
@@ -145,9 +145,7 @@ def test_a_link_has_no_split_of_its_own_and_never_leads_out_of_training():
     assert {draw.split(f"artist:{name}") for name in names.values()} == {"train"}
 
 
-def test_recordings_that_come_one_by_one_or_in_blocks_are_in_the_groups_of_those_that_come_at_once(
-    world, tmp_path, monkeypatch
-):
+def test_recordings_ingested_one_by_one_in_blocks_or_at_once_form_the_same_groups(world, tmp_path, monkeypatch):
     for name in COPIES:
         add(world, name, PLANTS[name](piece(3), piece(4), 0.3))
         world.run()
@@ -163,7 +161,7 @@ def test_recordings_that_come_one_by_one_or_in_blocks_are_in_the_groups_of_those
         assert {name: row["split"] for name, row in at_once.rows().items()} == splits
 
 
-def test_where_nothing_is_compared_nothing_is_a_copy(tmp_path):
+def test_without_comparison_no_copies_are_stated(tmp_path):
     world = World(tmp_path, near_duplicates=None)
     for name in ("a", "b"):
         add(world, name, piece(0)[len(name) * (name == "b") :])

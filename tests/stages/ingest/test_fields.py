@@ -1,4 +1,4 @@
-"""Fields: whatever comes, what is kept is typed and bounded, and what is dropped is told."""
+"""Fields: what is kept of any input is typed and bounded, and what is dropped is reported."""
 
 import json
 import math
@@ -33,7 +33,7 @@ ANYTHING = some.recursive(
 @given(
     some.dictionaries(some.sampled_from([*FIELDS, "license", "mood", "Caption", " BPM ", "x"]) | some.text(), ANYTHING)
 )
-def test_anything_becomes_fields_that_a_table_can_hold(raw):
+def test_any_input_becomes_fields_that_a_table_can_hold(raw):
     fields = read_fields(raw, "x.json")
     for name, value in fields.values.items():
         if name == "bpm":
@@ -67,13 +67,13 @@ def test_a_tempo_is_a_number_from_20_to_400(value, kept):
 
 
 @pytest.mark.parametrize(("value", "middle"), [("60-80", 70.0), ("90 – 100 bpm", 95.0), ("120,5..121.5", 121.0)])
-def test_of_a_range_of_tempi_the_middle_is_taken_and_told(value, middle):
+def test_a_range_of_tempi_becomes_its_middle_with_a_warning(value, middle):
     fields = read_fields({"bpm": value}, "x.json")
     assert fields.values == {"bpm": middle}
     assert fields.warnings[0].startswith("x.json: bpm: expected one tempo, got a range")
 
 
-def test_a_key_is_in_one_spelling_and_what_is_none_is_told():
+def test_a_key_gets_its_canonical_spelling_and_other_text_a_warning():
     assert read_fields({"key": "8A"}, "x.json") == Fields({"key": "A minor"})
     fields = read_fields({"key": "all over"}, "x.json")
     assert fields.values == {}
@@ -81,25 +81,25 @@ def test_a_key_is_in_one_spelling_and_what_is_none_is_told():
 
 
 @pytest.mark.parametrize("value", ["60-500", "10-80", "-6.3 dB", "120,5,5"])
-def test_a_tempo_that_is_none_is_told(value):
+def test_text_that_is_not_a_tempo_is_dropped(value):
     assert read_fields({"bpm": value}, "x.json").values == {}
 
 
 @pytest.mark.parametrize(
     "value", ["fast", True, 19.9, 1e308, 10**400, math.inf, "nan", "1e999", -120, {"a": 1}, [1, 2], b"9"]
 )
-def test_any_other_tempo_is_dropped_with_a_sentence(value):
+def test_a_tempo_out_of_range_or_of_another_type_is_dropped_with_a_warning(value):
     fields = read_fields({"bpm": value}, "x.json")
     assert fields.values == {}
     assert fields.warnings[0].startswith("x.json: bpm: expected a number from 20 to 400, got ")
 
 
 @pytest.mark.parametrize("value", ["", " ", 0, "0", None])
-def test_no_tempo_is_no_mistake(value):
+def test_a_missing_tempo_gives_no_warning(value):
     assert read_fields({"bpm": value}, "x.json") == Fields()
 
 
-def test_lists_are_split_by_what_their_source_uses():
+def test_lists_are_split_by_the_separator_of_their_source():
     assert read_fields({"moods": "noble; calm ;;noble"}, "t", ";").values == {"moods": ["noble", "calm"]}
     assert read_fields({"moods": "sad, slow"}, "t", ";").values == {"moods": ["sad, slow"]}
     assert read_fields({"keywords": "bright, pulsing; cool"}, "t").values == {"keywords": ["bright", "pulsing", "cool"]}
@@ -109,7 +109,7 @@ def test_lists_are_split_by_what_their_source_uses():
     }
 
 
-def test_paraphrases_are_whole_sentences_whatever_signs_they_hold():
+def test_paraphrases_are_not_split_at_punctuation():
     several = ["Slow, dark; sad.", "A sad piece", "", "A sad piece"]
     kept = {"paraphrases": ["Slow, dark; sad.", "A sad piece"]}
     assert read_fields({"paraphrases": several}, "t").values == kept
@@ -119,12 +119,12 @@ def test_paraphrases_are_whole_sentences_whatever_signs_they_hold():
     assert "at most 64 items of 5,000 characters" in long.warnings[0]
 
 
-def test_empty_values_are_unknown_and_not_wrong():
+def test_empty_values_are_unknown_and_give_no_warning():
     raw = {"key": "", "bpm": "", "title": None, "moods": [], "keywords": "", "artist": "  ", "genre": math.nan}
     assert read_fields(raw, "t") == Fields()
 
 
-def test_what_is_too_long_is_cut_and_told():
+def test_values_that_are_too_long_are_cut_with_a_warning():
     fields = read_fields({"description": "x" * 1_000_000, "moods": ["m"] * 3 + [str(n) for n in range(100)]}, "t")
     assert fields.values["description"] == "x" * TEXT_LENGTHS["description"]
     assert len(fields.values["moods"]) == LIST_ITEMS
@@ -139,7 +139,7 @@ def test_hostile_text_is_kept_as_text():
     assert clean_text("a\ud800b") == "a\ufffdb"
 
 
-def test_wrong_types_are_dropped_with_a_sentence_and_the_rest_stays():
+def test_values_of_wrong_types_are_dropped_with_a_warning_and_the_rest_is_kept():
     deep: list = []
     for _ in range(500):
         deep = [deep]
@@ -151,7 +151,7 @@ def test_wrong_types_are_dropped_with_a_sentence_and_the_rest_stays():
     assert all(warning.startswith("s.json: ") and "so it was dropped" in warning for warning in fields.warnings)
 
 
-def test_a_name_ranks_before_its_aliases():
+def test_a_field_by_its_name_ranks_before_its_aliases():
     assert read_fields({"license": "b", "licence": "a"}, "t").values == {"licence": "a"}
     assert read_fields({"Caption": "slow", "LICENSE": "b"}, "t").values == {"description": "slow", "licence": "b"}
 
@@ -168,7 +168,7 @@ def test_the_earlier_source_wins_field_by_field(sources):
         assert resolved.get(name) == (values[0] if values else None)
 
 
-def test_warnings_are_few_and_each_once():
+def test_warnings_are_limited_and_each_is_stated_once():
     many = [Fields({}, tuple(str(number) for number in range(start, start + 15))) for start in (0, 5, 10)]
     assert resolve(many).warnings == tuple(str(number) for number in range(WARNINGS))
     assert json.loads(many[0].to_json())["warnings"][0] == "0"

@@ -1,4 +1,4 @@
-"""A source that is read by many jobs: the tables of one, whichever of them were killed, and nothing read twice."""
+"""A source read by many jobs: the tables equal those of one job, even after kills, and nothing is read twice."""
 
 import threading
 from pathlib import Path
@@ -26,7 +26,7 @@ FILES = 26
 
 
 class Shared(World):
-    """A source whose files many jobs read, three or fewer each."""
+    """A source whose files are read by many jobs, at most three files each."""
 
     opened: list[str]
 
@@ -44,7 +44,7 @@ class Shared(World):
 
 @pytest.fixture
 def opened(monkeypatch) -> list[str]:
-    """What was read, by file, in the order of the reading."""
+    """The names of the files that were read, in order."""
     names: list[str] = []
 
     def probe(uri: str, limits: Limits) -> AudioProbe | Refused:
@@ -59,7 +59,7 @@ def opened(monkeypatch) -> list[str]:
 
 @pytest.fixture
 def calm(tmp_path: Path) -> World:
-    """What one job makes of a source with the same sound twice, a copy of another's and files that are none."""
+    """A source ingested by one job, with repeated sounds, a copy and files that are not audio."""
     world = World(tmp_path / "calm", shard_size=4)
     for number in range(FILES):
         world.add(f"{number:02}.flac", number % 22, seconds=0.6)
@@ -80,12 +80,12 @@ def all_tables(world: World) -> list:
     return [*world.tables(), prints]
 
 
-def test_many_jobs_make_the_tables_of_one_and_read_each_file_once(calm, tmp_path, opened) -> None:
+def test_many_jobs_make_the_same_tables_as_one_and_read_each_file_once(calm, tmp_path, opened) -> None:
     world, done = shared(calm, tmp_path / "shared"), []
 
     def run_jobs(stage, context, jobs):
         done.append(list(jobs))
-        return run_one_by_one(stage, context, list(reversed(jobs)))  # whichever ends first
+        return run_one_by_one(stage, context, list(reversed(jobs)))  # in any order
 
     world.run_in_parts(run_jobs)
     assert done == [[f"{PART}{number}" for number in range(10)], ["all"]]
@@ -94,9 +94,7 @@ def test_many_jobs_make_the_tables_of_one_and_read_each_file_once(calm, tmp_path
     assert world.scratch() == []
 
 
-def test_a_run_whose_jobs_were_killed_reads_the_rest_alone_and_ends_with_the_same_tables(
-    calm, tmp_path, opened
-) -> None:
+def test_a_run_with_killed_jobs_is_completed_reading_only_the_rest(calm, tmp_path, opened) -> None:
     world = shared(calm, tmp_path / "shared")
 
     def killed(stage, context, jobs):
@@ -119,7 +117,7 @@ def test_a_run_whose_jobs_were_killed_reads_the_rest_alone_and_ends_with_the_sam
 
 
 class StopAfter(Counter):
-    """Asks a run to stop once it has read so many."""
+    """Asks a run to stop after it has read so many files."""
 
     def __init__(self, stop: threading.Event, wanted: int) -> None:
         super().__init__()
@@ -131,7 +129,7 @@ class StopAfter(Counter):
             self.stop.set()
 
 
-def test_a_job_that_is_done_twice_reads_nothing_the_second_time(calm, tmp_path, opened) -> None:
+def test_a_job_done_twice_reads_nothing_the_second_time(calm, tmp_path, opened) -> None:
     world = shared(calm, tmp_path / "shared")
     stage = ConfiguredStage("ingest", ingest, world.config)
     jobs = list_parts(stage, world.context())
@@ -142,7 +140,7 @@ def test_a_job_that_is_done_twice_reads_nothing_the_second_time(calm, tmp_path, 
     assert len(list_parts(stage, world.context())) == 9
 
 
-def test_a_file_that_changed_after_a_job_read_it_is_read_again(calm, tmp_path, opened) -> None:
+def test_a_file_changed_after_a_job_read_it_is_read_again(calm, tmp_path, opened) -> None:
     world = shared(calm, tmp_path / "shared")
     stage = ConfiguredStage("ingest", ingest, world.config)
     run_job(stage, world.context(), list_parts(stage, world.context())[0])
@@ -155,7 +153,7 @@ def test_a_file_that_changed_after_a_job_read_it_is_read_again(calm, tmp_path, o
     assert all_tables(world) == all_tables(alone)
 
 
-def test_what_a_job_could_not_reach_the_run_reads_itself(calm, tmp_path, opened, monkeypatch) -> None:
+def test_files_that_a_job_could_not_reach_are_read_by_the_run_itself(calm, tmp_path, opened, monkeypatch) -> None:
     world = shared(calm, tmp_path / "shared")
     reached = probe_recording
 
@@ -171,7 +169,7 @@ def test_what_a_job_could_not_reach_the_run_reads_itself(calm, tmp_path, opened,
     assert {row["kind"] for row in world.store.read(REJECTS, "v").to_pylist()} == {"unreadable"}
 
 
-def test_one_place_to_work_in_or_few_files_are_one_job(calm, tmp_path) -> None:
+def test_without_concurrency_or_with_few_files_there_is_one_job(calm, tmp_path) -> None:
     world = shared(calm, tmp_path / "shared")
     stage = ConfiguredStage("ingest", ingest, world.config)
     assert len(list_parts(stage, world.context())) == 4
@@ -180,7 +178,7 @@ def test_one_place_to_work_in_or_few_files_are_one_job(calm, tmp_path) -> None:
     assert list_parts(ConfiguredStage("ingest", ingest, few.config), few.context()) == ()
 
 
-def test_parts_are_ranges_of_so_many_items_and_bytes_and_as_many_as_there_are_places() -> None:
+def test_parts_are_limited_in_items_and_bytes_and_use_the_concurrency() -> None:
     assert list(cut_ranges([1] * 100, at_once=1)) == [(0, 25), (25, 50), (50, 75), (75, 100)]
     assert list(cut_ranges([1] * 20, at_once=8)) == [(0, 8), (8, 16), (16, 20)]
     assert len(list(cut_ranges([1] * 1_000_000, at_once=1))) == 3907
@@ -188,7 +186,7 @@ def test_parts_are_ranges_of_so_many_items_and_bytes_and_as_many_as_there_are_pl
     assert list(cut_ranges([], at_once=1)) == []
 
 
-def test_what_was_read_of_a_file_comes_back_as_it_was(tmp_path) -> None:
+def test_readings_of_files_are_restored_unchanged(tmp_path) -> None:
     world = World(tmp_path)
     path = world.add("one.flac", seconds=1.2)
     file = File(str(path), "one.flac", "1", path.stat().st_size)

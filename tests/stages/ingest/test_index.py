@@ -1,4 +1,4 @@
-"""Splits and shards: where a track goes depends on the track, not on other tracks or how often a run was killed."""
+"""Splits and shards: the place of a track depends on the track, not on other tracks or on kills."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as some
@@ -18,7 +18,8 @@ def _file(name: str, content: int) -> File:
 
 
 def _result(content: int) -> AudioProbe | Refused:
-    """Tracks by eight artists, alone and together, so that groups are connected all the time; some by nobody."""
+    """Tracks by eight artists, alone and together, so that groups are connected all the time; some without an
+    artist."""
     if content % 10 == 9:
         return Refused("silent", "as asked")
     artists = {"artists": [f"artist {number % 8}" for number in (content, content // 4)]} if content % 7 else {}
@@ -31,7 +32,7 @@ def _index(known: list[dict], source: Listing, last_shard: int) -> TrackIndex:
 
 
 def _run(store: dict, listing: list[tuple[str, int]], stop_after: int | None):
-    """A run over files of these names and contents, with shards of four, that is killed after it wrote so many."""
+    """A run over files of these names and contents, with shards of four, killed after it wrote `stop_after` shards."""
     source = Listing(recordings=sorted((_file(*file) for file in listing), key=lambda file: file.uri))
     shards, refused = store.setdefault("shards", {}), store.setdefault("rejects", {})
     index = _index([row for rows in shards.values() for row in rows], source, max(shards, default=-1))
@@ -60,7 +61,7 @@ NAMES = some.lists(
 
 @settings(max_examples=80, deadline=None)
 @given(some.lists(NAMES, min_size=1, max_size=4), some.lists(some.integers(0, 4), max_size=6))
-def test_killed_after_any_shard_and_run_again_the_shards_are_the_same(nights, kills):
+def test_runs_killed_after_any_shard_end_with_the_same_shards(nights, kills):
     calm, broken = {}, {}
     kills = list(kills)
     for listing in nights:
@@ -78,7 +79,7 @@ def test_killed_after_any_shard_and_run_again_the_shards_are_the_same(nights, ki
 
 @settings(max_examples=60, deadline=None)
 @given(some.lists(NAMES, min_size=2, max_size=5))
-def test_only_the_last_shard_takes_new_tracks_and_a_row_keeps_its_shard(nights):
+def test_only_the_last_shard_gets_new_tracks_and_a_row_keeps_its_shard(nights):
     store: dict = {}
     for listing in nights:
         shards = store.get("shards", {})
@@ -108,7 +109,7 @@ def test_a_second_run_writes_nothing(listing):
 
 @settings(max_examples=80, deadline=None)
 @given(some.lists(NAMES, min_size=1, max_size=4))
-def test_no_artist_is_in_two_splits_and_only_training_gains_rows_of_known_tracks(nights):
+def test_no_artist_is_in_two_splits_and_known_tracks_move_only_to_training(nights):
     store: dict = {}
     for listing in nights:
         before = {row["track_id"]: row["split"] for rows in store.get("shards", {}).values() for row in rows}

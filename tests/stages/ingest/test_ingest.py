@@ -1,4 +1,4 @@
-"""Ingest: what becomes of recordings over the nights: new, changed, retagged, moved, removed, and killed runs."""
+"""Ingest over several nights: recordings that are new, changed, retagged, moved or removed, and killed runs."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def _retag(path: Path, **tags) -> None:
     opened.save()
 
 
-def test_the_corpus_is_taken_in_and_the_silent_file_is_refused_as_silent(corpus, tmp_path):
+def test_the_corpus_is_ingested_and_its_silent_file_is_refused_as_silent(corpus, tmp_path):
     world = World(tmp_path)
     world.source = str(corpus)
     audio = [path for path in corpus.rglob("*") if path.suffix in (".ogg", ".mp3")]
@@ -64,7 +64,7 @@ def test_the_corpus_is_taken_in_and_the_silent_file_is_refused_as_silent(corpus,
     assert world.read == 0
 
 
-def test_silence_is_taken_where_it_is_asked_for(corpus, tmp_path):
+def test_silence_is_kept_if_the_limits_say_so(corpus, tmp_path):
     (tmp_path / "music").mkdir()
     shutil.copy(corpus / "orchestral" / "silence.ogg", tmp_path / "music")
     world = World(tmp_path, limits={"silent": "keep"})
@@ -73,7 +73,7 @@ def test_silence_is_taken_where_it_is_asked_for(corpus, tmp_path):
     assert (row["loudness"], row["silence"]) == (None, 1.0)
 
 
-def test_one_new_file_reads_one_file_and_touches_one_shard(tmp_path):
+def test_one_new_file_reads_one_file_and_writes_one_shard(tmp_path):
     world = World(tmp_path, shard_size=3)
     for number in range(7):
         world.add(f"{number}.flac", number)
@@ -91,7 +91,7 @@ def test_one_new_file_reads_one_file_and_touches_one_shard(tmp_path):
     assert world.rows()["00 first by name.flac"]["shard"] == 2
 
 
-def test_excluding_a_folder_drops_its_rows_and_including_it_again_brings_them_back(world):
+def test_excluding_a_folder_drops_its_rows_and_including_it_restores_them(world):
     world.add("a.flac", 1)
     world.add("stems/b.flac", 2)
     world.run()
@@ -103,7 +103,7 @@ def test_excluding_a_folder_drops_its_rows_and_including_it_again_brings_them_ba
     assert world.remarks() == []
 
 
-def test_several_sources_are_one_set_and_each_has_its_own_metadata(tmp_path):
+def test_several_sources_form_one_set_and_each_has_its_own_metadata(tmp_path):
     world = World(tmp_path)
     for folder, seed in (("one", 1), ("two", 2)):
         world.add(f"{folder}/a.flac", seed)
@@ -123,7 +123,7 @@ def test_a_second_run_opens_no_recording(world):
     assert world.read == 0
 
 
-def test_a_retagged_file_is_the_same_track_with_new_metadata_in_its_shard(tmp_path):
+def test_a_retagged_file_is_the_same_track_with_new_metadata_in_the_same_shard(tmp_path):
     world = World(tmp_path, shard_size=1)
     path = world.add("a.flac", 1)
     world.add("b.flac", 2)
@@ -146,7 +146,7 @@ def test_a_changed_sidecar_updates_the_row_and_reads_no_sound(world):
     write(world.music / "a.json", json.dumps({"artist": "one"}).encode())
     world.run()
     state = path.stat()
-    path.write_bytes(b"no sound any more".ljust(state.st_size, b"\0"))  # any reading of it would be a reject
+    path.write_bytes(b"no sound any more".ljust(state.st_size, b"\0"))  # reading it would be a reject
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     write(world.music / "a.json", json.dumps({"artist": "two, longer", "title": "from sidecar", "bpm": "no"}).encode())
     assert world.run() == Counts(1, 1, 0)
@@ -183,10 +183,12 @@ def test_a_track_that_connects_two_groups_moves_rows_and_no_artist_is_in_two_spl
     assert world.answer(NO_ARTIST_IN_TWO_SPLITS) == []
     os.remove(world.music / "4.flac")
     world.run()
-    assert {row["split"] for row in world.rows().values()} == {"train"}  # what was trained on is not held out again
+    assert {row["split"] for row in world.rows().values()} == {
+        "train"
+    }  # a recording that was trained on is not held out again
 
 
-def test_a_changed_paraphrase_is_other_training_data_and_reads_no_sound(world):
+def test_a_changed_paraphrase_changes_the_training_data_and_reads_no_sound(world):
     world.add("a.flac", 1)
     write(world.music / "a.json", json.dumps({"description": "A waltz", "paraphrases": ["In three", "Dance"]}).encode())
     world.run()
@@ -196,11 +198,11 @@ def test_a_changed_paraphrase_is_other_training_data_and_reads_no_sound(world):
     assert world.run() == Counts(1, 0, 0)
     assert world.read == 0
     after = world.store.footer(TRACKS, "v", "0")
-    assert after.content != before.content  # what a training reads
-    assert after.output_key == before.output_key  # what chroma, clap and tokens are made from
+    assert after.content != before.content  # which training reads
+    assert after.output_key == before.output_key  # from which chroma, clap and tokens are made
 
 
-def test_the_same_content_in_two_places_is_one_track(world):
+def test_the_same_content_at_two_paths_is_one_track(world):
     first = world.add("b.flac", 1)
     write(world.music / "b.json", b'{"title": "from b", "genre": "jazz"}')
     world.run()
@@ -218,7 +220,7 @@ def test_the_same_content_in_two_places_is_one_track(world):
     assert (row["uri"], row["title"]) == (str(first), "from b")
 
 
-def test_a_removed_file_goes_and_comes_back_as_the_same_track(tmp_path):
+def test_a_removed_file_that_returns_is_the_same_track(tmp_path):
     world = World(tmp_path, shard_size=2)
     for number in range(3):
         world.add(f"{number}.flac", number)
@@ -250,7 +252,7 @@ def test_a_moved_file_keeps_its_row_and_shard(tmp_path):
     assert (row["shard"], len(row["files"])) == (0, 1)
 
 
-def test_a_file_whose_sound_changed_is_another_track(world):
+def test_a_file_with_changed_sound_is_another_track(world):
     path = world.add("a.flac", 1)
     world.run()
     [before] = world.rows().values()
@@ -261,7 +263,7 @@ def test_a_file_whose_sound_changed_is_another_track(world):
     assert after["track_id"] != before["track_id"]
 
 
-def test_a_rejected_file_is_read_again_when_it_changed(world):
+def test_a_rejected_file_is_read_again_after_it_changed(world):
     world.add("good.flac")
     path = write(world.music / "a.wav", b"bad")
     world.run()
@@ -272,7 +274,7 @@ def test_a_rejected_file_is_read_again_when_it_changed(world):
     assert world.rejects() == {}
 
 
-def test_tracks_in_a_folder_that_cannot_be_read_for_a_night_are_kept(world, monkeypatch):
+def test_tracks_in_a_folder_that_cannot_be_read_one_night_are_kept(world, monkeypatch):
     world.add("a.flac", 1)
     world.add("closed/b.flac", 2)
     write(world.music / "closed" / "bad.wav", b"bad")
@@ -297,7 +299,7 @@ def test_tracks_in_a_folder_that_cannot_be_read_for_a_night_are_kept(world, monk
     assert list(world.rejects()) == ["closed/bad.wav"]
 
 
-def test_plans_count_what_runs_do(world):
+def test_plans_agree_with_the_counts_of_runs(world):
     stage = ConfiguredStage("ingest", ingest, world.config)
 
     def plan():
@@ -318,7 +320,7 @@ def test_plans_count_what_runs_do(world):
     assert plan() == (0, 3, 0)
 
 
-def test_a_plan_of_what_did_not_change_reads_no_column_that_it_does_not_compare(tmp_path):
+def test_a_plan_without_changes_reads_only_the_columns_that_it_compares(tmp_path):
     world = World(tmp_path, accept=["seconds >= 0.55"])
     for number in range(3):
         world.add(f"{number}.flac", number)
@@ -336,7 +338,7 @@ def test_a_plan_of_what_did_not_change_reads_no_column_that_it_does_not_compare(
 
 
 def damage_columns(path: Path, but: set[str]) -> None:
-    """Damage what a Parquet file holds of all columns but some, of records but some fields."""
+    """Damages all columns of a Parquet file except some, and all fields of records except some."""
     data, metadata = bytearray(path.read_bytes()), pq.read_metadata(path)
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
@@ -363,7 +365,7 @@ def test_a_missing_or_emptied_source_fails_and_drops_nothing(world):
         plan_stage(ConfiguredStage("ingest", ingest, world.config), context, True)
 
 
-def test_a_source_where_everything_is_bad_has_rejects_and_no_rows(world):
+def test_a_source_with_only_bad_files_has_rejects_and_no_rows(world):
     write(world.music / "a.wav", b"bad")
     assert world.run() == Counts(0, 0, 1)
     assert world.run() == Counts(0, 0, 1)

@@ -1,4 +1,4 @@
-"""Ingest killed with -9 again and again while it writes shards; one more run gives the undisturbed tables."""
+"""Ingest killed with -9 several times while it writes shards: one more run gives the tables of an undisturbed one."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ run_job(ConfiguredStage("ingest", ingest, ingest.Config(shard_size=3)), context,
 """
 
 
-def test_a_run_killed_with_9_leaves_what_an_undisturbed_run_makes(tmp_path):
+def test_a_killed_run_is_completed_to_the_tables_of_an_undisturbed_one(tmp_path):
     calm, broken = World(tmp_path / "calm", shard_size=3), World(tmp_path / "broken", shard_size=3)
     broken.music, broken.source = calm.music, calm.source
     for number in range(27):
@@ -57,7 +57,7 @@ def test_a_run_killed_with_9_leaves_what_an_undisturbed_run_makes(tmp_path):
     assert len(broken.rows()) == 24
 
 
-def test_a_run_stopped_anywhere_and_run_again_equals_an_undisturbed_one(tmp_path, monkeypatch):
+def test_a_run_stopped_anywhere_is_completed_to_the_tables_of_an_undisturbed_one(tmp_path, monkeypatch):
     monkeypatch.setattr(ingest.update_shards, "__defaults__", (3,))
     calm, broken = World(tmp_path / "calm", shard_size=4), World(tmp_path / "broken", shard_size=4)
     broken.music = calm.music

@@ -1,4 +1,4 @@
-"""Sources as other libraries write them: lhotse's manifests and Shar, WebDataset's tar files."""
+"""Sources written by other libraries: lhotse's manifests and Shar, WebDataset's tar files."""
 
 import json
 from pathlib import Path
@@ -17,14 +17,14 @@ webdataset: Any = pytest.importorskip("webdataset")
 
 
 def recordings(world: World, count: int = 3) -> Any:
-    """A RecordingSet of lhotse's, of recordings in a folder, with absolute paths."""
+    """A RecordingSet of lhotse with the recordings of a folder by absolute paths."""
     files = [world.add(f"{number}.flac", number) for number in range(count)]
     made = [lhotse.Recording.from_file(file, recording_id=f"take.{file.stem}") for file in files]
     return lhotse.RecordingSet.from_recordings(made)
 
 
 def cuts(world: World) -> Any:
-    """A CutSet of the same, each with two supervisions and fields of its own."""
+    """A CutSet of the same, each cut with two supervisions and fields of its own."""
     made = []
     for recording in recordings(world):
         cut = recording.to_cut()
@@ -51,7 +51,7 @@ EXPECTED = {(f"T take.{number}", "folk", 120.0, "a calm piece with a loud end", 
 
 
 @pytest.mark.parametrize("name", ["recordings.jsonl", "recordings.jsonl.gz"])
-def test_a_recording_set_of_lhotse_stands_for_the_recordings_that_it_names(name: str, tmp_path: Path) -> None:
+def test_a_recording_set_of_lhotse_ingests_the_recordings_that_it_names(name: str, tmp_path: Path) -> None:
     world = World(tmp_path)
     recordings(world).to_file(tmp_path / name)
     world.add("not named.flac", 9)
@@ -63,7 +63,7 @@ def test_a_recording_set_of_lhotse_stands_for_the_recordings_that_it_names(name:
 
 
 @pytest.mark.parametrize("beside", [False, True])
-def test_a_cut_set_describes_its_recordings_as_the_source_and_beside_one(beside: bool, tmp_path: Path) -> None:
+def test_a_cut_set_describes_its_recordings_as_the_source_or_beside_it(beside: bool, tmp_path: Path) -> None:
     world = World(tmp_path)
     made = cuts(world)
     manifest = (world.music if beside else tmp_path) / "cuts.jsonl.gz"
@@ -73,7 +73,7 @@ def test_a_cut_set_describes_its_recordings_as_the_source_and_beside_one(beside:
     assert described(world) == EXPECTED
 
 
-def test_a_shar_folder_is_read_where_it_lies_with_what_its_cuts_say(tmp_path: Path) -> None:
+def test_a_shar_folder_is_read_in_place_with_the_facts_of_its_cuts(tmp_path: Path) -> None:
     world, shar = World(tmp_path), tmp_path / "shar"
     shar.mkdir()
     cuts(world).to_shar(shar, fields={"recording": "flac"}, shard_size=2)
@@ -85,11 +85,11 @@ def test_a_shar_folder_is_read_where_it_lies_with_what_its_cuts_say(tmp_path: Pa
     assert described(inside) == EXPECTED
     rows = inside.rows().values()
     assert all(row["uri"].startswith("tar://take.") and "recording.00000" in row["uri"] for row in rows)
-    # lhotse encodes the sound anew; of the same samples FLAC's own digest is the same, and so the track.
+    # lhotse encodes the sound again. FLAC's own digest of the same samples is the same, and so is the track.
     assert {row["track_id"] for row in rows} == outside
 
 
-def test_the_whole_recording_of_a_part_is_taken_in_and_that_is_told(tmp_path: Path) -> None:
+def test_a_cut_that_is_a_part_ingests_the_whole_recording_with_a_remark(tmp_path: Path) -> None:
     world = World(tmp_path)
     part = next(iter(cuts(world))).truncate(offset=0.1, duration=0.2)
     lhotse.CutSet.from_cuts([part]).to_file(tmp_path / "cuts.jsonl")
@@ -109,20 +109,20 @@ def test_the_whole_recording_of_a_part_is_taken_in_and_that_is_told(tmp_path: Pa
         ([], "of the kind nothing"),
     ],
 )
-def test_what_is_no_one_file_is_not_read_and_no_command_is_run(sources: list[Any], told: str) -> None:
+def test_recordings_that_are_not_one_file_are_not_read_and_no_command_is_run(sources: list[Any], told: str) -> None:
     notes: dict[str, str] = {}
     assert recording_row({"id": "r", "sources": sources, "duration": 1.0}, notes) == {}
     assert list(notes) == [f"recordings of lhotse that are {told}, which are not read"]
 
 
-def test_a_manifest_of_lhotse_that_names_no_file_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_manifest_of_lhotse_without_a_file_is_refused_with_the_reason(tmp_path: Path) -> None:
     row = {"id": "r", "sources": [{"type": "command", "channels": [0], "source": "sox"}], "duration": 1.0}
     write(tmp_path / "recordings.jsonl", json.dumps(row).encode())
     with pytest.raises(ValueError, match="expected a manifest that names recordings by path as the source, got"):
         list_sources([str(tmp_path / "recordings.jsonl")])
 
 
-def test_a_recording_that_a_manifest_names_and_is_not_there_is_refused_like_any_other(tmp_path: Path) -> None:
+def test_a_missing_recording_of_a_manifest_is_a_reject(tmp_path: Path) -> None:
     world = World(tmp_path)
     recordings(world).to_file(tmp_path / "recordings.jsonl")
     (world.music / "1.flac").unlink()
@@ -132,7 +132,7 @@ def test_a_recording_that_a_manifest_names_and_is_not_there_is_refused_like_any_
     assert {row["kind"] for row in world.rejects().values()} == {"missing", "unreadable"}
 
 
-def test_samples_that_webdataset_wrote_are_taken_in_and_a_path_in_them_is_a_name(tmp_path: Path) -> None:
+def test_samples_written_by_webdataset_are_ingested_and_paths_in_them_are_only_names(tmp_path: Path) -> None:
     world, outside = World(tmp_path), tmp_path / "outside.flac"
     world.music.mkdir()
     write(outside, encoded("FLAC", tones(2.0, 8, RATE), RATE))

@@ -1,4 +1,4 @@
-"""AudioCraft's checkpoints: what is read is what was written, and the files hold all that AudioCraft asks for."""
+"""AudioCraft's checkpoints: what was written is read back, and the files hold everything that AudioCraft asks for."""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def logits(model: MusicModel) -> Tensor:
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_a_model_that_is_read_and_written_and_read_is_the_same_bit_for_bit(tmp_path: Path, name: str) -> None:
+def test_a_model_read_written_and_read_again_is_the_same_bit_for_bit(tmp_path: Path, name: str) -> None:
     there = written(tmp_path, name)
     folder, state = there.folder, there.state
     find, back = text_encoders(tmp_path), tmp_path / "back"
@@ -86,7 +86,7 @@ def test_the_layout_of_a_pattern_survives_reading_and_writing(tmp_path: Path, na
         assert trained.model.language_model.pattern(6).layout == layout.layout
 
 
-def test_what_a_checkpoint_says_of_itself_is_known(tmp_path: Path) -> None:
+def test_the_facts_of_a_checkpoint_are_read(tmp_path: Path) -> None:
     folder = written(tmp_path, "melody").folder
     find = text_encoders(tmp_path)
     trained = read_audiocraft(folder, find)
@@ -109,13 +109,13 @@ def test_what_a_checkpoint_says_of_itself_is_known(tmp_path: Path) -> None:
     assert load_checkpoint(folder, find).facts == facts
 
 
-def test_two_sides_by_a_mono_codec_are_stereo(tmp_path: Path) -> None:
+def test_a_stereo_model_with_a_mono_codec_has_two_sets_of_codebooks(tmp_path: Path) -> None:
     trained = read_audiocraft(written(tmp_path, "stereo").folder, text_encoders(tmp_path))
     assert trained.facts.codec == describe_codec(codec(2, 16), codebooks=4, channels=2)
     assert trained.facts.model.language_model.delays == (0, 0, 1, 1)
 
 
-def test_weights_of_half_precision_become_whole(tmp_path: Path) -> None:
+def test_weights_of_half_precision_become_float32(tmp_path: Path) -> None:
     there = written(tmp_path, "text")
     folder, state = there.folder, there.state
     content = torch.load(folder / LANGUAGE_MODEL_FILE, weights_only=True)
@@ -144,11 +144,11 @@ ASKED_OF_A_CODEC = {
     "seanet": ["encoder", "decoder", "dimension", "ratios", "n_filters", "n_residual_layers", "norm", "lstm"],
     "rvq": ["n_q", "bins"],
 }
-"""The settings that AudioCraft's builders read and have no default for, or one that is not MusicGen's."""
+"""The settings that AudioCraft's builders read and have no default for, or a default that is not MusicGen's."""
 
 
 @pytest.mark.parametrize(("file", "asked"), [(LANGUAGE_MODEL_FILE, ASKED_FOR), (CODEC_FILE, ASKED_OF_A_CODEC)])
-def test_an_export_holds_every_setting_that_audiocrafts_builders_ask_for(
+def test_an_export_holds_every_setting_that_audiocrafts_builders_read(
     tmp_path: Path, file: str, asked: dict[str, list[str]]
 ) -> None:
     folder = written(tmp_path, "melody").folder
@@ -167,7 +167,7 @@ def test_an_export_holds_every_setting_that_audiocrafts_builders_ask_for(
 
 
 def trained_here(tmp_path: Path, reference: str | None = "google-t5/t5-base") -> TrainedModel:
-    """A model such as a training here leaves."""
+    """A model like those that training here produces."""
     encoder, tokenizer = load_text_encoder(text_encoder(tmp_path / "own"))
     torch.manual_seed(4)
     language_model = LanguageModelConfig(codebooks=2, cardinality=16, width=16, heads=2, layers=1)
@@ -185,7 +185,7 @@ def trained_here(tmp_path: Path, reference: str | None = "google-t5/t5-base") ->
     return TrainedModel(MusicModel(config, encoder, tokenizer).eval(), facts, network)
 
 
-def test_a_model_that_was_trained_here_computes_the_same_from_audiocrafts_form(tmp_path: Path) -> None:
+def test_a_model_trained_here_computes_the_same_after_export_to_audiocraft(tmp_path: Path) -> None:
     trained, folder = trained_here(tmp_path), tmp_path / "export"
     folder.mkdir()
     write_audiocraft(trained, folder)
@@ -195,7 +195,7 @@ def test_a_model_that_was_trained_here_computes_the_same_from_audiocrafts_form(t
     assert torch.equal(logits(read.model)[0], logits(trained.model)[0])
 
 
-def test_a_codec_that_audiocraft_has_by_name_is_written_by_name(tmp_path: Path) -> None:
+def test_a_codec_that_audiocraft_knows_by_name_is_written_by_name(tmp_path: Path) -> None:
     folder = written(tmp_path, "unconditional").folder
     codec(2, 16).save_pretrained(tmp_path / "codec")
     write_codec_reference("facebook/encodec_32khz", folder)
@@ -224,7 +224,7 @@ def test_conditions_of_an_imported_conditioner_equal_the_oracle(oracles: Path, t
         conditioners: dict[str, Any] = {"genre": {"model": "lut", "lut": conditioner}}
         state = {f"{place}embed.weight": pack.tensors["lut.embed.weight"]}
         texts = sizes["texts_noop"]
-        asked = [row for row, text in enumerate(texts) if text != ""]  # which no attribute is
+        asked = [row for row, text in enumerate(texts) if text != ""]  # no attribute is an empty text
         given = [Attributes(fields={"genre": texts[row]} if texts[row] else {}) for row in asked]
         name, expected = "genre", pack.tensors["lut.out"][asked]
     else:

@@ -1,4 +1,4 @@
-"""AudioCraft's codecs: read to the last code, written as they were read, refused by the name of what is missing."""
+"""AudioCraft's codecs: read exactly, written as they were read, and refused with the name of what is missing."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ def nowhere(reference: WeightsRef) -> LocalWeights:
 
 
 def settings_of(case: dict[str, Any]) -> dict[str, Any]:
-    """A case of the pack as the configuration that AudioCraft builds its network from."""
+    """A case of the pack as the configuration from which AudioCraft builds its network."""
     channels, rate = case["seanet"]["channels"], case["sample_rate"]
     return {
         "sample_rate": rate,
@@ -48,8 +48,9 @@ def settings_of(case: dict[str, Any]) -> dict[str, Any]:
 def state_of(pack: Pack, name: str) -> dict[str, Tensor]:
     """The weights of a case, with the codebooks that made its codes.
 
-    The pack's codebooks are those after its training pass, which began with the codes that it gives: undoing one step
-    of the moving average (decay 0.99, sums that start at the codebooks, counts that start at 0) brings them back.
+    The pack holds the codebooks after its training pass, which began with the codes that it states. Undoing one step of
+    the moving average (decay 0.99, sums that start at the codebooks, counts that start at 0) restores the codebooks
+    before it.
     """
     prefix = f"{name}.weights."
     state = {key.removeprefix(prefix): value for key, value in pack.tensors.items() if key.startswith(prefix)}
@@ -76,7 +77,7 @@ def largest_difference(got: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
-def test_a_codec_read_from_audiocraft_encodes_and_decodes_as_the_oracle_does(
+def test_a_codec_read_from_audiocraft_encodes_and_decodes_like_the_oracle(
     oracles: Path, tmp_path: Path, name: str
 ) -> None:
     pack = read_pack(oracles, "codec")
@@ -113,7 +114,7 @@ def random_codec(folder: Path) -> EncodecModel:
     return EncodecModel.from_pretrained(codec_folder(folder / "codec")).eval()
 
 
-def test_a_codec_that_was_trained_here_comes_back_from_audiocrafts_form_bit_for_bit(tmp_path: Path) -> None:
+def test_a_codec_trained_here_survives_audiocrafts_form_bit_for_bit(tmp_path: Path) -> None:
     network = random_codec(tmp_path)
     write_audiocraft_codec(network, tmp_path)
     read = read_audiocraft_codec(tmp_path, nowhere).network
@@ -127,7 +128,7 @@ def test_a_codec_that_was_trained_here_comes_back_from_audiocrafts_form_bit_for_
         assert torch.equal(read.encode(sound).audio_codes, network.encode(sound).audio_codes)
 
 
-def test_a_codec_that_is_only_named_is_had_by_its_name(tmp_path: Path) -> None:
+def test_a_codec_given_only_by_name_is_found_by_its_name(tmp_path: Path) -> None:
     folder = codec_folder(tmp_path / "codec")
     write_codec_reference("facebook/encodec_32khz", tmp_path)
     asked: list[str] = []
@@ -147,7 +148,7 @@ def test_a_codec_that_is_only_named_is_had_by_its_name(tmp_path: Path) -> None:
 
 
 def small_package() -> Package:
-    """A codec's package whose settings a test may change."""
+    """A codec's package with settings that a test may change."""
     seanet = {"channels": 1, "dimension": 4, "n_filters": 2, "n_residual_layers": 1, "ratios": [2, 2], "lstm": 1}
     settings = {
         "compression_model": "encodec",
@@ -190,7 +191,7 @@ def test_an_option_that_transformers_lacks_is_refused_by_name(section: str, key:
         codec_from_audiocraft(package)
 
 
-def test_a_codec_has_as_many_codebooks_as_its_configuration_says_at_any_rate() -> None:
+def test_a_codec_has_the_configured_number_of_codebooks_at_any_rate() -> None:
     package = small_package()
     values: Any = package.config.values
     values["encodec"]["sample_rate"] = 13 * 4  # 7 codebooks of 11 bits at 13 Hz are 1001 bits a second, a bad fraction
@@ -242,7 +243,7 @@ def test_weights_that_do_not_fit_their_configuration_are_named(
         ({"normalize": True, "use_causal_conv": True}, "expected a codec that is causal or scales its input"),
     ],
 )
-def test_a_codec_that_audiocraft_cannot_be_is_refused_by_what_it_has(
+def test_a_codec_that_audiocraft_cannot_represent_is_refused_with_the_reason(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     network = random_codec(tmp_path)

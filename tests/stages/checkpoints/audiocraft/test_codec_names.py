@@ -14,7 +14,7 @@ def network(norm: str) -> EncodecModel:
 
 
 @pytest.mark.parametrize("norm", ["weight_norm", "time_group_norm"])
-def test_every_tensor_has_a_name_of_its_own(norm: str) -> None:
+def test_every_tensor_has_a_unique_name(norm: str) -> None:
     codec = network(norm)
     names = audiocraft_codec_names(codec)
     assert set(names) == set(codec.state_dict())
@@ -32,10 +32,10 @@ def test_every_tensor_has_a_name_of_its_own(norm: str) -> None:
         ("quantizer.layers.0.codebook.embed_avg", "quantizer.vq.layers.0._codebook.embed_avg"),
     ],
 )
-def test_names_are_those_of_published_files(here: str, there: str) -> None:
+def test_names_match_those_of_published_files(here: str, there: str) -> None:
     assert audiocraft_codec_names(network("weight_norm"))[here] == there
 
 
-def test_a_codec_without_its_weight_normalisation_is_refused() -> None:
+def test_a_codec_without_weight_normalisation_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a codec with its weight normalisation, got one with plain weights"):
         audiocraft_codec_names(fold_weight_norm(network("weight_norm")))

@@ -1,4 +1,4 @@
-"""Text encoders in AudioCraft's checkpoints: by their names, or with their weights where they learned."""
+"""Text encoders in AudioCraft's checkpoints: by their names, or with their weights if they were trained."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +19,13 @@ PLACE = "condition_provider.conditioners.description.t5."
 
 
 def learned(tmp_path: Path) -> dict[str, Tensor]:
-    """The state of a T5 of the small encoder's shape and other weights, as AudioCraft's files have it."""
+    """The state of a T5 with the small encoder's shape and other weights, as AudioCraft's files store it."""
     network = T5EncoderModel(T5EncoderModel.from_pretrained(text_encoder(tmp_path / "t5")).config)
     return {f"{PLACE}{name}": value + 1.0 for name, value in network.state_dict().items()}
 
 
 def with_learned_encoder(tmp_path: Path) -> Path:
-    """A checkpoint whose text encoder learned with the model."""
+    """A checkpoint with a text encoder that was trained with the model."""
     there = written(tmp_path, "text", "conditioners.description.t5.finetune", True)
     content = torch.load(there.folder / LANGUAGE_MODEL_FILE, weights_only=True)
     content["best_state"] |= learned(tmp_path)
@@ -40,7 +40,7 @@ def small_t5(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.checkpoints.audiocraft.conditioners.T5_VOCABULARY", 22)
 
 
-def test_an_encoder_that_learned_is_read_from_the_file_and_not_from_its_name(tmp_path: Path) -> None:
+def test_a_trained_encoder_is_read_from_the_file_and_not_by_its_name(tmp_path: Path) -> None:
     trained = read_audiocraft(with_learned_encoder(tmp_path), text_encoders(tmp_path))
     assert trained.model.description is not None
     assert trained.facts.model.description is not None
@@ -52,7 +52,7 @@ def test_an_encoder_that_learned_is_read_from_the_file_and_not_from_its_name(tmp
 
 
 @pytest.mark.usefixtures("small_t5")
-def test_an_encoder_that_learned_is_written_with_the_model(tmp_path: Path) -> None:
+def test_a_trained_encoder_is_written_with_the_model(tmp_path: Path) -> None:
     find, back = text_encoders(tmp_path), tmp_path / "back"
     first = read_audiocraft(with_learned_encoder(tmp_path), find)
     back.mkdir()
@@ -65,7 +65,7 @@ def test_an_encoder_that_learned_is_written_with_the_model(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("small_t5")
-def test_a_frozen_encoder_that_lies_with_the_model_is_written_as_one_that_learned(tmp_path: Path) -> None:
+def test_a_frozen_encoder_stored_with_the_model_is_written_as_a_trained_one(tmp_path: Path) -> None:
     find, back = text_encoders(tmp_path), tmp_path / "back"
     first = read_audiocraft(written(tmp_path, "text").folder, find)
     facts = first.facts.model_copy(update={"text_encoder": None})
@@ -80,16 +80,16 @@ def test_a_frozen_encoder_that_lies_with_the_model_is_written_as_one_that_learne
 
 
 def with_shape(trained: TrainedModel, shape: T5Config) -> TrainedModel:
-    """The same model, whose encoder says that it is of another shape."""
+    """The same model, with an encoder that claims another shape."""
     assert trained.model.description is not None
     trained.model.description.encoder.config = shape
     return replace(trained, facts=trained.facts.model_copy(update={"text_encoder": "checkpoint:text"}))
 
 
-def test_a_published_t5_is_known_by_its_name_and_by_its_shape(tmp_path: Path) -> None:
+def test_a_published_t5_is_recognised_by_its_name_or_its_shape(tmp_path: Path) -> None:
     trained = read_audiocraft(written(tmp_path, "text").folder, text_encoders(tmp_path))
     assert find_t5(trained) == NamedT5("t5-base", inside=False)
-    published = T5Config(feed_forward_proj="relu")  # transformers' defaults are t5-small's
+    published = T5Config(feed_forward_proj="relu")  # the defaults of transformers are those of t5-small
     assert find_t5(with_shape(trained, published)) == NamedT5("t5-small", inside=True)
     flan = T5Config(d_model=768, d_ff=2_048, num_layers=12, num_heads=12, feed_forward_proj="gated-gelu")
     assert find_t5(with_shape(trained, flan)) == NamedT5("google/flan-t5-base", inside=True)

@@ -1,4 +1,4 @@
-"""Names of parameters, theirs and ours."""
+"""Names of parameters in AudioCraft and here."""
 
 import re
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_every_weight_of_the_oracle_has_its_place(oracles: Path, name: str) -> N
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_state_of_the_oracle_comes_back_under_its_names_with_all_its_tables(oracles: Path, name: str) -> None:
+def test_a_state_of_the_oracle_is_written_back_with_its_names_and_tables(oracles: Path, name: str) -> None:
     pack = read_pack(oracles, "lm_variants")
     start = f"{name}.weights."
     expected = {key.removeprefix(start): value for key, value in pack.tensors.items() if key.startswith(start)}
@@ -45,7 +45,7 @@ def test_a_state_of_the_oracle_comes_back_under_its_names_with_all_its_tables(or
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_parameter_of_every_form_has_a_name_there_and_comes_back(form: str) -> None:
+def test_every_parameter_of_every_form_is_renamed_to_audiocraft_and_back(form: str) -> None:
     settings = config(head_bias=True, **FORMS[form]).language_model
     state = LanguageModel(settings).state_dict()
     there = decoder_state_to_audiocraft(state, settings)
@@ -55,7 +55,7 @@ def test_every_parameter_of_every_form_has_a_name_there_and_comes_back(form: str
     assert ("transformer.rope.frequencies" in there) == (settings.positions != "sinusoidal")
 
 
-def test_attention_of_pytorchs_own_has_the_same_names_here() -> None:
+def test_pytorchs_own_attention_gets_the_same_names() -> None:
     for part in ("self_attn", "cross_attention"):
         plain, own = (f"transformer.layers.3.{part}.{mha}in_proj_weight" for mha in ("mha.", ""))
         weight = torch.zeros(1)

@@ -1,4 +1,4 @@
-"""Weights of the reference packs in AudioCraft's files: read from there, they give the reference's numbers."""
+"""Weights of the reference packs in AudioCraft's files: models read from them give the reference's numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,13 @@ GREEDY += ["musiclm", "stereo8"]
 
 
 def decoder_of(facts: dict[str, Any]) -> dict[str, Any]:
-    """What a pack says of its network as settings of `transformer_lm`."""
+    """What a pack states of its network, as settings of `transformer_lm`."""
     beside = {"special_token_id", "delays", "dtype", "norm_eps"}
     return {name: value for name, value in facts.items() if name not in beside}
 
 
 def pattern_of(name: str, codebooks: int) -> dict[str, Any]:
-    """A pattern that a pack names as the settings of `codebooks_pattern`."""
+    """A pattern named by a pack, as settings of `codebooks_pattern`."""
     pattern, zeros = PatternName.of(name), [0] * codebooks
     settings: dict[str, dict[str, Any]] = {
         "delay": {"delays": list(pattern.numbers)} if pattern.numbers else {},
@@ -59,7 +59,7 @@ def files(oracles: Path, case: dict[str, Any]) -> tuple[dict[str, Any], dict[str
 
 
 def written_and_read(folder: Path, settings: dict[str, Any], state: dict[str, Tensor]) -> MusicModel:
-    """A language model by way of its file alone: a codec of 40 codes, as some packs have, is none of transformers'."""
+    """A language model through its file alone: transformers has no codec of 40 codes, as some packs have."""
     write_package(folder / LANGUAGE_MODEL_FILE, state, settings)
     return model_from_audiocraft(read_package(folder / LANGUAGE_MODEL_FILE), text_encoders(folder)).model
 

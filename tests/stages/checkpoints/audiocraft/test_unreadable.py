@@ -1,4 +1,4 @@
-"""AudioCraft's files that are damaged, name code or cannot be honoured are refused, by the name of what is wrong."""
+"""AudioCraft's files that are damaged, name code or cannot be honoured are refused with the name of the fault."""
 
 import copy
 import os
@@ -87,7 +87,7 @@ def test_a_setting_that_cannot_be_honoured_is_refused_by_its_name(
         model_from_audiocraft(Package({}, Section("", settings)), text_encoders(tmp_path))
 
 
-def test_conditions_in_another_order_are_refused_where_the_order_counts(tmp_path: Path) -> None:
+def test_conditions_in_another_order_are_refused_where_the_order_matters(tmp_path: Path) -> None:
     settings = readable()
     change(settings, "dataset.segment_duration", 30)
     settings["conditioners"] = {name: settings["conditioners"][name] for name in ("genre", "description", "self_wav")}
@@ -96,7 +96,7 @@ def test_conditions_in_another_order_are_refused_where_the_order_counts(tmp_path
     find = text_encoders(tmp_path)
     with pytest.raises(
         ValueError, match=r"expected the weights of the language model, got \['"
-    ):  # as order does not count here
+    ):  # because the order does not matter here
         model_from_audiocraft(Package({}, Section("", settings)), find)
     change(settings, "fuser.cross_attention_pos_emb", True)
     with pytest.raises(ValueError, match=r"conditioners in the order \['description', 'genre'\], got \['genre', 'desc"):
@@ -168,7 +168,7 @@ def test_a_folder_without_a_codec_is_refused(tmp_path: Path) -> None:
         ({"xp.cfg": "a: ${b}\nb: ${a}"}, "expected a configuration whose references end"),
     ],
 )
-def test_content_that_is_none_of_audiocrafts_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_content_not_written_by_audiocraft_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = written(tmp_path, "unconditional").folder / LANGUAGE_MODEL_FILE
     torch.save(torch.load(path, weights_only=True) | changes, path)
     with pytest.raises(ValueError, match=message):
@@ -224,7 +224,7 @@ def test_weights_that_do_not_fit_their_configuration_are_named(
         ("interleave_stereo_codebooks.per_timestep", True, "codebooks.per_timestep to be False, got True"),
     ],
 )
-def test_a_codec_that_is_not_the_language_models_is_refused(
+def test_a_codec_that_does_not_fit_the_language_model_is_refused(
     tmp_path: Path, place: str, value: Any, message: str
 ) -> None:
     folder = written(tmp_path, "unconditional", place, value).folder

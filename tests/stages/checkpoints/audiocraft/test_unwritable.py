@@ -1,4 +1,4 @@
-"""Models that AudioCraft cannot have are refused by the name of what it lacks."""
+"""Models that AudioCraft cannot represent are refused with the name of what it lacks."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -106,7 +106,7 @@ def test_a_feature_that_audiocraft_lacks_is_refused_by_its_name(
     assert not (tmp_path / LANGUAGE_MODEL_FILE).exists()
 
 
-def test_a_text_encoder_that_audiocraft_has_not_by_name_is_refused(tmp_path: Path) -> None:
+def test_a_text_encoder_that_audiocraft_does_not_name_is_refused(tmp_path: Path) -> None:
     trained = own_model(tmp_path, {}, {})
     unknown = replace(trained, facts=trained.facts.model_copy(update={"text_encoder": "checkpoint:text"}))
     with pytest.raises(ValueError, match=r"by name \(t5-small, .*\), got a T5 of width 16, 1 layers and 22 pieces"):

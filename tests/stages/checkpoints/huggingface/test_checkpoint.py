@@ -1,4 +1,5 @@
-"""MusicGen of transformers and this project's are one model: read, written and read again, they compute the same."""
+"""MusicGen of transformers and this project's are the same model: read, written and read again, they compute the
+same."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,7 @@ def attributes(shape: Shape) -> list[Attributes]:
 
 
 def check_logits(theirs: Any, ours: MusicModel, shape: Shape) -> None:
-    """Batches of different descriptions agree; with melodies, each row does (see `rows`)."""
+    """Batches of different descriptions agree; with melodies, each row agrees (see `rows_of`)."""
     codes = random_codes(len(DESCRIPTIONS), 9, 3, shape.codebooks, shape.cardinality)
     for rows in rows_of(shape):
         items = [attributes(shape)[row] for row in rows]
@@ -54,7 +55,7 @@ def check_logits(theirs: Any, ours: MusicModel, shape: Shape) -> None:
 
 
 def check_greedy(theirs: Any, ours: MusicModel, shape: Shape) -> list[Tensor]:
-    """Greedy codes with guidance 3 are the same to the last one; returned are ours."""
+    """Greedy codes with guidance 3 are exactly equal; returns ours."""
     requests = [GenerationRequest(item, FRAMES, seed=0, temperature=0.0) for item in attributes(shape)]
     mine = generate(ours, requests)
     for rows in rows_of(shape):
@@ -66,11 +67,12 @@ def check_greedy(theirs: Any, ours: MusicModel, shape: Shape) -> list[Tensor]:
 
 
 def rows_of(shape: Shape) -> list[list[int]]:
-    """Which rows are compared in one batch.
+    """The rows that are compared in one batch.
 
-    Cross-attention masks padded text in both, so a batch is as its rows alone. Before the codes, transformers leaves
-    the padding of shorter descriptions as zeros that are attended to and that move the codes' positions: there a row
-    of its batch is not the row alone, which is what this project generates, so rows are compared one by one.
+    Cross-attention masks padded text in both, so a row of a batch equals the row alone. Before the codes, transformers
+    leaves the padding of shorter descriptions as zeros that are attended to and that move the positions of the codes. A
+    row of its batch then differs from the row alone, which is what this project generates, so rows are compared one by
+    one.
     """
     numbers = list(range(len(DESCRIPTIONS)))
     return [[number] for number in numbers] if shape.melody else [numbers]
@@ -92,13 +94,13 @@ def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
 
 
 def decoder_of(theirs: Any) -> dict:
-    """The decoder's configuration, but for what concerns training and files."""
+    """The decoder's configuration, except what concerns training and files."""
     left_out = {"dropout", "dtype", "decoder_start_token_id"}
     return {name: value for name, value in theirs.config.decoder.to_dict().items() if name not in left_out}
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_a_model_of_transformers_gives_its_logits_and_its_greedy_codes_here(shape: Shape, tmp_path: Path) -> None:
+def test_a_model_of_transformers_gives_the_same_logits_and_greedy_codes_here(shape: Shape, tmp_path: Path) -> None:
     theirs = random_musicgen(shape)
     read = read_hugging_face(save(theirs, shape, tmp_path))
     check_logits(theirs, read.model, shape)
@@ -112,7 +114,7 @@ def test_a_model_of_transformers_gives_its_logits_and_its_greedy_codes_here(shap
 
 
 @pytest.mark.parametrize("name", ["mono", "stereo"])
-def test_a_recording_is_gone_on_from_as_in_transformers(name: str, tmp_path: Path) -> None:
+def test_a_recording_is_continued_like_in_transformers(name: str, tmp_path: Path) -> None:
     shape = SHAPES[name]
     theirs = random_musicgen(shape)
     read = read_hugging_face(save(theirs, shape, tmp_path))
@@ -127,7 +129,9 @@ def test_a_recording_is_gone_on_from_as_in_transformers(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_what_is_read_written_and_read_again_is_unchanged_and_transformers_agrees(shape: Shape, tmp_path: Path) -> None:
+def test_a_model_read_written_and_read_again_is_unchanged_and_agrees_with_transformers(
+    shape: Shape, tmp_path: Path
+) -> None:
     theirs = random_musicgen(shape, seed=1)
     first = read_hugging_face(save(theirs, shape, tmp_path / "theirs"))
     second = read_hugging_face(exported(first, tmp_path / "ours"))
@@ -143,7 +147,7 @@ def test_what_is_read_written_and_read_again_is_unchanged_and_transformers_agree
     check_greedy(again, first.model, shape)
 
 
-def test_the_facts_say_what_the_folder_does(tmp_path: Path) -> None:
+def test_the_facts_agree_with_the_folder(tmp_path: Path) -> None:
     shape = SHAPES["stereo melody"]
     theirs = random_musicgen(shape)
     facts = read_hugging_face(save(theirs, shape, tmp_path)).facts
@@ -158,16 +162,16 @@ def test_the_facts_say_what_the_folder_does(tmp_path: Path) -> None:
     assert facts.model.language_model.dropout == 0.0
 
 
-def test_the_sinusoids_are_those_of_transformers(tmp_path: Path) -> None:
+def test_sinusoids_equal_those_of_transformers(tmp_path: Path) -> None:
     theirs = random_musicgen(SHAPES["mono"])
     table = theirs.decoder.model.decoder.embed_positions.weights
     mine = position_table(len(table), table.shape[1], 10_000.0, table.device)
     assert (mine[:64] - table[:64]).abs().max() < 1e-5
-    # Far away the phase is large, and its last bits are other ones.
+    # Far away the phase is large, so its last bits differ.
     assert (mine - table).abs().max() < 1e-3
 
 
-def test_labels_train_an_exported_model_in_transformers_with_the_loss_of_this_project(tmp_path: Path) -> None:
+def test_an_exported_model_has_the_same_training_loss_in_transformers(tmp_path: Path) -> None:
     shape = SHAPES["mono"]
     read = read_hugging_face(save(random_musicgen(shape), shape, tmp_path / "theirs"))
     theirs = load(exported(read, tmp_path / "ours"))
@@ -179,7 +183,7 @@ def test_labels_train_an_exported_model_in_transformers_with_the_loss_of_this_pr
     assert abs(float(found.loss) - float(wanted.mean)) < 1e-5
 
 
-def test_a_codec_with_more_codebooks_than_the_model_speaks_encodes_prompts_with_the_models(tmp_path: Path) -> None:
+def test_a_codec_with_more_codebooks_than_the_model_encodes_prompts_with_the_models_number(tmp_path: Path) -> None:
     shape = SHAPES["mono"]
     theirs = random_musicgen(shape)
     first = read_hugging_face(save(theirs, shape, tmp_path / "theirs"))

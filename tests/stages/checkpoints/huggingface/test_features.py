@@ -1,4 +1,4 @@
-"""A model that transformers' MusicGen cannot be is refused by its feature, before a file is written."""
+"""A model that transformers' MusicGen cannot represent is refused by its feature, before a file is written."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -107,7 +107,7 @@ def test_a_model_that_the_form_cannot_express_is_refused_by_its_feature(
     assert not list(tmp_path.iterdir()), "nothing is written"
 
 
-def test_a_codec_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
+def test_a_codec_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
     codec = random_musicgen(SHAPES["mono"]).audio_encoder
     with pytest.raises(ValueError, match=r"expected the codec of the model's codes, .* got none"):
         write_hugging_face(trained(None), tmp_path)

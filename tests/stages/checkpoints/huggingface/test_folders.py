@@ -1,4 +1,4 @@
-"""Folders as they are published are read, whatever their files; what is written is all that transformers asks for."""
+"""Folders in every published form are read, and everything that transformers needs is written."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,8 @@ def shard(folder: Path, pickled: bool = False) -> None:
 
 
 def make_old(folder: Path) -> None:
-    """As early versions of transformers wrote: sinusoids among the weights, weight norm by its old names, pickled."""
+    """Files like those of early versions of transformers: sinusoids among the weights, old names for weight norm,
+    pickled."""
     tensors = load_file(folder / WEIGHTS)
     (folder / WEIGHTS).unlink()
     old = {
@@ -74,7 +75,7 @@ def same(first: TrainedModel, second: TrainedModel) -> bool:
 
 
 @pytest.mark.parametrize("change", [shard, lambda folder: shard(folder, True), make_old], ids=["shards", "bins", "old"])
-def test_weights_in_shards_in_pickles_and_by_old_names_are_the_same_weights(change: Any, tmp_path: Path) -> None:
+def test_weights_in_shards_in_pickles_and_under_old_names_are_read_alike(change: Any, tmp_path: Path) -> None:
     theirs = random_musicgen(SHAPES["mono"])
     plain = read_hugging_face(save(theirs, SHAPES["mono"], tmp_path / "plain"))
     changed = save(theirs, SHAPES["mono"], tmp_path / "changed")
@@ -90,7 +91,7 @@ def test_weights_in_half_precision_become_float32(tmp_path: Path) -> None:
     assert torch.equal(read.model.state_dict()["language_model.heads.1.weight"], stored.float())
 
 
-def test_a_folder_that_does_not_say_gets_what_published_models_have(tmp_path: Path) -> None:
+def test_missing_settings_of_a_folder_get_the_values_of_published_models(tmp_path: Path) -> None:
     folder = save(random_musicgen(SHAPES["melody"]), SHAPES["melody"], tmp_path)
     (folder / "generation_config.json").unlink()
     (folder / "preprocessor_config.json").unlink()
@@ -103,7 +104,7 @@ def test_a_folder_that_does_not_say_gets_what_published_models_have(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
-def test_a_melodys_rate_is_that_of_the_feature_extractor(name: str, tmp_path: Path) -> None:
+def test_the_rate_of_a_melody_comes_from_the_feature_extractor(name: str, tmp_path: Path) -> None:
     folder = save(random_musicgen(SHAPES["melody"]), SHAPES["melody"], tmp_path)
     features = json.loads((folder / "preprocessor_config.json").read_text()) | {"hop_length": 3200}
     (folder / "preprocessor_config.json").unlink()
@@ -114,7 +115,7 @@ def test_a_melodys_rate_is_that_of_the_feature_extractor(name: str, tmp_path: Pa
     assert chroma.frame_rate == 10.0
 
 
-def test_loading_any_checkpoint_recognises_the_form(tmp_path: Path) -> None:
+def test_loading_a_checkpoint_recognises_the_hugging_face_form(tmp_path: Path) -> None:
     folder = save(random_musicgen(SHAPES["mono"]), SHAPES["mono"], tmp_path)
     (folder / "state_dict.bin").write_bytes(b"AudioCraft's, as published repositories hold it too")
     found = load_checkpoint(folder, lambda reference: pytest.fail(f"asked for {reference}"))
@@ -129,7 +130,7 @@ def exported(shape: Shape, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["mono", "stereo"])
-def test_an_exported_folder_brings_its_processor_and_its_way_of_generating(name: str, tmp_path: Path) -> None:
+def test_an_exported_folder_brings_its_processor_and_generation_settings(name: str, tmp_path: Path) -> None:
     folder = exported(SHAPES[name], tmp_path)
     channels = 2 if SHAPES[name].stereo else 1
     processor: Any = MusicgenProcessor.from_pretrained(folder)
@@ -146,7 +147,7 @@ def test_an_exported_folder_brings_its_processor_and_its_way_of_generating(name:
     assert (settings.guidance_scale, settings.do_sample, settings.top_k, settings.max_length) == (3.0, True, 250, 100)
     special = SHAPES[name].cardinality
     assert (settings.decoder_start_token_id, settings.pad_token_id, settings.bos_token_id) == (special,) * 3
-    # Of the 100 steps that follow the first, the last ones complete frames that the delays began.
+    # Of the 100 steps after the first, the last ones complete frames that the delays began.
     frames = 101 - SHAPES[name].levels
     assert model.generate(**inputs).shape == (len(DESCRIPTIONS), channels, frames * HOP)
     assert model.generate(**heard).shape == (1, channels, (4 + frames) * HOP), "the sound, and as much new"
@@ -159,7 +160,7 @@ def test_an_exported_folder_works_in_a_pipeline(tmp_path: Path) -> None:
     assert found["audio"].shape[-1] == 10 * HOP
 
 
-def test_an_exported_melody_model_hears_melodies_by_its_processor(tmp_path: Path) -> None:
+def test_an_exported_melody_model_gets_melodies_from_its_processor(tmp_path: Path) -> None:
     folder = exported(SHAPES["melody"], tmp_path)
     processor: Any = MusicgenMelodyProcessor.from_pretrained(folder)
     tone = torch.sin(torch.arange(32_000) * 2 * torch.pi * 440 / 32_000).numpy()
@@ -170,8 +171,8 @@ def test_an_exported_melody_model_hears_melodies_by_its_processor(tmp_path: Path
 
 
 @pytest.mark.parametrize("padding", ["masked", "attended"])
-def test_a_model_that_was_trained_here_generates_the_same_in_transformers(padding: Any, tmp_path: Path) -> None:
-    """Whichever way the batches of its training were padded: a clip's own description is not."""
+def test_a_model_trained_here_generates_the_same_in_transformers(padding: Any, tmp_path: Path) -> None:
+    """This holds for both ways of padding the batches in training, since a clip's own description is not padded."""
     shape = Shape(width=24, codebooks=2, cardinality=64)
     sizes = {"codebooks": 2, "cardinality": 64, "width": 24, "heads": 4, "layers": 3, "dropout": 0.1}
     config = MusicModelConfig(

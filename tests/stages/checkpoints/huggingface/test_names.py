@@ -1,4 +1,4 @@
-"""Weights go to transformers' names and come back as they were; what has no place there is named."""
+"""Weights get transformers' names and are restored from them; weights without a place there are named."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ QUERIES = "decoder.model.decoder.layers.1.encoder_attn.q_proj.weight"
 
 @pytest.fixture
 def weights() -> dict[str, torch.Tensor]:
-    """Those of a model with every part that the form has a place for."""
+    """The weights of a model with every part that the form has a place for."""
     language = LanguageModelConfig(
         codebooks=3, cardinality=8, width=12, heads=2, layers=2, cross=("description",), prepend=("chroma",)
     )
@@ -26,7 +26,7 @@ def weights() -> dict[str, torch.Tensor]:
     return MusicModel(config, text_encoder(), tokenizer()).weights()
 
 
-def test_weights_come_back_as_they_were(weights: dict[str, torch.Tensor]) -> None:
+def test_weights_are_restored_from_transformers_names(weights: dict[str, torch.Tensor]) -> None:
     theirs = weights_to_hugging_face(weights)
     back = weights_from_hugging_face(theirs, {name: value.shape for name, value in weights.items()})
     assert back.keys() == weights.keys()
@@ -48,7 +48,7 @@ def test_missing_unknown_and_misshapen_tensors_are_named(weights: dict[str, torc
         weights_from_hugging_face(theirs | {QUERIES: torch.zeros(12, 10)}, shapes)
 
 
-def test_parameters_that_have_no_place_there_are_named() -> None:
+def test_parameters_that_transformers_lacks_are_named() -> None:
     with pytest.raises(ValueError, match=r"expected a parameter of a MusicGen as Hugging Face's, got 'clap.projection"):
         names_in_hugging_face("clap.projection.weight")
     with pytest.raises(ValueError, match=r"got .*layers.0.self_scale"):

@@ -1,4 +1,4 @@
-"""A folder that holds no whole MusicGen of transformers is refused by name, and no code in its files is run."""
+"""A folder without a complete MusicGen of transformers is refused with the reason, and no code in its files is run."""
 
 import json
 import pickle
@@ -96,7 +96,7 @@ CONFIGURATIONS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 
 @pytest.mark.parametrize(("change", "message"), CONFIGURATIONS.values(), ids=CONFIGURATIONS)
-def test_a_configuration_of_something_else_is_refused_by_name(
+def test_an_unusable_configuration_is_refused_with_the_reason(
     change: Callable[[dict[str, Any]], object], message: str, folder: Path
 ) -> None:
     edit(folder / "config.json", change)
@@ -111,7 +111,7 @@ def test_a_decoder_and_a_codec_of_different_cardinality_are_refused(folder: Path
         read_hugging_face(folder)
 
 
-def test_a_length_that_is_none_is_refused(folder: Path) -> None:
+def test_a_length_that_is_not_a_number_is_refused(folder: Path) -> None:
     edit(folder / "generation_config.json", lambda config: config.update(max_length="long"))
     with pytest.raises(ValueError, match=r"expected a max_length of 1 step or more in .*, got 'long'"):
         read_hugging_face(folder)
@@ -152,7 +152,7 @@ TENSORS: dict[str, tuple[Callable[[Tensors], object], str]] = {
 
 
 @pytest.mark.parametrize(("change", "message"), TENSORS.values(), ids=TENSORS)
-def test_tensors_that_are_not_the_models_are_refused_by_name(
+def test_tensors_that_do_not_fit_the_model_are_refused_by_name(
     change: Callable[[Tensors], object], message: str, folder: Path
 ) -> None:
     edit_tensors(folder, change)
@@ -160,7 +160,7 @@ def test_tensors_that_are_not_the_models_are_refused_by_name(
         read_hugging_face(folder)
 
 
-def test_folders_without_weights_with_damaged_ones_or_without_a_tokenizer_are_refused(folder: Path) -> None:
+def test_folders_with_missing_or_damaged_files_are_refused(folder: Path) -> None:
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
@@ -192,7 +192,7 @@ def test_folders_without_weights_with_damaged_ones_or_without_a_tokenizer_are_re
 
 
 class Trap:
-    """Pickled, it makes a file when it is unpickled."""
+    """An object that makes a file when it is unpickled."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -201,7 +201,7 @@ class Trap:
         return Path.touch, (self.file,)
 
 
-def test_a_pickle_that_would_run_code_is_refused_and_runs_none(folder: Path, tmp_path: Path) -> None:
+def test_a_pickle_that_would_run_code_is_refused_without_running_it(folder: Path, tmp_path: Path) -> None:
     tensors: dict[str, object] = dict(load_file(folder / "model.safetensors"))
     (folder / "model.safetensors").unlink()
     tensors["decoder.trap"] = Trap(tmp_path / "ran")
