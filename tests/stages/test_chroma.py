@@ -1,4 +1,4 @@
-"""The stage `chroma` and the stems under it."""
+"""The stage `chroma` and the separation of stems for it."""
 
 import os
 import shutil
@@ -54,7 +54,7 @@ def test_rows_hold_raw_chroma_at_musicgens_frame_rate(tmp_path, repository):
         assert np.allclose(found.max(1), 1, atol=1e-6)
 
 
-def test_a_row_is_the_same_every_time_whatever_else_is_in_the_shard(tmp_path, repository):
+def test_a_row_does_not_depend_on_the_rest_of_the_shard(tmp_path, repository):
     paths = [write_sound(tmp_path / f"{index}.wav", mix(index)[:, :48_000]) for index in range(3)]
     config = chroma.Config(separator=WeightsRef(str(repository)))
     together = put_together(chroma.shard(config, make_context(tmp_path), tracks_of(*paths))).rows
@@ -66,11 +66,11 @@ def test_without_a_separator_the_chroma_is_that_of_the_mix(tmp_path):
     path = write_sound(tmp_path / "a.wav", mix())
     row = put_together(chroma.shard(chroma.Config(separator=None), make_context(tmp_path), tracks_of(path))).rows[0]
     expected = melody_chroma(mix(), 16_000, None)
-    # Where the piece has rung out, the file's 16 bits decide.
+    # At the end, where the piece has faded out, the 16 bits of the file decide.
     assert (np.stack(row["chroma"]).argmax(1) == expected.argmax(1))[:-8].all()
 
 
-def test_silent_missing_and_broken_recordings_are_refused_and_the_others_are_done(tmp_path):
+def test_silent_missing_and_broken_recordings_are_refused_and_the_others_processed(tmp_path):
     good = write_sound(tmp_path / "good.wav", mix()[:, :32_000])
     silent = write_sound(tmp_path / "silent.wav", np.zeros((1, 32_000), np.float32))
     broken = tmp_path / "broken.wav"
@@ -85,7 +85,7 @@ def test_silent_missing_and_broken_recordings_are_refused_and_the_others_are_don
     assert all(reject.message for reject in made.rejects)
 
 
-def test_oracle_a_recording_that_is_stored_has_the_reference_chroma(tmp_path, oracles):
+def test_oracle_the_chroma_of_a_stored_recording_equals_the_reference(tmp_path, oracles):
     pack = read_pack(oracles, "chroma")
     tensors, facts = pack.tensors, pack.facts
     path = tmp_path / "a.wav"
@@ -97,7 +97,7 @@ def test_oracle_a_recording_that_is_stored_has_the_reference_chroma(tmp_path, or
     torch.testing.assert_close(torch.tensor(np.stack(row["chroma"])), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_melody_is_vocals_and_other_as_audiocraft_sums_them(separator):
+def test_the_melody_is_the_sum_of_vocals_and_other_as_in_audiocraft(separator):
     samples = mix()[:, :40_000]
     with torch.no_grad():
         whole = apply_model(separator.bag, torch.from_numpy(samples)[None], shifts=0, overlap=0.25)
@@ -106,14 +106,14 @@ def test_the_melody_is_vocals_and_other_as_audiocraft_sums_them(separator):
     assert torch.equal(torch.from_numpy(separator.melody(samples, 16_000)[0]), expected)
 
 
-def test_transformers_gives_the_same_melody_for_the_same_stems(separator):
+def test_transformers_computes_the_same_melody_from_the_same_stems(separator):
     samples = mix()[:, :96_000]
     extractor = MusicgenMelodyFeatureExtractor(feature_size=12, sampling_rate=32_000, stem_indices=[2, 3])
     with torch.no_grad():
         whole = apply_model(separator.bag, torch.from_numpy(samples)[None], shifts=0, overlap=0.25)
     theirs = extractor(whole, sampling_rate=16_000, return_tensors="pt")["input_features"][0]  # type: ignore[arg-type]
     ours = one_hot(torch.from_numpy(melody_chroma(samples, 16_000, separator)))
-    # Their resampler is another one (torchaudio's), so a frame between two equally strong classes may differ.
+    # Their resampler differs (torchaudio's), so a frame between two equally strong classes may differ.
     assert ours.shape == theirs.shape
     assert (ours == theirs).all(1).float().mean() >= 0.9
 
@@ -125,23 +125,23 @@ def as_demucs_separates(separator: Separator, samples: np.ndarray) -> torch.Tens
     return (stems[sources.index("vocals")] + stems[sources.index("other")]).mean(0)
 
 
-def test_a_recording_of_any_length_is_separated_as_demucs_separates_the_whole(separator):
+def test_a_recording_of_any_length_is_separated_as_by_demucs(separator):
     long = np.concatenate([mix(index) for index in range(8)], axis=1)
     assert long.shape[1] > 60 * 16_000
-    # A segment is 16,000 samples here, and the next begins 12,000 later.
+    # A segment is 16,000 samples here, and the next begins 12,000 samples later.
     for length in (1, 7_999, 12_000, 12_001, 16_000, 16_001, 28_000, 40_000, long.shape[1]):
         found = torch.from_numpy(separator.melody(long[:, :length], 16_000)[0])
         assert torch.equal(found, as_demucs_separates(separator, long[:, :length])), length
 
 
-def test_segments_that_share_a_batch_sound_as_they_do_alone(separator):
+def test_segments_in_one_batch_give_the_same_sound_as_alone(separator):
     samples = np.concatenate([mix(index) for index in range(2)], axis=1)
     alone = separator.melody(samples, 16_000)
     together = Separator(separator.bag, "cpu", segments_at_once=4).melody(samples, 16_000)
     assert np.abs(together - alone).max() < 1e-5 * np.abs(alone).max()
 
 
-def test_a_bag_of_several_networks_in_stereo_is_weighed_as_demucs_weighs_it():
+def test_a_bag_of_several_networks_in_stereo_is_weighted_as_by_demucs():
     sizes = {"channels": 8, "nfft": 512, "depth": 2, "t_layers": 1, "t_heads": 2, "bottom_channels": 16}
     torch.manual_seed(0)
     networks = [
@@ -149,7 +149,7 @@ def test_a_bag_of_several_networks_in_stereo_is_weighed_as_demucs_weighs_it():
         for seconds in (1, 2, 1)
     ]
     networks.append(Demucs(["drums", "bass", "other", "vocals"], samplerate=16_000, segment=3, channels=4, depth=2))
-    # The first says nothing of the melody.
+    # The first network does not contribute to the melody.
     weights = [[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.5], [0.0, 1.0, 0.5, 0.0], [0.0, 0.0, 0.0, 3.0]]
     separator = Separator(BagOfModels(networks, weights), "cpu")
     samples = np.concatenate([mix(0), mix(1)[:, : mix(0).shape[1]]])[:, :70_000]
@@ -158,7 +158,7 @@ def test_a_bag_of_several_networks_in_stereo_is_weighed_as_demucs_weighs_it():
     assert float((found - expected).abs().max()) < 1e-5 * float(expected.abs().max())
 
 
-def test_stereo_mono_and_other_rates_are_brought_to_what_the_separator_takes(separator):
+def test_stereo_mono_and_other_rates_are_converted_for_the_separator(separator):
     sound = mix()[:, :32_000]
     mono = separator.melody(sound, 16_000)
     stereo = separator.melody(np.repeat(sound, 2, axis=0), 16_000)
@@ -174,7 +174,7 @@ def test_demucs_itself_reads_the_repository(repository):
         assert torch.equal(value, ours.state_dict()[name])
 
 
-def test_a_single_file_is_a_repository_too_and_a_published_name_finds_its_bag(repository, tmp_path):
+def test_a_single_file_and_a_published_name_are_repositories_too(repository, tmp_path):
     file = next(repository.glob("*.th"))
     assert load_separator(LocalWeights("test", file, "")).sample_rate == 16_000
     published = tmp_path / "demucs-htdemucs"
@@ -192,7 +192,7 @@ class Trap:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_repository_whose_pickle_names_code_is_refused_and_does_not_run(tmp_path):
+def test_a_repository_with_a_pickle_that_names_code_is_refused_without_running_it(tmp_path):
     torch.save(
         {"klass": HTDemucs, "args": (), "kwargs": {"sources": Trap(tmp_path / "ran")}, "state": {}}, tmp_path / "x.th"
     )
@@ -201,7 +201,7 @@ def test_a_repository_whose_pickle_names_code_is_refused_and_does_not_run(tmp_pa
     assert not (tmp_path / "ran").exists()
 
 
-def test_damaged_ambiguous_and_empty_repositories_are_refused_with_a_reason(repository, tmp_path):
+def test_damaged_ambiguous_and_empty_repositories_are_refused_with_the_reason(repository, tmp_path):
     damaged = tmp_path / "damaged"
     shutil.copytree(repository, damaged)
     file = next(damaged.glob("*.th"))
@@ -218,12 +218,12 @@ def test_damaged_ambiguous_and_empty_repositories_are_refused_with_a_reason(repo
             load_separator(LocalWeights("test", folder, ""))
 
 
-def test_no_samples_are_refused():
+def test_a_recording_without_samples_is_refused():
     with pytest.raises(ValueError, match="at least 1 sample"):
         melody_chroma(np.zeros((1, 0), np.float32), 16_000, None)
 
 
-def test_real_recordings_have_a_melody_and_real_silence_is_refused(tmp_path, corpus, repository):
+def test_a_real_recording_has_a_melody_and_a_silent_one_is_refused(tmp_path, corpus, repository):
     tracks = tracks_of(corpus / "orchestral" / "silence.ogg", corpus / "electronic" / "electro_1.mp3")
     made = put_together(
         chroma.shard(chroma.Config(separator=WeightsRef(str(repository))), make_context(tmp_path), tracks)

@@ -1,4 +1,4 @@
-"""Clips: as long as asked, as loud as asked, never clipped, and the same files whatever happened on the way."""
+"""Clips: of the asked length and loudness, never clipped, and the same files even after interruptions."""
 
 import hashlib
 import io
@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_generations(store: Store, rows: list[dict]) -> None:
-    """Put codes into a store, which the gate let pass."""
+    """Writes codes that the gate let pass into a store."""
     store.write_shard(GENERATIONS, "g", "0", pa.Table.from_pylist(rows, schema=GENERATIONS.schema), "k")
     store.write_shard(VERDICTS, "v", "0", passed(rows), "k")
 
@@ -139,7 +139,7 @@ def test_clips_have_the_asked_length_and_loudness_and_keep_the_peak_limit(
 
 
 @pytest.mark.parametrize(("form", "bits"), [("flac", 16), ("flac", 24), ("wav", 24)])
-def test_a_lossless_clip_below_the_peak_limit_is_the_codec_s_sound_but_for_one_gain(
+def test_a_lossless_clip_below_the_peak_limit_is_the_codecs_sound_with_one_gain(
     tmp_path: Path, folder: Path, form: str, bits: int
 ) -> None:
     store = new_store(tmp_path / "s")
@@ -159,17 +159,17 @@ def test_a_lossless_clip_below_the_peak_limit_is_the_codec_s_sound_but_for_one_g
 
 
 @pytest.mark.parametrize("loudness", [1e4, 30.0, 1.0])
-def test_loud_and_quiet_codecs_end_alike_without_clipping(tmp_path: Path, loudness: float) -> None:
+def test_loud_and_quiet_codecs_reach_the_same_loudness_without_clipping(tmp_path: Path, loudness: float) -> None:
     folder = codec_folder(tmp_path / "codec", loudness)
     rows = made(new_store(tmp_path / "s"), Config.model_validate({"codec": str(folder), "max_gain": 60.0}))
     for row in rows:
         assert row["clipping"] == 0
         assert row["true_peak"] <= -1.0
         if row["loudness_before"] is not None and row["loudness_before"] > -70:
-            assert -19.0 < row["loudness"] < -15.9  # noise has peaks, and limiting them costs some loudness
+            assert -19.0 < row["loudness"] < -15.9  # noise has peaks, and limiting them reduces the loudness
 
 
-def test_what_is_nearly_silent_is_raised_by_no_more_than_the_cap(tmp_path: Path) -> None:
+def test_nearly_silent_sound_is_raised_by_at_most_the_maximum_gain(tmp_path: Path) -> None:
     folder = codec_folder(tmp_path / "codec", 2.0)
     rows = made(new_store(tmp_path / "s"), Config.model_validate({"codec": str(folder), "max_gain": 6.0}))
     quiet = [row for row in rows if row["loudness_before"] is not None]
@@ -178,7 +178,7 @@ def test_what_is_nearly_silent_is_raised_by_no_more_than_the_cap(tmp_path: Path)
         assert row["loudness"] - row["loudness_before"] == pytest.approx(6.0, abs=0.2)
 
 
-def test_a_clip_that_stays_clearly_quieter_than_asked_is_noticed(tmp_path: Path) -> None:
+def test_a_clip_that_stays_much_quieter_than_asked_is_remarked(tmp_path: Path) -> None:
     folder = codec_folder(tmp_path / "codec", 2.0)
 
     def noticed(max_gain: float, loudness: float) -> tuple[list[dict], list[Remark]]:
@@ -216,14 +216,14 @@ def test_sound_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     assert (result.counts.made, result.counts.refused) == (0, 6)
 
 
-def test_a_codec_that_cannot_belong_to_the_codes_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_codec_that_does_not_fit_the_codes_is_refused_by_name(tmp_path: Path) -> None:
     folder = codec_folder(tmp_path / "the-other-codec", cardinality=32)
     with pytest.raises(StageFailed, match=r"2 codebooks of 16 codes at 25 .* c1 .*the-other-codec with 2 of 32 at 25"):
         made(new_store(tmp_path / "s"), Config.model_validate({"codec": str(folder)}))
 
 
 def say(store: Store, **about: object) -> None:
-    """Write down which codec the generations are of."""
+    """Records facts of the codec with the generations."""
     rows = [row | about for row in store.read(GENERATIONS, "g").to_pylist()]
     write_generations(store, rows)
 
@@ -252,7 +252,7 @@ def test_stereo_codes_of_a_mono_codec_become_two_channels(tmp_path: Path, folder
 
 
 @pytest.mark.parametrize("form", ["flac", "wav", "mp3", "ogg"])
-def test_tags_say_what_the_clip_is_and_that_it_was_generated(tmp_path: Path, folder: Path, form: str) -> None:
+def test_tags_describe_the_clip_and_state_that_it_was_generated(tmp_path: Path, folder: Path, form: str) -> None:
     store = new_store(tmp_path / "s")
     row = made(store, Config.model_validate({"codec": str(folder), "format": form}))[1]
     tags = {name.lower(): str(value) for name, value in _tags(Path(store.path(row["path"])))}
@@ -268,7 +268,7 @@ def test_tags_say_what_the_clip_is_and_that_it_was_generated(tmp_path: Path, fol
 
 
 @pytest.mark.parametrize("form", ["flac", "wav", "mp3", "ogg"])
-def test_no_artist_or_title_of_what_a_model_learned_from_is_in_a_clip(tmp_path: Path, folder: Path, form: str) -> None:
+def test_no_artist_or_title_of_the_training_data_is_in_a_clip(tmp_path: Path, folder: Path, form: str) -> None:
     store = new_store(tmp_path / "s")
     for row in made(store, Config.model_validate({"codec": str(folder), "format": form})):
         data = store.read_bytes(row["path"])
@@ -277,7 +277,7 @@ def test_no_artist_or_title_of_what_a_model_learned_from_is_in_a_clip(tmp_path: 
 
 
 @pytest.mark.parametrize("form", ["flac", "wav", "mp3", "ogg"])
-def test_a_clip_says_that_a_trained_model_made_it_and_ingest_refuses_it(
+def test_a_clip_states_that_a_trained_model_made_it_and_ingest_refuses_it(
     tmp_path: Path, folder: Path, form: AudioFormat
 ) -> None:
     store = new_store(tmp_path / "s")
@@ -296,14 +296,14 @@ SIGNED = ("flac", "wav", "mp3")
 
 @pytest.fixture
 def label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SignerFiles:
-    """A signer whose key is encrypted; the development certificate's place is one of the test's own."""
+    """A signer with an encrypted key; the folder of the development certificate belongs to the test."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv(PASSWORD, CANARY)
     return SignerFiles(tmp_path / CANARY, password=CANARY)
 
 
 @pytest.mark.parametrize("form", SIGNED)
-def test_a_signed_clip_is_the_unsigned_one_with_a_claim_and_its_row_is_of_the_signed_file(
+def test_a_signed_clip_equals_the_unsigned_one_with_a_claim_and_its_row_describes_the_signed_file(
     tmp_path: Path, folder: Path, label: SignerFiles, form: AudioFormat
 ) -> None:
     fields = {"codec": str(folder), "format": form}
@@ -325,7 +325,7 @@ def test_a_signed_clip_is_the_unsigned_one_with_a_claim_and_its_row_is_of_the_si
         assert read_own_tags(io.BytesIO(data))["contentcredentials"] == "C2PA"
 
 
-def test_no_secret_of_a_signer_and_no_path_is_in_anything_that_is_written(
+def test_no_secret_or_path_of_a_signer_is_written_anywhere(
     tmp_path: Path, folder: Path, label: SignerFiles, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -345,7 +345,7 @@ def test_no_secret_of_a_signer_and_no_path_is_in_anything_that_is_written(
     assert load_chain(str(label.certificate)).digest in context.config
 
 
-def test_clips_are_known_by_the_certificate_s_digest_and_signing_is_noticed_where_nobody_trusts_it(
+def test_clips_are_identified_by_the_certificates_digest_and_development_signing_is_remarked(
     tmp_path: Path, folder: Path, label: SignerFiles
 ) -> None:
     def identity(**credentials: object) -> str:
@@ -364,9 +364,7 @@ def test_clips_are_known_by_the_certificate_s_digest_and_signing_is_noticed_wher
     assert "development certificate, which nobody trusts" in context.remarks.all()[0].what
 
 
-def test_ogg_cannot_be_signed_and_a_signer_that_is_not_there_is_told_before_any_work(
-    folder: Path, label: SignerFiles
-) -> None:
+def test_signing_ogg_or_with_a_missing_key_is_refused_before_any_work(folder: Path, label: SignerFiles) -> None:
     with pytest.raises(ValidationError, match=r"one of flac, wav, mp3 with decode.credentials, got ogg"):
         Config.model_validate({"codec": str(folder), "format": "ogg", "credentials": {}})
     missing = {"certificate": str(label.certificate), "key": "/no/such/key.pem"}
@@ -376,7 +374,7 @@ def test_ogg_cannot_be_signed_and_a_signer_that_is_not_there_is_told_before_any_
 
 
 @pytest.mark.parametrize("form", ["flac", "wav", "mp3", "ogg"])
-def test_a_clip_that_is_rendered_again_is_the_same_file(tmp_path: Path, folder: Path, form: AudioFormat) -> None:
+def test_a_clip_rendered_again_is_the_same_file(tmp_path: Path, folder: Path, form: AudioFormat) -> None:
     store = new_store(tmp_path / "s")
     config = Config.model_validate({"codec": str(folder), "format": form})
     row = made(store, config)[1]
@@ -401,7 +399,7 @@ def _tags(path: Path) -> Iterator[tuple[str, str]]:
             yield name, value[0]
 
 
-def test_a_run_that_was_stopped_ends_with_the_files_of_one_that_was_not(tmp_path: Path, folder: Path) -> None:
+def test_a_stopped_run_is_completed_with_the_same_files_as_an_undisturbed_one(tmp_path: Path, folder: Path) -> None:
     config = Config.model_validate({"codec": str(folder), "format": "ogg"})
     stores = [new_store(tmp_path / name) for name in ("a", "b")]
     context = context_for(stores[1])
@@ -430,7 +428,7 @@ def test_a_clip_is_the_same_alone_and_among_others(tmp_path: Path, folder: Path)
     assert row["sha256"] == among[row["request_id"], row["take"]]
 
 
-def test_a_clips_row_comes_once_its_file_is_there_and_no_other_file_is_begun(tmp_path: Path, folder: Path) -> None:
+def test_a_clips_row_is_yielded_after_its_file_and_before_the_next_file(tmp_path: Path, folder: Path) -> None:
     store = new_store(tmp_path)
     context, audio = context_for(store), f"audio/version={context_for(store).fingerprint}"
     config = Config.model_validate({"codec": str(folder)})

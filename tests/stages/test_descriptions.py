@@ -1,4 +1,4 @@
-"""The stage `descriptions`: what is said of tracks, in one space with sounds."""
+"""The stage `descriptions`: embeddings of the descriptions of tracks, in one space with sounds."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def tracks() -> pa.Table:
     return pa.Table.from_pylist(rows, schema=TRACKS.schema)
 
 
-def test_each_track_has_a_row_with_the_embedding_of_its_description_if_it_has_one(clap: Path, tmp_path: Path) -> None:
+def test_each_track_has_a_row_with_the_embedding_of_its_description_if_any(clap: Path, tmp_path: Path) -> None:
     config = descriptions.Config(model=WeightsRef(str(clap)), vocabulary=None)
     made = put_together(descriptions.shard(config, make_context(tmp_path), tracks()))
     assert [(row["track_id"], row["description"]) for row in made.rows] == [
@@ -40,6 +40,6 @@ def test_each_track_has_a_row_with_the_embedding_of_its_description_if_it_has_on
     assert not np.allclose(*expected, atol=1e-3)
 
 
-def test_without_a_model_the_stage_says_what_to_name(tmp_path: Path) -> None:
+def test_without_a_model_the_stage_names_the_setting(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected descriptions\.model to embed descriptions with, got none"):
         list(descriptions.shard(descriptions.Config(model=None), make_context(tmp_path), tracks()))

@@ -1,4 +1,4 @@
-"""Nearest tracks: those of the training split that are there now, whatever was there before."""
+"""Nearest tracks: those of the training split that exist now, whatever existed before."""
 
 from dataclasses import replace
 from types import ModuleType
@@ -46,7 +46,7 @@ def put_tracks(store: Store, embeddings: dict[str, np.ndarray], shard: str = "0"
 
 
 def found(store: Store) -> dict[str, tuple[str, float]]:
-    """The nearest track of each clip, and how near."""
+    """The nearest track of each clip, and its similarity."""
     settings = Settings(store=store.url, device="cpu")
     context = Context(store, settings, "run", "nearest", "n", VERSIONS, WeightsLibrary(store))
     tables = [context.rows(table) for table in nearest.READS if table not in nearest.STREAMS]
@@ -60,7 +60,7 @@ def store(tmp_path) -> Store:
     return Store(str(tmp_path))
 
 
-def test_the_nearest_track_is_that_with_the_closest_pair_of_windows_in_whatever_shard_it_is(store: Store) -> None:
+def test_the_nearest_track_has_the_closest_pair_of_windows_in_any_shard(store: Store) -> None:
     clips = {f"clip {seed}": unit(seed, 1 + seed % 3) for seed in range(5)}
     tracks = {f"track {seed}": unit(100 + seed, 1 + seed % 4) for seed in range(9)}
     put_clips(store, clips)
@@ -74,7 +74,7 @@ def test_the_nearest_track_is_that_with_the_closest_pair_of_windows_in_whatever_
         assert result[name] == (best, pytest.approx(pairs[best], abs=1e-6))
 
 
-def test_only_the_training_split_counts_and_at_a_tie_the_first_id(store: Store) -> None:
+def test_only_the_training_split_counts_and_a_tie_goes_to_the_first_id(store: Store) -> None:
     put_clips(store, {"a": unit(1), "b": unit(2)})
     put_tracks(store, {"held out": unit(1)}, "0", split="test")
     put_tracks(store, {"z": unit(2), "far": unit(3)}, "1")
@@ -84,7 +84,7 @@ def test_only_the_training_split_counts_and_at_a_tie_the_first_id(store: Store) 
     assert result["a"][0] != "held out"
 
 
-def test_a_clip_without_embeddings_and_a_store_without_tracks_have_no_row(store: Store) -> None:
+def test_clips_without_embeddings_and_stores_without_tracks_give_no_row(store: Store) -> None:
     put_clips(store, {"a": unit(1), "refused": None, "b": unit(2, 2)})
     assert found(store) == {}
     put_tracks(store, {"one": unit(1)})
@@ -93,7 +93,7 @@ def test_a_clip_without_embeddings_and_a_store_without_tracks_have_no_row(store:
     assert found(store) == {}
 
 
-def test_embeddings_of_another_width_are_refused_by_the_setting_s_name(store: Store) -> None:
+def test_embeddings_of_another_width_are_refused_naming_the_setting(store: Store) -> None:
     put_clips(store, {"a": unit(1)[:, :4]})
     put_tracks(store, {"one": unit(1)})
     with pytest.raises(ValueError, match=r"evaluate.clap .* 8 numbers, got one with 4"):
@@ -101,11 +101,11 @@ def test_embeddings_of_another_width_are_refused_by_the_setting_s_name(store: St
 
 
 EMBEDDINGS = {"a": unit(5), "b": unit(1), "c": unit(1) + unit(2)}
-"""Of tracks: the clip is `b`, and half of `c`."""
+"""Embeddings of tracks: the clip equals `b`, and half of `c`."""
 
 
 def pipeline(store: Store, names: list[str]) -> Pipeline:
-    """Tracks of the training split, their embeddings, one clip, and what is nearest to it."""
+    """Tracks of the training split, their embeddings, one clip, and the track nearest to it."""
     source, clap, scores = make_source(names), ModuleType("clap"), ModuleType("scores")
     read = source.read_source
 
@@ -125,7 +125,7 @@ def pipeline(store: Store, names: list[str]) -> Pipeline:
     return Pipeline([*stages, ConfiguredStage("nearest", nearest, nearest.Config())], Settings(store=store.url))
 
 
-def test_it_is_made_again_when_a_track_comes_or_goes_and_never_names_one_that_is_not_there(store: Store) -> None:
+def test_the_nearest_track_is_updated_when_tracks_come_or_go(store: Store) -> None:
     def nearest_after(names: list[str], run_id: str) -> list[str]:
         built = pipeline(store, names)
         for stage in built.stages.values():

@@ -1,4 +1,5 @@
-"""Stages that map hand over each row as soon as it is whole: who ends one after its first part has paid for no more."""
+"""Mapping stages yield each row as soon as it is complete: a caller that stops after the first part computes no
+more."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,12 +42,12 @@ def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[str]
 
 
 def keys(parts: Iterator[Shard]) -> list[list[str]]:
-    """The keys of what each part made or refused."""
+    """The keys of the rows and rejects of each part."""
     return [[row["track_id"] for row in part.rows] + [reject.key for reject in part.rejects] for part in parts]
 
 
 @pytest.mark.parametrize("name", ["chroma", "clap", "tokenize"])
-def test_every_track_comes_by_itself_and_none_is_computed_ahead(tmp_path, tracks, monkeypatch, name) -> None:
+def test_every_track_is_a_part_of_its_own_and_none_is_computed_ahead(tmp_path, tracks, monkeypatch, name) -> None:
     from stages.checkpoints.codecs import load_codec
 
     if name == "chroma":

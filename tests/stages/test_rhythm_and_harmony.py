@@ -34,7 +34,7 @@ def rows_of(stage, context, *tables):
     return put_together(stage.shard(stage.Config(), context, *tables))
 
 
-def test_a_row_holds_the_beats_that_were_played_at_the_tempo_that_was_told(tmp_path, song):
+def test_a_row_of_rhythm_has_the_played_beats_at_the_given_tempo(tmp_path, song):
     piece = compose(0, DRUM_AND_BASS)
     made = rows_of(rhythm, make_context(tmp_path), with_tempo(tracks_of(song), piece.tempo))
     (row,) = pa.Table.from_pylist(made.rows, RHYTHM.schema).to_pylist()
@@ -45,7 +45,7 @@ def test_a_row_holds_the_beats_that_were_played_at_the_tempo_that_was_told(tmp_p
     assert set(row["downbeats"]) <= set(row["beats"])
 
 
-def test_without_a_tempo_in_the_metadata_or_with_an_odd_one_the_sound_alone_decides(tmp_path, song):
+def test_without_a_valid_tempo_in_the_metadata_the_sound_alone_decides(tmp_path, song):
     context, tracks = make_context(tmp_path), tracks_of(song)
     told = with_tempo(tracks, compose(0, DRUM_AND_BASS).tempo)
     unhinted = put_together(rhythm.shard(rhythm.Config(hint=False), context, told)).rows[0]["bpm"]
@@ -53,7 +53,7 @@ def test_without_a_tempo_in_the_metadata_or_with_an_odd_one_the_sound_alone_deci
         assert rows_of(rhythm, context, with_tempo(tracks, odd)).rows[0]["bpm"] == unhinted
 
 
-def test_a_row_of_harmony_holds_the_chords_that_were_played_and_the_key(tmp_path, song):
+def test_a_row_of_harmony_has_the_played_chords_and_the_key(tmp_path, song):
     piece, context, tracks = compose(0, DRUM_AND_BASS), make_context(tmp_path), tracks_of(song)
     beats = pa.Table.from_pylist(rows_of(rhythm, context, with_tempo(tracks, piece.tempo)).rows, RHYTHM.schema)
     made = rows_of(harmony, context, tracks, beats)
@@ -68,13 +68,13 @@ def test_a_row_of_harmony_holds_the_chords_that_were_played_and_the_key(tmp_path
     assert roots == [piece.key.pitch(chord.degree, 0) % 12 for chord in piece.chords]
 
 
-def test_a_track_that_has_no_rhythm_row_has_chords_all_the_same(tmp_path, song):
+def test_a_track_without_a_row_of_rhythm_still_has_a_key(tmp_path, song):
     made = rows_of(harmony, make_context(tmp_path), tracks_of(song), RHYTHM.schema.empty_table())
     assert made.rows[0]["key"] == compose(0, DRUM_AND_BASS).key.name
 
 
 @pytest.mark.parametrize("stage", [rhythm, harmony])
-def test_silent_missing_and_broken_recordings_are_refused_and_the_others_are_done(stage, tmp_path):
+def test_silent_missing_and_broken_recordings_are_refused_and_the_others_processed(stage, tmp_path):
     sound = render(compose(0, 1)).sum(0, keepdim=True).numpy()
     good = write_sound(tmp_path / "good.wav", sound)
     silent = write_sound(tmp_path / "silent.wav", np.zeros((1, 32_000), np.float32))
@@ -90,7 +90,7 @@ def test_silent_missing_and_broken_recordings_are_refused_and_the_others_are_don
     assert {reject.key for reject in made.rejects if reject.passing} == {"missing.wav"}
 
 
-def test_sound_without_beats_or_chords_has_rows_that_say_so(tmp_path):
+def test_sound_without_beats_has_a_row_of_rhythm_that_says_so(tmp_path):
     hiss = 0.1 * np.random.default_rng(0).standard_normal((1, 64_000)).astype(np.float32)
     tracks = with_tempo(tracks_of(write_sound(tmp_path / "tick.wav", hiss[:, :8_000])), None)
     (row,) = pa.Table.from_pylist(rows_of(rhythm, make_context(tmp_path), tracks).rows, RHYTHM.schema).to_pylist()
@@ -112,7 +112,7 @@ def reading(*conditions: str) -> Recipe:
     return Recipe.model_validate({"preset": "musicgen-small", "train": {"model": model}})
 
 
-def test_they_take_part_where_the_model_reads_them_or_they_are_asked_for():
+def test_rhythm_and_harmony_run_if_the_model_reads_them_or_they_are_requested():
     assert stages_of(reading()) == set()
     assert stages_of(reading(), ("rhythm",)) == {"rhythm"}
     assert stages_of(reading(), ("harmony",)) == {"rhythm", "harmony"}

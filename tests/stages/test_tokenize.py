@@ -1,4 +1,4 @@
-"""Tokenize: codes of every track, the same whatever is beside it."""
+"""Tokenize: the codes of every track do not depend on other tracks."""
 
 import math
 import shutil
@@ -35,7 +35,7 @@ def matrix(row: dict) -> np.ndarray:
     return np.array(row["codes"])
 
 
-def test_codes_are_those_of_transformers_for_a_recording_of_one_window(tmp_path: Path) -> None:
+def test_codes_of_a_recording_of_one_window_equal_those_of_transformers(tmp_path: Path) -> None:
     row = track(tmp_path / "a.wav", piece(1, 3.01), "train")
     made, _ = tokens_of(tmp_path / "store", [row], config(tmp_path))
     found = made[row["track_id"]]
@@ -70,7 +70,7 @@ def test_stereo_is_mixed_and_other_rates_are_resampled(tmp_path: Path) -> None:
     assert made[row["track_id"]]["codes"] == made[other["track_id"]]["codes"]
 
 
-def test_rows_say_which_codec_they_are_of_whatever_its_folder_is_called(tmp_path: Path) -> None:
+def test_rows_identify_their_codec_independent_of_its_folder(tmp_path: Path) -> None:
     row = track(tmp_path / "a.wav", piece(1), "train")
     one, _ = tokens_of(tmp_path / "a", [row], config(tmp_path))
     shutil.copytree(tmp_path / "codec", tmp_path / "same")
@@ -84,7 +84,7 @@ def test_rows_say_which_codec_they_are_of_whatever_its_folder_is_called(tmp_path
     assert column_digests(TOKENS, rows[0]) == column_digests(TOKENS, rows[1])
 
 
-def test_stereo_keeps_the_sides_apart_and_mono_has_equal_ones(tmp_path: Path) -> None:
+def test_stereo_keeps_the_sides_apart_and_mono_gives_equal_sides(tmp_path: Path) -> None:
     left, right = piece(1), piece(2)
     rows = [
         track(tmp_path / "stereo.wav", np.stack([left, right], axis=1), "train"),
@@ -121,7 +121,7 @@ def test_a_recording_that_cannot_be_encoded_is_refused_and_the_others_are_kept(t
     assert "expected at least one frame of 0.040 s" in rejects[rows[3]["track_id"]]["message"]
 
 
-def test_a_folder_that_is_no_codec_fails_with_what_was_expected(tmp_path: Path) -> None:
+def test_a_folder_without_a_codec_fails_the_stage_with_the_reason(tmp_path: Path) -> None:
     row = track(tmp_path / "a.wav", piece(1), "train")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("nothing")
@@ -129,7 +129,7 @@ def test_a_folder_that_is_no_codec_fails_with_what_was_expected(tmp_path: Path) 
         tokens_of(tmp_path / "store", [row], Config(codec=WeightsRef(str(tmp_path / "empty"))))
 
 
-def test_windows_that_are_all_context_are_refused() -> None:
+def test_windows_that_consist_of_context_are_refused() -> None:
     with pytest.raises(ValueError, match="window_seconds > 2"):
         Config(window_seconds=2.0, context_seconds=1.0)
 
@@ -153,7 +153,7 @@ def test_real_recordings_have_a_code_for_every_frame_and_seams_change_few(tmp_pa
     assert sum(shares) / len(shares) > 0.99
 
 
-def test_a_retagged_copy_elsewhere_has_the_same_codes(tmp_path: Path) -> None:
+def test_a_copy_at_another_path_has_the_same_codes(tmp_path: Path) -> None:
     row = track(tmp_path / "a.wav", piece(1), "train")
     shutil.copy(tmp_path / "a.wav", tmp_path / "b.wav")
     one, _ = tokens_of(tmp_path / "a", [row], config(tmp_path))
@@ -161,7 +161,7 @@ def test_a_retagged_copy_elsewhere_has_the_same_codes(tmp_path: Path) -> None:
     assert one == other
 
 
-def test_a_codec_that_the_store_has_trained_is_named_by_its_id(tmp_path: Path) -> None:
+def test_a_codec_trained_in_the_store_is_named_by_its_id(tmp_path: Path) -> None:
     rows, store = tracks(tmp_path / "music"), Store(str(tmp_path / "store"))
     store.write_shard(TRACKS, "given", "0", pa.Table.from_pylist(rows, schema=TRACKS.schema), input_key="all")
     training = recipe(optimization={"steps": 6})

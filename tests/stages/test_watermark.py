@@ -1,4 +1,4 @@
-"""The watermark of clips: in their sound and nowhere else, found again in every form, and measured."""
+"""The watermark of clips: only in their sound, found again in every form, and measured."""
 
 import io
 import subprocess
@@ -37,7 +37,7 @@ FORMS = ["unmarked", "written", "mp3", "ogg", "44100 Hz", "16000 Hz"]
 
 
 class MarkedWorld(GateWorld):
-    """A store whose clips can be marked, by networks that work."""
+    """A store with clips that can be marked by working networks."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, [{"seconds": 3.0, "takes": 2}, {"seconds": 1.2}])
@@ -46,14 +46,14 @@ class MarkedWorld(GateWorld):
         self.mark = {"generator": str(self.pair[0]), "detector": str(self.pair[1]), "message": MESSAGE}
 
     def clips(self, version: str, **fields: Any) -> dict[tuple[str, int], dict[str, Any]]:
-        """The rows of clips that are written with some fields of the stage."""
+        """The rows of clips written with some fields of the stage."""
         config = decode.Config.model_validate({"codec": str(self.codec)} | fields)
         run_stage(ConfiguredStage("decode", decode, config), self._context("decode", version))
         rows = self.store.read(CLIPS, version).to_pylist()
         return {(row["request_id"], row["take"]): row for row in rows}
 
     def heard(self, clips: str, version: str = "w", **fields: Any) -> list[dict[str, Any]]:
-        """What is found in the clips of a version, which was written with these fields."""
+        """What is found in the clips of a version that was written with these fields."""
         config = watermark.Config.model_validate({"codec": str(self.codec), "mark": self.mark} | fields)
         run_stage(ConfiguredStage("watermark", watermark, config), self._context("watermark", version, clips=clips))
         return self.store.read(WATERMARKS, version).to_pylist()
@@ -73,7 +73,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> MarkedWorld:
 
 
 @pytest.mark.parametrize("form", ["flac", "mp3", "ogg"])
-def test_a_marked_clip_carries_its_message_keeps_its_level_and_says_so_in_a_tag(world: MarkedWorld, form: str) -> None:
+def test_a_marked_clip_carries_its_message_keeps_its_level_and_has_a_tag(world: MarkedWorld, form: str) -> None:
     plain = world.clips(f"plain-{form}", format=form)
     marked = world.clips(f"marked-{form}", format=form, watermark=world.mark)
     detector = load_watermark_detector(world.pair[1])
@@ -89,14 +89,14 @@ def test_a_marked_clip_carries_its_message_keeps_its_level_and_says_so_in_a_tag(
         assert tags == read_own_tags(io.BytesIO(world.store.read_bytes(plain[key]["path"])))
 
 
-def test_what_finds_a_mark_has_no_say_in_the_files_and_what_makes_it_has(world: MarkedWorld) -> None:
+def test_the_detector_is_not_part_of_the_identity_of_clips_but_the_generator_is(world: MarkedWorld) -> None:
     library = world.context().weights
     config = decode.Config.model_validate({"codec": str(world.codec), "watermark": world.mark})
     kept = decode.dependencies(config, library).config
     assert (kept.watermark.detector, kept.watermark.generator) == (None, str(world.pair[0]))
 
 
-def test_a_signed_clip_is_marked_before_it_is_signed(world: MarkedWorld, tmp_path: Path) -> None:
+def test_a_clip_is_marked_before_it_is_signed(world: MarkedWorld, tmp_path: Path) -> None:
     for row in world.clips("signed", watermark=world.mark, credentials=SignerFiles(tmp_path).fields).values():
         claim = read_credentials(io.BytesIO(world.store.read_bytes(row["path"])), "flac")
         assert claim is not None
@@ -107,7 +107,7 @@ def test_a_signed_clip_is_marked_before_it_is_signed(world: MarkedWorld, tmp_pat
         assert load_watermark_detector(world.pair[1]).detect(*world.sound(row)).found
 
 
-def test_every_clip_is_listened_to_in_every_form_and_before_its_mark(world: MarkedWorld) -> None:
+def test_every_clip_is_checked_in_every_form_and_without_its_mark(world: MarkedWorld) -> None:
     clips = world.clips("marked", watermark=world.mark)
     rows = world.heard("marked")
     assert {(row["request_id"], row["take"]) for row in rows} == clips.keys()
@@ -118,7 +118,7 @@ def test_every_clip_is_listened_to_in_every_form_and_before_its_mark(world: Mark
         assert (row["watermark_found"], row["watermark_message"], row["watermark_bits"]) == (True, MESSAGE, 16)
 
 
-def test_the_damage_is_that_of_the_mark_alone(world: MarkedWorld) -> None:
+def test_the_measured_damage_is_that_of_the_mark_alone(world: MarkedWorld) -> None:
     plain = world.clips("plain", loudness=-20.0)
     marked = world.clips("marked quietly", loudness=-20.0, watermark=world.mark)
     for row in world.heard("marked quietly", "quietly", loudness=-20.0):
@@ -143,7 +143,7 @@ def test_the_view_of_detections_has_a_row_for_each_form(world: MarkedWorld) -> N
     }
 
 
-def test_clips_whose_mark_is_not_found_are_remarked(world: MarkedWorld) -> None:
+def test_clips_with_a_mark_that_is_not_found_are_remarked(world: MarkedWorld) -> None:
     context = world._context("watermark", "none", clips="plain-flac")
     world.clips("plain-flac")
     config = watermark.Config.model_validate({"codec": str(world.codec), "mark": world.mark})
@@ -153,7 +153,7 @@ def test_clips_whose_mark_is_not_found_are_remarked(world: MarkedWorld) -> None:
     assert (remark.count, remark.location) == (len(rows), "decode.watermark")
 
 
-def test_without_a_mark_nothing_of_it_is_imported_or_asked_for(world: MarkedWorld) -> None:
+def test_without_a_mark_its_networks_are_neither_imported_nor_fetched(world: MarkedWorld) -> None:
     before = world.store.read_all(WEIGHTS).num_rows
     world.clips("never marked", format="wav")
     assert world.store.read_all(WEIGHTS).num_rows == before
@@ -162,7 +162,7 @@ def test_without_a_mark_nothing_of_it_is_imported_or_asked_for(world: MarkedWorl
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_naming_the_networks_turns_it_on_in_a_recipe_and_the_stage_measures_with_the_same(tmp_path: Path) -> None:
+def test_naming_the_networks_turns_the_stage_on_with_the_settings_of_decode(tmp_path: Path) -> None:
     recipe = Recipe.model_validate({"decode": {"watermark": {"message": 7}}})
     assert recipe.watermark.mark == recipe.decode.watermark
     assert recipe.watermark.codec == recipe.decode.codec
@@ -172,7 +172,7 @@ def test_naming_the_networks_turns_it_on_in_a_recipe_and_the_stage_measures_with
     assert "watermark" not in [stage.name for stage in unmeasured.configured_stages(None)]
 
 
-def test_weights_that_are_not_there_are_told_by_name_before_any_work(tmp_path: Path) -> None:
+def test_missing_weights_are_named_before_any_work(tmp_path: Path) -> None:
     config = Recipe.model_validate({"decode": {"watermark": {}}}).decode
     library = WeightsLibrary(Store(str(tmp_path / "s")), offline=True)
     with pytest.raises(MissingWeights) as raised:
@@ -180,7 +180,7 @@ def test_weights_that_are_not_there_are_told_by_name_before_any_work(tmp_path: P
     assert "facebook/audioseal/generator_base.pth" in str(raised.value)
 
 
-def test_the_overlay_for_the_law_says_that_it_lacks_a_watermark_until_one_is_named() -> None:
+def test_the_eu_overlay_advises_a_watermark_until_one_is_named() -> None:
     assert list(advice_lines(Recipe.model_validate({"preset": "miniature+eu"}))) == [NO_WATERMARK]
     named = {"preset": "miniature+eu", "decode": {"watermark": {"generator": "./generator.pth"}}}
     assert list(advice_lines(Recipe.model_validate(named))) == []

@@ -157,9 +157,7 @@ def test_a_new_choice_killed_at_any_write_and_run_again_loses_no_row(lengths, mo
     _make_unreadable(lengths)
     saved = lengths.music.parent / "saved"
     shutil.copytree(lengths.store.root, saved)
-    _choose(
-        lengths, "seconds BETWEEN 0.65 AND 0.95 OR seconds > 1.05"
-    )  # rows move in both directions, also within one shard
+    _choose(lengths, "seconds BETWEEN 0.65 AND 0.95 OR seconds > 1.05")  # rows move both ways, also in one shard
     expected, writes = (lengths.rows(), _withheld(lengths), lengths.rejects()), 0
     assert _all_rows(lengths) == before
     real = {name: getattr(Store, name) for name in ("write_bytes", "remove")}

@@ -183,9 +183,7 @@ def test_a_track_that_connects_two_groups_moves_rows_and_no_artist_is_in_two_spl
     assert world.answer(NO_ARTIST_IN_TWO_SPLITS) == []
     os.remove(world.music / "4.flac")
     world.run()
-    assert {row["split"] for row in world.rows().values()} == {
-        "train"
-    }  # a recording that was trained on is not held out again
+    assert {row["split"] for row in world.rows().values()} == {"train"}  # once in training, never held out
 
 
 def test_a_changed_paraphrase_changes_the_training_data_and_reads_no_sound(world):

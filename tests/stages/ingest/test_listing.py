@@ -1,4 +1,4 @@
-"""Listing: all recordings in a stable order, and everything odd at a source told instead of hung on."""
+"""Listing: all recordings in a stable order; everything odd at a source is reported, and nothing hangs."""
 
 import os
 import socket
@@ -36,7 +36,7 @@ def _remarks(listing):
     return {(remark.what, remark.location): (remark.count, list(remark.examples)) for remark in listing.remarks.all()}
 
 
-def test_what_is_passed_over_is_told_by_the_pattern_and_unknown_endings_by_the_ending(tmp_path):
+def test_remarks_state_excluded_files_by_pattern_and_unknown_ones_by_ending(tmp_path):
     names = ["a.wav", "b.dsf", "sub/c.DSF", "no ending", "cover.jpg", ".hidden.wav", ".notes", "b.cue", "x.tmp.wav"]
     for name in (*names, ".git/x.wav", "sub/@eaDir/y.wav", "node_modules/z/q.wav", "live/l.flac"):
         write(tmp_path / name, b"x")
@@ -67,7 +67,7 @@ def _in_memory(folder) -> str:
     return f"memory://{folder.name}"
 
 
-def test_a_stamp_moves_with_size_and_time_only(tmp_path):
+def test_a_stamp_depends_only_on_size_and_time(tmp_path):
     path = tmp_path / "a.wav"
     write(path, b"x")
     stamp = list_source(str(tmp_path)).recordings[0].stamp
@@ -77,7 +77,7 @@ def test_a_stamp_moves_with_size_and_time_only(tmp_path):
     assert list_source(str(tmp_path)).recordings[0].stamp != stamp
 
 
-def test_links_in_circles_are_refused_and_others_followed_once(tmp_path):
+def test_circular_links_are_refused_and_others_followed_once(tmp_path):
     write(tmp_path / "music" / "real" / "a.wav", b"x")
     write(tmp_path / "elsewhere" / "b.wav", b"x")
     music = tmp_path / "music"
@@ -96,7 +96,7 @@ def test_links_in_circles_are_refused_and_others_followed_once(tmp_path):
     assert _kinds(music) == {**expected, "broken.wav": "broken link"}
 
 
-def test_a_web_of_links_is_walked_in_no_time(tmp_path):
+def test_a_web_of_links_lists_every_folder_once(tmp_path):
     folders = [tmp_path / "elsewhere" / str(number) for number in range(12)]
     for folder in folders:
         write(folder / "x.wav", b"x")
@@ -141,13 +141,13 @@ def test_a_file_without_permission_is_refused(tmp_path, monkeypatch):
     write(tmp_path / "a.wav", b"x")
     write(tmp_path / "b.wav", b"x")
     (tmp_path / "a.wav").chmod(0o000)
-    # As the system answers anyone but root, whom no mode keeps out.
+    # As the system answers anyone except root, who may open files of every mode.
     monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("a.wav"))
     assert _kinds(tmp_path) == {"a.wav": "unreadable"}
     assert _names(tmp_path) == ["b.wav"]
 
 
-def test_a_store_inside_the_source_is_no_part_of_it(tmp_path):
+def test_a_store_inside_the_source_is_not_part_of_it(tmp_path):
     write(tmp_path / "a.wav", b"x")
     write(tmp_path / "store" / "clips" / "x.flac", b"x")
     write(tmp_path / "store" / "demo" / "y.flac", b"x")
@@ -160,7 +160,7 @@ def test_a_store_inside_the_source_is_no_part_of_it(tmp_path):
     assert [file.relative for file in recordings] == ["a.wav"]
 
 
-def test_the_store_itself_is_no_source(tmp_path):
+def test_the_store_itself_is_refused_as_a_source(tmp_path):
     write(tmp_path / "clips" / "x.flac", b"x")
     (tmp_path / "link").symlink_to(tmp_path)
     fsspec.filesystem("memory").pipe_file("/itself/clips/x.flac", b"x")
@@ -178,7 +178,7 @@ def test_a_single_file_is_a_source(tmp_path):
     assert _names(tmp_path / "a.wav") == ["a.wav"]
 
 
-def test_other_filesystems_are_listed_alike():
+def test_other_filesystems_are_listed_in_the_same_way():
     memory = fsspec.filesystem("memory")
     for name in ("b/2.wav", "a b.ogg", "b/.hidden.wav", ".x/y.wav", "metadata.csv"):
         memory.pipe_file(f"/alike/{name}", b"x")
@@ -192,13 +192,13 @@ def test_other_filesystems_are_listed_alike():
 
 
 @pytest.mark.parametrize("source", ["/nowhere/at/all", "memory://nothing", "gopher://x/y"])
-def test_a_source_that_is_not_there_is_one_clear_line(source):
+def test_a_missing_source_is_an_error_of_one_line(source):
     with pytest.raises(ValueError, match="expected") as caught:
         list_source(source)
     assert source in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_an_empty_source_is_an_error_and_not_a_reason_to_drop_everything(tmp_path):
+def test_an_empty_source_is_an_error_and_drops_nothing(tmp_path):
     with pytest.raises(ValueError, match="mounted"):
         list_source(str(tmp_path))

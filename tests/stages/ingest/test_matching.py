@@ -1,4 +1,5 @@
-"""Names in metadata: which recording each means, the strictest form first, and that of two none is."""
+"""Names in metadata: the recording that each means. The strictest form comes first, and a name that fits two means
+neither."""
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_a_name_is_found_in_the_strictest_form_that_fits(name, relative, differe
 
 
 @pytest.mark.parametrize("name", ["/old/disk/sub/a.wav", "C:\\Music\\sub\\a.wav", "a.wav"])
-def test_a_name_from_another_disk_or_folder_is_found_by_its_last_parts(name):
+def test_a_name_from_another_disk_or_folder_is_matched_by_its_last_parts(name):
     names = _names("sub/a.wav", "sub/deep/b.wav")
     assert _found(names, name) == ("sub/a.wav", "names matched by their last parts alone")
 
@@ -47,21 +48,21 @@ def test_an_exact_name_comes_before_every_looser_one():
     assert _found(names, "a.wav") == ("a.wav", "")
 
 
-def test_of_two_that_fit_neither_is_meant():
+def test_a_name_that_fits_two_recordings_means_neither():
     names = _names("a.wav", "a.flac", "x/b.wav", "y/b.wav", "C.wav", "c.wav")
     for name in ("a", "a.mp3", "b.wav", "C.WAV"):
         assert names.find(name, "", everywhere=False) == SEVERAL
     assert names.find("z.wav", "", everywhere=False) == NOTHING
 
 
-def test_a_table_describes_nothing_outside_its_folder_and_a_manifest_does():
+def test_only_a_manifest_describes_recordings_outside_its_folder():
     names = _names("album/song.wav", "other/Song.wav")
     assert _found(names, "Song.wav", "album")[0] == "album/song.wav"
     assert _found(names, "other/Song.wav", "album")[0] is None
     assert _found(names, "other/Song.wav", "album", everywhere=True) == ("other/Song.wav", "")
 
 
-def test_a_relative_name_of_another_folder_is_another_file():
+def test_a_relative_name_in_another_folder_is_another_file():
     assert _found(_names("mine/01.wav"), "theirs/01.wav")[0] is None
 
 

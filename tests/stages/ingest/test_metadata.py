@@ -1,4 +1,4 @@
-"""Metadata files: which describes a recording, in which order, and that a broken one costs no more than itself."""
+"""Metadata files: which of them describe a recording, and in which order; a broken one loses only its own data."""
 
 import gzip
 import json
@@ -17,7 +17,7 @@ from tests.worlds.recordings import write
 
 @pytest.fixture
 def music(tmp_path):
-    """Four files that are named like recordings; nothing here opens them."""
+    """Four files with names of recordings; nothing here opens them."""
     for name in ("a.ogg", "sub/b.mp3", "sub/deep/c.wav", "d.flac"):
         write(tmp_path / name, b"never read")
     return tmp_path
@@ -54,7 +54,7 @@ def test_the_corpus_is_described_by_its_table_and_its_sidecars(corpus):
     assert _fields(corpus, "orchestral/defeat2.ogg").values == {}
 
 
-def test_table_before_sidecar_before_manifest_field_by_field(music):
+def test_fields_come_from_tables_then_sidecars_then_manifests(music):
     write(music / "metadata.csv", b"file_name,title\na.ogg,from table\n")
     write(music / "a.json", json.dumps({"title": "from sidecar", "artist": "from sidecar", "bpm": ""}).encode())
     line = {"path": "a.ogg", "duration": 3, "title": "from manifest", "artist": "from manifest", "bpm": 90}
@@ -62,7 +62,7 @@ def test_table_before_sidecar_before_manifest_field_by_field(music):
     assert _fields(music, "a.ogg").values == {"title": "from table", **_by("from sidecar"), "bpm": 90.0}
 
 
-def test_tables_of_every_form_and_the_nearest_first(music):
+def test_tables_of_every_form_are_read_and_the_nearest_wins(music):
     write(music / "metadata.csv", b"\xef\xbb\xbffile_name,title,moods\nsub/b.mp3,far,x;y\nsub/deep/c.wav,far,\n")
     write(
         music / "sub" / "metadata.jsonl",
@@ -80,7 +80,7 @@ def test_tables_of_every_form_and_the_nearest_first(music):
 
 
 @pytest.mark.parametrize("path", ["deep/c.wav", "{root}/sub/deep/c.wav", "sub/deep/c.wav", "{name}/sub/deep/c.wav"])
-def test_a_manifest_may_name_a_file_from_any_working_folder(path, music):
+def test_a_manifest_may_name_a_file_relative_to_any_folder(path, music):
     named = path.format(root=music, name=music.name)
     line = json.dumps({"path": named, "title": "found"}) + "\n"
     write(music / "sub" / "data.jsonl.gz", gzip.compress(line.encode()))
@@ -95,7 +95,7 @@ def test_a_manifest_path_that_fits_two_files_describes_neither(music):
     assert _fields(music, "other/deep/c.wav").values == {}
 
 
-def test_names_in_metadata_are_never_opened(music, tmp_path_factory):
+def test_paths_in_metadata_are_never_opened(music, tmp_path_factory):
     secret = tmp_path_factory.mktemp("outside") / "secret.json"
     write(secret, b'{"title": "secret"}')
     os.mkfifo(music / "pipe.bin")  # opening it would hang
@@ -143,7 +143,7 @@ BROKEN = {
 @pytest.mark.parametrize(
     ("name", "data", "sentence"), [(name, *case) for name, cases in BROKEN.items() for case in cases]
 )
-def test_a_broken_file_is_a_warning_on_the_tracks_that_it_might_have_described(name, data, sentence, music):
+def test_a_broken_file_is_a_warning_on_every_track_that_it_may_describe(name, data, sentence, music):
     write(music / name, data)
     fields = _fields(music, "a.ogg")
     assert fields.values == {}
@@ -152,7 +152,7 @@ def test_a_broken_file_is_a_warning_on_the_tracks_that_it_might_have_described(n
         assert _fields(music, "d.flac").warnings == ()
 
 
-def test_a_field_with_bad_bytes_costs_that_field_only(music):
+def test_bad_bytes_in_a_field_lose_only_that_field(music):
     write(music / "metadata.csv", b'file_name,title,artist\na.ogg,caf\x81,me\nd.flac,"' + b"x" * 1_000_000 + b'",you\n')
     fields = _fields(music, "a.ogg")
     assert fields.values == _by("me")
@@ -160,13 +160,13 @@ def test_a_field_with_bad_bytes_costs_that_field_only(music):
     assert len(_fields(music, "d.flac").values["title"]) == 500
 
 
-def test_a_gzip_bomb_stops_at_its_bound(music, monkeypatch):
+def test_unpacking_a_gzip_bomb_stops_at_its_limit(music, monkeypatch):
     monkeypatch.setattr(rows, "UNPACKED_BYTES", 2**20)
     write(music / "m.jsonl.gz", gzip.compress(b"\n" * 2**22 + b'{"path": "a.ogg", "title": "too far"}'))
     assert _fields(music, "a.ogg").values == {}
 
 
-def test_the_stamp_changes_with_the_metadata_of_that_recording_alone(music):
+def test_the_stamp_changes_only_with_the_metadata_of_its_recording(music):
     table = music / "metadata.csv"
     write(table, b"file_name,title\na.ogg,one\nd.flac,other\n")
     before = _stamp(music, "a.ogg"), _stamp(music, "d.flac")

@@ -26,7 +26,7 @@ def bucket(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_bucket_is_taken_in_like_a_folder(bucket, tmp_path, workers):
+def test_a_bucket_is_ingested_like_a_folder(bucket, tmp_path, workers):
     s3, name = bucket
     files = {
         "b/1.flac": encoded("FLAC", tones(0.6, 1, RATE), RATE),
@@ -65,7 +65,7 @@ def _with_workers(context, workers):
 
 
 def taken_in(world, name, files, *, s3, source=""):
-    """Put files into a bucket, take it in twice, and return the descriptions by what their URIs begin with."""
+    """Puts files into a bucket, ingests it twice, and returns the descriptions by the beginnings of their URIs."""
     for key, data in files.items():
         s3.pipe_file(f"{name}/{key}", data)
     world.source = f"s3://{name}/{source}".rstrip("/")
@@ -94,7 +94,7 @@ def lines(*rows):
 SOUNDS = {number: encoded("FLAC", tones(0.6, number, RATE), RATE) for number in (1, 2)}
 
 
-def test_webdataset_tars_of_a_bucket_are_read_where_they_lie(bucket, tmp_path):
+def test_webdataset_tars_in_a_bucket_are_read_in_place(bucket, tmp_path):
     s3, name = bucket
     sounds = {f"{number}.flac": sound for number, sound in SOUNDS.items()}
     archive = tar(sounds | {"1.txt": b"a slow waltz", "2.json": b'{"description": "fast drums"}'})
@@ -102,7 +102,7 @@ def test_webdataset_tars_of_a_bucket_are_read_where_they_lie(bucket, tmp_path):
     assert told == {"tar://1.flac": "a slow waltz", "tar://2.flac": "fast drums"}
 
 
-def test_lhotse_manifests_of_a_bucket_stand_for_what_they_name(bucket, tmp_path):
+def test_lhotse_manifests_in_a_bucket_ingest_the_recordings_that_they_name(bucket, tmp_path):
     s3, name = bucket
     source = {"type": "url", "channels": [0], "source": f"s3://{name}/far/1.flac"}
     recording = {"id": "r1", "sources": [source], "sampling_rate": RATE, "num_samples": 9_600, "duration": 0.6}
@@ -112,7 +112,7 @@ def test_lhotse_manifests_of_a_bucket_stand_for_what_they_name(bucket, tmp_path)
     assert taken_in(World(tmp_path), name, files, s3=s3, source="cuts.jsonl.gz") == {"far/1.flac": "slow strings"}
 
 
-def test_a_folder_of_lhotse_shar_in_a_bucket_is_read_where_it_lies(bucket, tmp_path):
+def test_a_folder_of_lhotse_shar_in_a_bucket_is_read_in_place(bucket, tmp_path):
     s3, name = bucket
     cuts = []
     for number in SOUNDS:
@@ -132,7 +132,7 @@ def test_a_folder_of_lhotse_shar_in_a_bucket_is_read_where_it_lies(bucket, tmp_p
     assert told == {"tar://c1.flac": "piece 1", "tar://c2.flac": "piece 2"}
 
 
-def test_tables_of_sounds_of_a_bucket_are_read_where_they_lie(bucket, tmp_path):
+def test_tables_of_sounds_in_a_bucket_are_read_in_place(bucket, tmp_path):
     s3, name = bucket
     rows = [{"path": f"{number}.flac", "bytes": sound} for number, sound in SOUNDS.items()]
     written = io.BytesIO()

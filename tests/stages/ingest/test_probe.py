@@ -1,4 +1,4 @@
-"""Probing many recordings: results in order, and a decoder that dies or hangs costs its own file."""
+"""Probing many recordings: results come in order, and a decoder that dies or hangs loses only its own file."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def _nothing() -> None:
 
 @pytest.fixture
 def deadly(monkeypatch):
-    """Workers whose decoder is killed by files that are named so: the real worker, with a real signal."""
+    """Workers with a decoder that is killed by files of a certain name: the real worker, with a real signal."""
     code = (
         "import os, time; from stages.ingest import probe; from stages.pipeline import workers\n"
         "read = probe.probe_recording\n"
@@ -48,7 +48,7 @@ def deadly(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", popen)
 
 
-def test_workers_give_what_one_process_gives_in_the_order_asked(tmp_path):
+def test_workers_give_the_same_results_as_one_process_in_the_same_order(tmp_path):
     files = _files(tmp_path, 20)
     files.insert(3, File(write(tmp_path / "bad.wav", b"bad"), "bad.wav", "s", 3))
     here = list(probe_all(files, Limits(), 1, _nothing))
@@ -60,7 +60,7 @@ def test_workers_give_what_one_process_gives_in_the_order_asked(tmp_path):
     assert here[0][1] == probe_recording(files[0].uri, Limits())
 
 
-def test_a_decoder_that_crashes_or_hangs_costs_its_own_file(tmp_path, deadly, monkeypatch):
+def test_a_decoder_that_crashes_or_hangs_loses_only_its_own_file(tmp_path, deadly, monkeypatch):
     monkeypatch.setattr(probe, "BASE_SECONDS", 8.0)
     files = _files(tmp_path, 6)
     for position, name in ((1, "crash.wav"), (4, "hang.wav")):
@@ -93,7 +93,7 @@ def test_a_stop_ends_the_reading_and_the_workers(tmp_path, deadly):
     assert time.monotonic() - started < PATIENCE_SECONDS  # the file that hangs takes ten minutes
 
 
-def test_workers_that_cannot_start_are_an_error_and_no_reject(tmp_path, monkeypatch):
+def test_workers_that_cannot_start_are_an_error_and_not_a_reject(tmp_path, monkeypatch):
     start = subprocess.Popen
 
     def popen(command, **arguments):
@@ -104,7 +104,7 @@ def test_workers_that_cannot_start_are_an_error_and_no_reject(tmp_path, monkeypa
         list(probe_all(_files(tmp_path, 9), Limits(), 2, _nothing))
 
 
-def test_what_lies_in_memory_is_read_in_this_process():
+def test_recordings_in_memory_are_read_in_the_same_process():
     import fsspec
 
     fsspec.filesystem("memory").pipe_file("/probe/a.wav", encoded("WAV", tones(0.6)))
@@ -114,7 +114,7 @@ def test_what_lies_in_memory_is_read_in_this_process():
 
 
 @pytest.mark.parametrize("format", ["flac", "wav", "mp3", "ogg"])
-def test_a_clip_of_a_catalog_is_refused_as_generated_unless_it_is_allowed(format, tmp_path):
+def test_a_generated_clip_is_refused_unless_it_is_allowed(format, tmp_path):
     clip = encode_audio(tones(1.0), RATE, format, {"title": "a"}, source=SourceType.TRAINED)
     refused = probe_recording(write(tmp_path / "clip", clip), Limits())
     assert isinstance(refused, Refused)
@@ -124,7 +124,7 @@ def test_a_clip_of_a_catalog_is_refused_as_generated_unless_it_is_allowed(format
     assert "trainedAlgorithmicMedia" in kept.tags
 
 
-def test_synthetic_sound_that_no_model_learned_to_make_is_a_recording(tmp_path):
+def test_synthetic_sound_without_a_trained_model_is_ingested(tmp_path):
     piece = encode_audio(tones(1.0), RATE, "wav", source=SourceType.ALGORITHMIC)
     probed = probe_recording(write(tmp_path / "piece", piece), Limits())
     plain = probe_recording(write(tmp_path / "plain", encode_audio(tones(1.0), RATE, "wav")), Limits())

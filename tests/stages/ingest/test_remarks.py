@@ -1,4 +1,4 @@
-"""What is told of a source: metadata that describes nothing, names that fit loosely, files that are passed over."""
+"""Remarks on a source: metadata that describes nothing, names that fit loosely, files that are excluded."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def _plan(world):
     return plan_stage(ConfiguredStage("ingest", ingest, world.config), world.context(), True)
 
 
-def test_rows_that_name_nothing_are_told_by_the_plan_and_by_the_run(world):
+def test_rows_that_name_no_recording_are_remarked_by_the_plan_and_the_run(world):
     write(world.music / "metadata.csv", b"file_name,title\nx.wav,X\ny.wav,Y\n")
     expected = [("no row names a recording here", "metadata.csv", 2, ["x.wav", "y.wav"])]
     planned = [(each.what, each.location, each.count, list(each.examples)) for each in _plan(world).remarks]
@@ -39,7 +39,7 @@ def test_rows_that_name_nothing_are_told_by_the_plan_and_by_the_run(world):
     ]
 
 
-def test_metadata_that_changes_no_row_is_told_all_the_same_and_told_off_when_it_goes(world):
+def test_a_remark_on_metadata_that_changes_no_row_appears_and_disappears(world):
     world.run()
     assert world.remarks() == []
     write(world.music / "metadata.csv", b"file_name,title\nx.wav,X\n")
@@ -53,7 +53,7 @@ def test_metadata_that_changes_no_row_is_told_all_the_same_and_told_off_when_it_
     assert world.remarks() == []
 
 
-def test_names_that_differ_are_matched_where_one_file_fits_and_told(world):
+def test_names_that_differ_are_matched_if_one_file_fits_with_a_remark(world):
     table = b"file_name,title\nA.FLAC,case\nsub\\c.flac,separators\nb.mp3,ending\n"
     write(world.music / "Metadata.csv", table)
     world.run()
@@ -70,7 +70,7 @@ def test_names_that_differ_are_matched_where_one_file_fits_and_told(world):
     ]
 
 
-def test_an_exact_row_comes_before_a_loose_one_and_a_second_row_is_told(world):
+def test_an_exact_row_comes_before_a_loose_one_and_a_second_row_is_remarked(world):
     write(world.music / "metadata.csv", b"file_name,title\nA.flac,loose\na.flac,exact\na.flac,again\n")
     world.run()
     assert world.rows()["a.flac"]["title"] == "exact"
@@ -78,7 +78,7 @@ def test_an_exact_row_comes_before_a_loose_one_and_a_second_row_is_told(world):
     assert again[2:] == (2, ["a.flac"])
 
 
-def test_a_spreadsheets_table_is_read_and_what_was_guessed_is_told(world):
+def test_a_spreadsheets_table_is_read_and_guesses_are_remarked(world):
     write(world.music / "metadata.csv", "\ufefffile_name;title;bpm\r\na.flac;Gr\u00f6\u00dfe;120,5\r\n".encode())
     write(world.music / "sub" / "metadata.csv", b"file_name,title,artist\nc.flac,Caf\xe9,Bj\xf6rk\n")
     world.run()
@@ -91,7 +91,7 @@ def test_a_spreadsheets_table_is_read_and_what_was_guessed_is_told(world):
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
-def test_tables_of_every_separator_and_of_unicode_are_read(world, encoding, separator):
+def test_tables_with_every_separator_and_unicode_encoding_are_read(world, encoding, separator):
     rows = ("file_name", "title"), ("a.flac", "T\u00ebst")
     write(world.music / "metadata.csv", "\n".join(separator.join(row) for row in rows).encode(encoding))
     world.run()
@@ -107,13 +107,13 @@ def test_tables_of_every_separator_and_of_unicode_are_read(world, encoding, sepa
         '\ufeff[\n {"file_name": "a.flac",\n  "title": "T"},\n {"file_name": "b.flac", "title": "U"}\n]\n',
     ],
 )
-def test_metadata_json_is_a_list_or_lines_or_files_by_name(world, text):
+def test_metadata_json_may_be_a_list_lines_or_files_by_name(world, text):
     write(world.music / "metadata.json", text.encode())
     world.run()
     assert [world.rows()[name]["title"] for name in ("a.flac", "b.flac")] == ["T", "U"]
 
 
-def test_a_table_of_another_name_or_with_other_columns_is_told(world):
+def test_a_table_of_another_name_or_with_other_columns_is_remarked(world):
     write(world.music / "tracks.csv", b"file_name,title\na.flac,T\n")
     write(world.music / "metadata.csv", b"filename,title\na.flac,T\n")
     world.run()
@@ -124,7 +124,7 @@ def test_a_table_of_another_name_or_with_other_columns_is_told(world):
     assert other == ["tracks.csv"]
 
 
-def test_sidecars_by_whole_name_and_in_another_case_are_read_and_others_told(world):
+def test_sidecars_by_whole_name_or_in_another_case_are_read_and_others_remarked(world):
     for name, title in {"a.flac.json": "whole", "B.JSON": "case", "package.json": "of no recording"}.items():
         write(world.music / name, json.dumps({"title": title}).encode())
     world.run()
@@ -135,7 +135,7 @@ def test_sidecars_by_whole_name_and_in_another_case_are_read_and_others_told(wor
     assert remarks["sidecars whose names differ in case, matched all the same"] == ["B.JSON → b.flac"]
 
 
-def test_what_was_wrong_in_the_metadata_of_tracks_is_counted_by_its_kind(world):
+def test_faults_in_the_metadata_of_tracks_are_counted_by_kind(world):
     for name in ("a", "b", "sub/c"):
         write(world.music / f"{name}.json", json.dumps({"bpm": f"fast {name}", "key": "all over"}).encode())
     write(world.music / "broken.json", b"{")
@@ -150,7 +150,7 @@ def test_what_was_wrong_in_the_metadata_of_tracks_is_counted_by_its_kind(world):
     assert all(row["key"] is None for row in world.rows().values())
 
 
-def test_hostile_names_in_tables_are_told_as_plain_text(world):
+def test_hostile_names_in_tables_are_remarked_as_plain_text(world):
     write(world.music / "metadata.csv", ("file_name,title\n\x1b[31mred\x00.wav,x\n" + "y" * 3000 + ",z\n").encode())
     world.run()
     [(_, _, count, examples)] = world.remarks()

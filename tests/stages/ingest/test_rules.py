@@ -1,4 +1,5 @@
-"""Which recordings ingest withholds: those taken down, under any name, and those whose licence the policy refuses."""
+"""Recordings that ingest withholds: those taken down, under any name, and those with a licence that the policy
+refuses."""
 
 import json
 from pathlib import Path
@@ -16,7 +17,7 @@ LICENCES = {"a.flac": "CC BY 4.0", "b.flac": "https://creativecommons.org/licens
 
 
 def licensed(folder: Path, **fields: object) -> World:
-    """A world of three recordings, each with a licence of its own."""
+    """A world of three recordings with different licences."""
     world = World(folder, **fields)
     for seed, (name, licence) in enumerate(LICENCES.items()):
         described = {"title": name[0]} | ({"license": licence} if licence else {})
@@ -29,7 +30,7 @@ def reasons(world: World) -> dict[str, str]:
     return {name: row["message"] for name, row in world.rejects().items()}
 
 
-def test_a_policy_withholds_what_it_does_not_allow_and_another_one_reads_no_sound(tmp_path: Path) -> None:
+def test_a_policy_withholds_other_licences_and_another_policy_reads_no_sound(tmp_path: Path) -> None:
     world = licensed(tmp_path, licences={"allow": ["CC-BY"], "unknown": "refuse"})
     world.run()
     assert set(world.rows()) == {"a.flac"}
@@ -46,7 +47,7 @@ def test_a_policy_withholds_what_it_does_not_allow_and_another_one_reads_no_soun
         assert world.read == 0
 
 
-def test_a_licence_that_is_written_later_lets_a_recording_in(tmp_path: Path) -> None:
+def test_a_licence_that_is_added_later_lets_a_recording_in(tmp_path: Path) -> None:
     world = licensed(tmp_path, licences={"unknown": "refuse"})
     world.run()
     assert set(world.rows()) == {"a.flac", "b.flac"}
@@ -56,21 +57,21 @@ def test_a_licence_that_is_written_later_lets_a_recording_in(tmp_path: Path) -> 
     assert reasons(world) == {}
 
 
-def test_an_unknown_licence_that_passes_is_noticed_once_for_all(tmp_path: Path) -> None:
+def test_unknown_licences_that_pass_give_one_remark(tmp_path: Path) -> None:
     world = licensed(tmp_path, licences={"allow": ["CC-BY"]})
     world.run()
     assert set(world.rows()) == {"a.flac", "c.flac"}
     assert ("tracks of an unknown licence, which licences.unknown lets pass", "", 1, ["none"]) in world.remarks()
 
 
-def test_without_a_policy_nothing_is_asked_and_nothing_noticed(tmp_path: Path) -> None:
+def test_without_a_policy_every_licence_passes_without_a_remark(tmp_path: Path) -> None:
     world = licensed(tmp_path)
     world.run()
     assert set(world.rows()) == set(LICENCES)
     assert not any("licence" in what for what, *_ in world.remarks())
 
 
-def test_what_was_taken_down_leaves_and_stays_out_under_any_name(tmp_path: Path) -> None:
+def test_a_recording_taken_down_leaves_and_stays_out_under_any_name(tmp_path: Path) -> None:
     world = licensed(tmp_path)
     world.run()
     taken = world.rows()["a.flac"]
@@ -96,7 +97,7 @@ def test_what_was_taken_down_leaves_and_stays_out_under_any_name(tmp_path: Path)
     assert set(world.rows()) == {"b.flac", "c.flac", "again/renamed.flac"}
 
 
-def test_a_take_down_comes_before_a_licence_and_that_before_conditions(tmp_path: Path) -> None:
+def test_a_take_down_ranks_before_a_licence_and_a_licence_before_conditions(tmp_path: Path) -> None:
     world = licensed(tmp_path, licences={"deny": ["CC-BY"]}, accept=("seconds > 60",))
     world.run()
     assert world.rows() == {}
@@ -108,6 +109,6 @@ def test_a_take_down_comes_before_a_licence_and_that_before_conditions(tmp_path:
     assert "not taken down" in reasons(world)["a.flac"]
 
 
-def test_a_policy_that_names_nothing_is_refused_where_it_is_given() -> None:
+def test_an_invalid_policy_is_refused_by_the_configuration() -> None:
     with pytest.raises(ValidationError, match="unknown"):
         Config(licences={"unknown": "perhaps"})

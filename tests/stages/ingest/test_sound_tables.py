@@ -1,4 +1,4 @@
-"""Recordings in Parquet tables, as Hugging Face's `datasets` keeps them."""
+"""Recordings in Parquet tables, as Hugging Face's `datasets` writes them."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +16,7 @@ def sound(seed, form="FLAC"):
 
 
 def table(*rows):
-    """A table of sounds (path, bytes) with titles, two rows a group."""
+    """A table of sounds (path, bytes) with titles, two rows per group."""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     sounds = pa.array([{"path": path, "bytes": data} for path, data, _ in rows], kind)
     return pa.table({"audio": sounds, "title": [title for _, _, title in rows]})
@@ -25,7 +25,7 @@ def table(*rows):
 ROWS = [("a.flac", sound(1), "first"), ("far/away/b.mp3", sound(2, "MP3"), "second"), (None, sound(3, "WAV"), "third")]
 
 
-def test_a_table_of_sounds_is_taken_in_with_what_its_other_columns_say(tmp_path):
+def test_a_table_of_sounds_is_ingested_with_its_other_columns(tmp_path):
     world = World(tmp_path)
     world.add("outside.flac", 9)
     path = world.music / "data" / "train-00000.parquet"
@@ -42,7 +42,7 @@ def test_a_table_of_sounds_is_taken_in_with_what_its_other_columns_say(tmp_path)
     assert world.read == 0
 
 
-def test_a_sound_is_the_same_track_in_a_table_and_outside_of_it(tmp_path):
+def test_a_sound_inside_and_outside_a_table_is_the_same_track(tmp_path):
     inside, outside = World(tmp_path / "in"), World(tmp_path / "out")
     inside.music.mkdir(parents=True)
     pq.write_table(table(ROWS[0]), inside.music / "x.parquet")
@@ -66,7 +66,7 @@ def test_a_changed_table_is_read_again_and_rows_without_bytes_are_refused(tmp_pa
     assert open_binary(f"parquet://2-b.mp3::file://{path}").read() == ROWS[1][1]
 
 
-def test_a_table_alone_is_a_source(tmp_path):
+def test_a_single_table_is_a_source(tmp_path):
     world = World(tmp_path)
     world.music.mkdir()
     pq.write_table(table(*ROWS), world.music / "x.parquet")
@@ -82,7 +82,7 @@ def test_a_table_without_sounds_still_describes_files(tmp_path):
     assert world.rows()["a.flac"]["title"] == "told"
 
 
-def test_a_row_that_is_not_there_is_missing(tmp_path):
+def test_a_missing_row_or_a_bad_table_is_an_audio_error(tmp_path):
     pq.write_table(table(*ROWS), tmp_path / "x.parquet")
     with pytest.raises(AudioError, match="got no such row with bytes"):
         open_binary(f"parquet://c.flac::file://{tmp_path}/x.parquet")

@@ -1,4 +1,4 @@
-"""Sources: several at once, and manifests that stand for what they name."""
+"""Sources: several at once, and manifests that list recordings."""
 
 import gzip
 import json
@@ -13,7 +13,7 @@ from tests.worlds.ingest_world import World
 from tests.worlds.recordings import write
 
 
-def test_several_sources_are_listed_as_folders_of_their_own(tmp_path):
+def test_several_sources_are_listed_under_their_own_folders(tmp_path):
     for name in ("one/music/a.wav", "two/music/a.wav", "two/music/b.dsf", "three/c.wav"):
         write(tmp_path / name, b"x")
     sources = [str(tmp_path / name) for name in ("one/music", "two/music", "three", "three/c.wav")]
@@ -32,7 +32,7 @@ def _manifest(path, *rows: dict) -> str:
 
 
 @pytest.mark.parametrize("name", ["data.jsonl", "data.jsonl.gz"])
-def test_a_manifest_alone_stands_for_what_it_names_with_its_fields_and_sidecars(tmp_path, name):
+def test_a_manifest_as_the_source_ingests_the_recordings_it_names_with_fields_and_sidecars(tmp_path, name):
     world = World(tmp_path)
     world.add("a.flac", 1)
     world.add("sub/b.flac", 2)
@@ -58,13 +58,13 @@ def test_a_manifest_alone_stands_for_what_it_names_with_its_fields_and_sidecars(
     assert world.rejects() == {}
 
 
-def test_a_manifest_that_names_nothing_is_one_clear_line(tmp_path):
+def test_a_manifest_that_names_nothing_is_refused_with_the_reason(tmp_path):
     source = _manifest(tmp_path / "data.jsonl", {"file": "a.wav"})
     with pytest.raises(ValueError, match="expected a manifest that names recordings by path as the source, got"):
         list_sources([source])
 
 
-def test_a_manifest_and_a_folder_are_sources_side_by_side(tmp_path):
+def test_a_manifest_and_a_folder_can_both_be_sources(tmp_path):
     world = World(tmp_path)
     world.add("a.flac", 1)
     shutil.copytree(world.music, tmp_path / "other")

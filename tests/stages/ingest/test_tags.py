@@ -1,4 +1,4 @@
-"""Tags: every format's own, by one set of names."""
+"""Tags of every format under one set of names."""
 
 import io
 import struct
@@ -91,7 +91,7 @@ def test_the_tags_of_every_format_are_found(name):
     assert tags.warnings == ()
 
 
-def test_info_chunks_are_found_where_there_are_no_other_tags(tmp_path):
+def test_info_chunks_are_read_if_there_are_no_other_tags(tmp_path):
     with soundfile.SoundFile(tmp_path / "x.wav", "w", 16_000, 1) as file:
         file.title, file.artist = "Info", "Chunk"
         file.write(tones(0.2, sample_rate=16_000, channels=1).T)
@@ -99,14 +99,14 @@ def test_info_chunks_are_found_where_there_are_no_other_tags(tmp_path):
         assert read_tags(file).values == {"title": "Info", "artist": "Chunk", "artists": ["Chunk"]}
 
 
-def test_several_values_are_several_artists_and_one_text_is_split_by_the_rule():
+def test_several_values_are_several_artists_and_a_single_text_is_split():
     for values, artists in ((["A", "B feat. C"], ["A", "B", "C"]), (["Earth, Wind & Fire"], ["Earth, Wind & Fire"])):
         file = _saved(CASES["flac"][0](), lambda tags, values=values: tags.update({"artist": values}))
         assert read_tags(file).values["artists"] == artists
         assert read_tags(file).values["artist"] == ", ".join(values)
 
 
-def test_apev2_tags_are_read_where_there_are_no_others():
+def test_apev2_tags_are_read_if_there_are_no_others():
     file = io.BytesIO(encoded("MP3", tones()))
     tags = mutagen.apev2.APEv2()
     tags.update({"Title": "Ape", "Artist": ["A", "B"], "BPM": "120,5", "Key": "8A", "Comment": "www.example.com"})
@@ -117,7 +117,7 @@ def test_apev2_tags_are_read_where_there_are_no_others():
     assert "got an address" in found.warnings[0]
 
 
-def test_lyrics_and_replay_gain_are_kept_aside_and_are_no_description():
+def test_lyrics_and_replay_gain_are_not_a_description():
     def fill(tags) -> None:
         tags.add(USLT(encoding=3, lang="eng", desc="", text="La la\nla"))
         tags.add(TXXX(encoding=3, desc="REPLAYGAIN_TRACK_GAIN", text="-6.30 dB"))
@@ -126,14 +126,14 @@ def test_lyrics_and_replay_gain_are_kept_aside_and_are_no_description():
 
 
 @pytest.mark.parametrize("comment", ["www.example.com", "LAME 3.100", "0", "00000B1C 00000D2E"])
-def test_a_comment_that_says_nothing_of_the_music_is_no_description(comment):
+def test_a_comment_that_is_not_about_the_music_is_not_a_description(comment):
     found = read_tags(_saved(CASES["flac"][0](), lambda tags: tags.update({"comment": comment})))
     assert found.values == {}
     assert found.warnings[0].startswith("tags: description: expected words on the music, got ")
 
 
 def test_text_in_another_encoding_is_kept_with_a_warning():
-    def fill(tags) -> None:  # as Chinese taggers of ID3v1's time write them
+    def fill(tags) -> None:  # as Chinese taggers of ID3v1's time wrote them
         tags.add(TIT2(encoding=0, text="隐患".encode("gbk").decode("latin-1")))
         tags.add(COMM(encoding=3, lang="chi", desc="", text="www.91ting.com"))
 
@@ -168,7 +168,7 @@ def test_broken_or_hostile_tags_never_raise():
     assert len(tags.warnings) == 2
 
 
-def test_an_mp4_without_tags_is_no_warning():
+def test_an_mp4_without_tags_gives_no_warning():
     data = encoded_by_ffmpeg("mp4", "aac", tones(0.5))
     assert MP4(io.BytesIO(data)) is not None
     assert read_tags(io.BytesIO(data)).warnings == ()

@@ -1,4 +1,4 @@
-"""Texts of tags: what says nothing of the music, and what was read in the wrong encoding."""
+"""Texts of tags: those that say nothing of the music, and those that were read in the wrong encoding."""
 
 import pytest
 
@@ -21,7 +21,7 @@ NO_DESCRIPTIONS = {
 
 
 @pytest.mark.parametrize("text", NO_DESCRIPTIONS)
-def test_addresses_programs_and_numbers_are_no_descriptions(text):
+def test_addresses_programs_and_numbers_are_not_descriptions(text):
     assert no_description(text) == NO_DESCRIPTIONS[text]
 
 
@@ -36,12 +36,12 @@ def test_addresses_programs_and_numbers_are_no_descriptions(text):
         "Live take, edited in Audacity, with a long quiet intro and brushes on the drums",
     ],
 )
-def test_words_on_the_music_are(text):
+def test_words_about_the_music_are_descriptions(text):
     assert no_description(text) is None
 
 
 @pytest.mark.parametrize("text", ["Òþ»¼", "Ýòî ïåñíÿ", "CafÃ© del Mar", "a\ufffdb"])
-def test_text_in_another_encoding_is_known(text):
+def test_text_in_another_encoding_is_recognised(text):
     assert broken_text(text)
 
 
@@ -51,5 +51,5 @@ def test_text_that_people_write_is_not_broken(text):
 
 
 @pytest.mark.parametrize(("text", "encoding"), [("осень", "cp1251"), ("青春", "gbk"), ("ночь", "koi8-r")])
-def test_tags_of_other_encodings_read_as_latin_1_are_known(text, encoding):
+def test_other_encodings_read_as_latin_1_are_recognised(text, encoding):
     assert broken_text(text.encode(encoding).decode("latin-1"))

@@ -1,4 +1,4 @@
-"""The quick look at a source says that nothing changed exactly where the index, which looks at every row, says so."""
+"""The quick check of a source finds no change exactly when the index, which looks at every row, finds none."""
 
 import pyarrow as pa
 from hypothesis import given, settings
@@ -16,13 +16,13 @@ from tests.worlds.ingest_world import MEASURES
 
 TAGS = Fields().to_json()
 LISTED = some.dictionaries(some.sampled_from("abcdefgh"), some.integers(0, 12), max_size=8)
-"""Names of recordings and what is in them; equal contents are one track, and 9 is refused."""
+"""Names of recordings and their contents; equal contents are one track, and 9 is refused."""
 SIDECARS = some.dictionaries(some.sampled_from("abcdefgh"), some.integers(0, 2), max_size=3)
 
 
 def _listing(recordings: dict[str, int], sidecars: dict[str, int]) -> Listing:
     files = [File(f"/m/{name}.wav", f"{name}.wav", str(content), 1) for name, content in sorted(recordings.items())]
-    # Not one of these is there to be read, so each gives one warning: that it cannot be opened.
+    # None of these files exists, so each gives one warning: that it cannot be opened.
     beside = [File(f"/m/{name}.json", f"{name}.json", str(stamp), 1) for name, stamp in sorted(sidecars.items())]
     return Listing(recordings=files, metadata=beside)
 
@@ -60,7 +60,7 @@ def _nothing_to_do(rows: list[dict], rejects: dict[str, Reject], listing: Listin
 
 @settings(max_examples=150, deadline=None)
 @given(LISTED, SIDECARS, LISTED, SIDECARS, some.booleans())
-def test_a_source_is_unchanged_exactly_where_the_index_finds_nothing_to_do(before, beside, after, beside_after, same):
+def test_a_source_is_unchanged_exactly_if_the_index_finds_nothing_to_do(before, beside, after, beside_after, same):
     first = _listing(before, beside)
     rows, rejects = _night([], {}, first)
     second = first if same else _listing(after, beside_after)
@@ -72,7 +72,7 @@ def test_a_source_is_unchanged_exactly_where_the_index_finds_nothing_to_do(befor
     assert unchanged == (bool(rows) and _nothing_to_do(rows, rejects, second))
 
 
-def test_a_source_with_a_folder_that_cannot_be_read_is_not_unchanged():
+def test_a_source_with_an_unreadable_folder_is_not_unchanged():
     listing = _listing({"a": 1}, {})
     rows, _ = _night([], {}, listing)
     known = pa.Table.from_pylist(list(rows), selected(TRACKS.schema, COMPARED_COLUMNS))
@@ -81,7 +81,7 @@ def test_a_source_with_a_folder_that_cannot_be_read_is_not_unchanged():
     assert not is_unchanged(listing, _metadata(listing), known, {}, REJECTS.schema.empty_table())
 
 
-def test_files_are_compared_to_the_last_however_few_at_a_time(monkeypatch):
+def test_all_files_are_compared_in_small_steps_too(monkeypatch):
     monkeypatch.setattr("stages.ingest.index.COMPARED_AT_ONCE", 2)
     contents = {name: number for number, name in enumerate("abcde")}
     rows, _ = _night([], {}, _listing(contents, {}))

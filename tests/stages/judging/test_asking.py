@@ -22,17 +22,17 @@ REQUEST |= {"fields": None}
         (None, None),
     ],
 )
-def test_words_ask_for_drums_or_for_none_or_say_nothing(words: str | None, asked: bool | None) -> None:
+def test_words_ask_for_drums_for_none_or_do_not_mention_them(words: str | None, asked: bool | None) -> None:
     assert asked_drums(words) is asked
 
 
-def test_beats_are_asked_from_the_beginning_of_a_clip_to_before_its_end() -> None:
+def test_beats_are_asked_from_the_start_of_a_clip_until_before_its_end() -> None:
     assert beat_grid(120.0, 2.0) == (0.0, 0.5, 1.0, 1.5)
     assert beat_grid(120.0, 2.1) == (0.0, 0.5, 1.0, 1.5, 2.0)
     assert asked_by_request(REQUEST | {"bpm": 60.0}).beats == (0.0, 1.0, 2.0, 3.0)
 
 
-def test_chords_are_asked_bar_by_bar_and_again_until_the_clip_ends() -> None:
+def test_chords_are_asked_bar_by_bar_and_repeated_until_the_clip_ends() -> None:
     chords = asked_by_request(REQUEST | {"bpm": 120.0, "chords": "C | Am7 | N.C.", "seconds": 7.5}).chords
     assert chords is not None
     assert [(chord["start"], chord["end"], chord["root"], chord["quality"]) for chord in chords] == [
@@ -40,18 +40,18 @@ def test_chords_are_asked_bar_by_bar_and_again_until_the_clip_ends() -> None:
     ]
 
 
-def test_a_bar_of_a_waltz_is_three_beats_and_a_chord_that_has_hardly_begun_is_not_asked() -> None:
+def test_a_bar_of_a_waltz_is_three_beats_and_a_chord_cut_short_by_the_end_is_not_asked() -> None:
     request = REQUEST | {"bpm": 60.0, "meter": "3/4", "chords": "C:2 F:1 | G/B", "seconds": 4.0}
     chords = asked_by_request(request).chords
     assert chords is not None
     assert [(chord["end"], chord["bass"]) for chord in chords] == [(2.0, 0), (3.0, 5)]
 
 
-def test_of_a_clip_that_continues_a_prompt_nobody_knows_where_beats_are_to_be() -> None:
+def test_no_beats_are_asked_of_a_clip_that_continues_a_prompt() -> None:
     asked = asked_by_request(REQUEST | {"bpm": 60.0, "prompt": "track:ab"})
     assert (asked.bpm, asked.beats) == (60.0, None)
 
 
-def test_a_key_is_asked_as_tracks_spell_it() -> None:
+def test_an_asked_key_gets_the_spelling_of_tracks() -> None:
     assert asked_by_request(REQUEST | {"key": "Am"}).key == "A minor"
     assert asked_by_request(REQUEST).key is None

@@ -1,4 +1,4 @@
-"""Instruments are told by how often codes come, where recordings with names have taught which come with which."""
+"""Instruments are recognised by the frequencies of codes, learned from recordings with names of instruments."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from stages.pipeline.contract import Context
 CARDINALITY, CODEBOOKS, FRAMES = 32, 2, 120
 NAMES = ("flute", "guitar", "organ", "violin")
 SOUNDS = np.random.default_rng(1).dirichlet(np.full(CARDINALITY, 0.3), size=(len(NAMES), CODEBOOKS))
-"""How often each instrument has each code."""
+"""The frequencies of codes of each instrument."""
 
 
 def played(names: tuple[str, ...], seed: int) -> np.ndarray:
@@ -37,14 +37,14 @@ def taught(count: int = 200) -> InstrumentJudge:
     return judge
 
 
-def test_what_plays_in_recordings_it_has_not_learned_from_is_heard() -> None:
+def test_instruments_of_other_recordings_are_recognised() -> None:
     judge, others = taught(), range(1000, 1100)
     heard = [set(judge.hear(played(duo(seed), seed))) for seed in others]
     assert all(len(each) == 2 for each in heard)  # as many as usually play
     assert np.mean([len(each & set(duo(seed))) / 2 for each, seed in zip(heard, others, strict=True)]) > 0.9
 
 
-def test_names_that_say_nothing_of_the_codes_are_heard_by_chance_alone() -> None:
+def test_names_unrelated_to_the_codes_are_right_only_by_chance() -> None:
     duos = [duo(seed) for seed in range(200)]
     judge = InstrumentJudge.fit([played(duo(seed + 5000), seed) for seed in range(200)], duos, CARDINALITY)
     assert judge is not None
@@ -52,7 +52,7 @@ def test_names_that_say_nothing_of_the_codes_are_heard_by_chance_alone() -> None
     assert np.mean(right) == pytest.approx(0.5, abs=0.12)
 
 
-def test_too_few_recordings_teach_nothing_and_neither_do_names_that_are_rare_or_everywhere() -> None:
+def test_too_few_recordings_and_rare_or_ubiquitous_names_teach_nothing() -> None:
     codes = [played(("flute",), seed) for seed in range(LEAST_RECORDINGS)]
     assert (
         InstrumentJudge.fit(codes[1:], [("flute",) if seed % 2 else () for seed in range(len(codes) - 1)], 32) is None
@@ -78,12 +78,12 @@ def test_too_few_recordings_teach_nothing_and_neither_do_names_that_are_rare_or_
         ("", ()),
     ],
 )
-def test_words_ask_for_instruments_but_for_those_that_they_leave_out(words: str, asked: tuple[str, ...]) -> None:
+def test_words_ask_for_instruments_except_those_that_they_exclude(words: str, asked: tuple[str, ...]) -> None:
     known = ("distorted guitar", "flute", "guitar", "organ", "strings", "violin")
     assert asked_instruments(words, known) == asked
 
 
-def test_metadata_names_instruments_between_commas_and_drums_are_none_of_them() -> None:
+def test_instruments_in_metadata_are_separated_by_commas_and_exclude_drums() -> None:
     assert instrument_names("Violin, electric bass, drums, violin ,") == ("violin", "electric bass")
     assert instrument_names(None) == ()
 
@@ -93,7 +93,7 @@ CODES = {"frame_rate": 50.0, "cardinality": CARDINALITY, "codec_identity": "one"
 
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
-    """A store whose held-out recordings bear wrong names, and whose training recordings right ones."""
+    """A store with wrong names on its held-out recordings and right names on its training recordings."""
     store = Store(str(tmp_path))
     for shard in (0, 1):
         tracks, tokens = [], []
@@ -111,7 +111,7 @@ def context(tmp_path: Path) -> Context:
     return Context(store, settings, "run", "evaluate", "s", versions, WeightsLibrary(store))
 
 
-def test_clips_are_heard_by_what_the_stores_training_recordings_taught(context: Context) -> None:
+def test_clips_are_judged_by_what_the_training_recordings_taught(context: Context) -> None:
     judges, right = InstrumentJudges(context), []
     for seed in range(1000, 1060):
         heard = judges.hear(CODES | {"codes": played(duo(seed), seed), "prompt_frames": 0})
@@ -121,7 +121,7 @@ def test_clips_are_heard_by_what_the_stores_training_recordings_taught(context: 
     assert np.mean(right) > 0.9
 
 
-def test_what_a_clip_continues_is_not_heard_for_it(context: Context) -> None:
+def test_instruments_of_the_prompt_of_a_clip_do_not_count(context: Context) -> None:
     judges, prompt = InstrumentJudges(context), played(("organ", "violin"), 1)
     made = CODES | {"codes": np.concatenate([prompt, played(("flute", "guitar"), 2)], axis=1)}
     heard = judges.hear(made | {"prompt_frames": FRAMES})
@@ -130,6 +130,6 @@ def test_what_a_clip_continues_is_not_heard_for_it(context: Context) -> None:
     assert judges.hear(made | {"prompt_frames": 2 * FRAMES}) is None
 
 
-def test_codes_of_another_codec_tell_nothing(context: Context) -> None:
+def test_codes_of_another_codec_are_not_judged(context: Context) -> None:
     row = CODES | {"codes": played(("organ", "violin"), 1), "codec_identity": "another"}
     assert InstrumentJudges(context).hear(row) is None

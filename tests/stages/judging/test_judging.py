@@ -1,4 +1,4 @@
-"""Judging: agreement is as the field counts it, and nothing can be had by keeping still."""
+"""Judging: agreement is counted as in the literature, and a missing answer is wrong."""
 
 import mir_eval
 import numpy as np
@@ -18,7 +18,7 @@ def chord(start: float, end: float, root: int, quality: str = "maj") -> dict:
 
 
 @pytest.mark.parametrize("asked", ["C major", "F# minor"])
-def test_a_key_is_worth_what_mirex_gives_it(asked: str) -> None:
+def test_a_key_has_the_score_of_mirex(asked: str) -> None:
     for heard in KEYS:
         assert key_score(asked, heard) == mir_eval.key.weighted_score(asked, heard), heard
 
@@ -27,12 +27,12 @@ BEATS = st.lists(st.floats(0, 20), max_size=30, unique=True).map(sorted)
 
 
 @given(BEATS, BEATS)
-def test_the_f_measure_of_beats_is_mir_eval_s(asked: list[float], heard: list[float]) -> None:
+def test_the_f_measure_of_beats_equals_mir_evals(asked: list[float], heard: list[float]) -> None:
     expected = mir_eval.beat.f_measure(np.array(asked), np.array(heard)) if asked and heard else float(asked == heard)
     assert beat_f_measure(asked, heard) == pytest.approx(expected)
 
 
-def test_beats_at_half_the_tempo_or_off_the_beat_are_half_right_and_wrong() -> None:
+def test_beats_at_half_the_tempo_are_partly_right_and_beats_off_the_beat_wrong() -> None:
     beats = [0.5 * number for number in range(20)]
     assert beat_f_measure(beats, beats) == 1.0
     assert beat_f_measure(beats, beats[::2]) == pytest.approx(2 / 3)
@@ -43,7 +43,7 @@ def test_beats_at_half_the_tempo_or_off_the_beat_are_half_right_and_wrong() -> N
 @pytest.mark.parametrize(
     ("heard", "exact", "octave"), [(103.9, True, True), (105.0, False, False), (50.0, False, True)]
 )
-def test_a_tempo_is_right_within_4_percent_and_its_octaves_are_another_measure(
+def test_a_tempo_is_right_within_4_percent_and_octaves_have_their_own_measure(
     heard: float, exact: bool, octave: bool
 ) -> None:
     scores = judge(Asked(bpm=100.0), Heard(None, heard, (), (), drums=False))
@@ -51,20 +51,20 @@ def test_a_tempo_is_right_within_4_percent_and_its_octaves_are_another_measure(
     assert tempo_is_near(100.0, heard) == exact
 
 
-def test_what_was_asked_and_is_not_heard_is_wrong() -> None:
+def test_asked_music_that_is_not_heard_is_wrong() -> None:
     asked = Asked("A minor", 96.0, (0.0, 0.625), (chord(0, 2.5, 9, "min"),), drums=True)
     scores = judge(asked, NOTHING)
     assert not any(scores[name] for name in ("key_correct", "bpm_correct", "bpm_correct_octave", "drums_correct"))
     assert scores["key_score"] == scores["beat_f_measure"] == scores["chord_accuracy"] == 0.0
 
 
-def test_what_was_not_asked_is_heard_and_not_judged() -> None:
+def test_music_that_was_not_asked_is_measured_but_not_judged() -> None:
     scores = judge(Asked(), Heard("C major", 120.0, (0.5,), (chord(0, 1, 0),), drums=True))
     assert (scores["key"], scores["bpm"], scores["beats"], scores["drums"]) == ("C major", 120.0, [0.5], True)
     assert set(scores) == {"key", "bpm", "beats", "chords", "drums", "instruments"}
 
 
-def test_a_chord_is_right_where_it_sounds_for_the_most_of_its_bar() -> None:
+def test_a_chord_is_right_if_it_sounds_for_most_of_its_bar() -> None:
     heard = [chord(0, 0.9, 0), chord(0.9, 2.2, 9, "min7"), chord(2.2, 4, 5, "maj7")]
     assert chord_sounds(chord(1, 2, 9, "min"), heard)
     assert not chord_sounds(chord(1, 2, 9, "maj"), heard)
@@ -76,13 +76,13 @@ def test_a_chord_is_right_where_it_sounds_for_the_most_of_its_bar() -> None:
     assert not chord_sounds(chord(0, 1, -1, "N"), heard)
 
 
-def test_the_accuracy_of_chords_is_the_share_of_the_asked_ones() -> None:
+def test_the_accuracy_of_chords_is_the_share_of_right_ones_among_the_asked() -> None:
     asked = tuple(chord(bar, bar + 1, root) for bar, root in enumerate((0, 5, 7, 0)))
     heard = Heard(None, None, (), (chord(0, 2.4, 0), chord(2.4, 4, 7)), drums=False)
     assert judge(Asked(chords=asked), heard)["chord_accuracy"] == 0.5
 
 
-def test_of_instruments_the_share_counts_that_is_among_those_heard() -> None:
+def test_instrument_recall_is_the_share_of_asked_instruments_that_are_heard() -> None:
     heard = Heard(None, None, (), (), drums=False, instruments=("organ", "flute", "violin"))
     scores = judge(Asked(instruments=("flute", "guitar")), heard)
     assert (scores["instruments"], scores["instruments_asked"]) == (["organ", "flute", "violin"], ["flute", "guitar"])

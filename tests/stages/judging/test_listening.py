@@ -1,4 +1,4 @@
-"""Drums are heard where a piece has some, in the hiss of a codec too."""
+"""Drums are heard in pieces with drums, also through the hiss of a codec."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from stages.judging.listening import hear_drums
 RATE = 16_000
 
 PIECES = [compose(1, index) for index in range(16)]
-"""Of another corpus than that of the weights."""
+"""Pieces of another corpus than that of the weights."""
 
 
 def played(piece: Piece) -> np.ndarray:
@@ -18,18 +18,18 @@ def played(piece: Piece) -> np.ndarray:
 
 
 def hiss_after(sound: np.ndarray) -> np.ndarray:
-    """A sound with the noise of a coarse codec: as loud as a fifth of the sound, and rising and falling with it."""
+    """A sound with the noise of a coarse codec: a fifth as loud as the sound, and rising and falling with it."""
     loudness = np.sqrt(np.convolve(np.square(sound), np.full(320, 1 / 320), "same"))
     return (sound + 0.2 * loudness * np.random.default_rng(0).standard_normal(len(sound))).astype(np.float32)
 
 
 @pytest.mark.parametrize("as_heard", [np.asarray, hiss_after])
-def test_drums_are_heard_in_pieces_that_have_some_and_in_no_others(as_heard) -> None:
+def test_drums_are_heard_in_pieces_with_drums_and_in_no_others(as_heard) -> None:
     right = [hear_drums(as_heard(played(piece)), RATE) == bool(piece.hits) for piece in PIECES]
     assert {bool(piece.hits) for piece in PIECES} == {True, False}
     assert np.mean(right) >= 0.9
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.2, 3.0])
-def test_there_are_no_drums_in_silence_however_short(seconds: float) -> None:
+def test_no_drums_are_heard_in_silence_of_any_length(seconds: float) -> None:
     assert not hear_drums(np.zeros(round(seconds * RATE), np.float32), RATE)

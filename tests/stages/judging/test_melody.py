@@ -1,4 +1,4 @@
-"""Melody following: agreement, and what chance would give."""
+"""Melody following: agreement, and the agreement that chance would give."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def melody(classes: list[int]) -> torch.Tensor:
     return torch.nn.functional.one_hot(torch.tensor(classes), 12).float()
 
 
-def test_a_melody_agrees_with_itself_and_with_no_transposition_of_itself() -> None:
+def test_a_melody_agrees_with_itself_but_not_with_a_transposition() -> None:
     asked = melody([0, 4, 7, 5, 5, 2])
     assert chroma_agreement(asked, RATE, asked, RATE) == 1.0
     assert chroma_agreement(asked.roll(1, dims=1), RATE, asked, RATE) == 0.0
@@ -47,11 +47,11 @@ def test_only_the_time_that_both_cover_is_compared() -> None:
 def test_chance_is_the_mean_agreement_over_shuffles_of_the_asked_frames(classes: list[int], draw) -> None:  # type: ignore[no-untyped-def]
     clip = melody([draw.randrange(12) for _ in classes])
     asked = melody(classes)
-    # All cyclic shifts give every asked frame every place equally often, and so have the mean of all orders.
+    # All cyclic shifts give every asked frame every position equally often, so they have the mean of all orders.
     shifts = [chroma_agreement(clip, RATE, asked.roll(shift, dims=0), RATE) for shift in range(len(classes))]
     assert chance_agreement(clip, RATE, asked, RATE) == pytest.approx(sum(shifts) / len(shifts))
 
 
-def test_nothing_to_compare_is_refused() -> None:
+def test_comparing_no_frames_is_refused() -> None:
     with pytest.raises(ValueError, match="expected frames"):
         chroma_agreement(torch.zeros(0, 12), RATE, melody([0]), RATE)

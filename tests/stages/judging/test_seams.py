@@ -1,4 +1,4 @@
-"""Seams: a clip put together of two pieces has one, a piece that goes on has none."""
+"""Seams: a clip made of two pieces has one, and a continuous piece has none."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def piece(number: int) -> torch.Tensor:
     return render(compose(0, number)).sum(0)[: round(SECONDS * RATE)]
 
 
-def test_where_two_pieces_meet_the_sound_changes_more_than_elsewhere() -> None:
+def test_the_sound_changes_more_where_two_pieces_meet_than_elsewhere() -> None:
     contrasts = []
     for number in range(8):
         clip, other = piece(number), piece(number + 8)
@@ -24,7 +24,7 @@ def test_where_two_pieces_meet_the_sound_changes_more_than_elsewhere() -> None:
     assert sum(contrast is not None and contrast > 0.85 for contrast in contrasts) >= 6
 
 
-def test_borders_that_nothing_happens_at_are_about_as_good_as_any_moment() -> None:
+def test_borders_without_a_change_have_the_contrast_of_any_moment() -> None:
     contrasts = [seam_contrast(piece(number), RATE, [2.3, 4.7, 7.1]) for number in range(24)]
     assert sum(contrast or 0.0 for contrast in contrasts) / len(contrasts) == pytest.approx(0.5, abs=0.12)
 

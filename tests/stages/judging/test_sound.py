@@ -1,4 +1,4 @@
-"""The sound by itself: planted faults are found, and found to be as large as they are."""
+"""Measures of the sound itself: planted faults are found with their size."""
 
 import numpy as np
 import pytest
@@ -26,12 +26,12 @@ def test_a_clean_piece_has_no_fault() -> None:
 
 
 @pytest.mark.parametrize("offset", [-0.05, 0.02])
-def test_an_offset_is_measured_of_the_channel_where_it_is_furthest(offset: float) -> None:
+def test_the_measured_offset_is_that_of_the_worst_channel(offset: float) -> None:
     sound = np.concatenate([piece(), piece() + np.float32(offset)])
     assert measure_sound(sound, RATE).dc == pytest.approx(abs(offset), abs=1e-3)
 
 
-def test_silence_at_the_ends_and_holes_of_zeros_are_found() -> None:
+def test_silence_at_the_ends_and_holes_of_zeros_are_measured() -> None:
     sound = piece()
     sound[:, : RATE // 2] = 0.0
     sound[:, -RATE:] = 1e-5
@@ -41,7 +41,7 @@ def test_silence_at_the_ends_and_holes_of_zeros_are_found() -> None:
     assert facts.zeros == pytest.approx(1.5 / 8, abs=0.01)
 
 
-def test_silence_is_all_head_and_all_tail_and_has_no_centroid() -> None:
+def test_silence_is_both_head_and_tail_and_has_no_centroid() -> None:
     silence = np.zeros((2, 2 * RATE), np.float32)
     facts = measure_sound(silence, RATE)
     assert (facts.head_silence, facts.tail_silence, facts.zeros) == (2.0, 2.0, 1.0)
@@ -50,7 +50,7 @@ def test_silence_is_all_head_and_all_tail_and_has_no_centroid() -> None:
         measure_sound(np.zeros((1, 0), np.float32), RATE)
 
 
-def test_the_centroid_of_a_tone_is_its_frequency_and_hiss_draws_it_up() -> None:
+def test_the_centroid_of_a_tone_is_its_frequency_and_hiss_raises_it() -> None:
     tone = (0.5 * np.sin(2 * np.pi * 500 * np.arange(2 * RATE) / RATE)).astype(np.float32)[None]
     centroid = spectral_centroid(tone, RATE)
     hiss = 0.05 * np.random.default_rng(0).standard_normal(tone.shape).astype(np.float32)
@@ -58,7 +58,7 @@ def test_the_centroid_of_a_tone_is_its_frequency_and_hiss_draws_it_up() -> None:
     assert (spectral_centroid(tone + hiss, RATE) or 0) > 1500
 
 
-def test_mel_statistics_do_not_hear_loudness_and_do_hear_hiss() -> None:
+def test_mel_statistics_ignore_loudness_but_not_hiss() -> None:
     sound = torch.from_numpy(piece()[0])
     hiss = 0.02 * torch.randn(len(sound), generator=torch.Generator().manual_seed(0))
     own, softer, hissing = (mel_statistics(wav, RATE) for wav in (sound, 0.3 * sound, sound + hiss))

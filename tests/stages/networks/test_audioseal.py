@@ -1,4 +1,4 @@
-"""AudioSeal from its files: read without running them, as the package itself reads them, and found where it is."""
+"""AudioSeal from its files: read without running code, equal to the package's own reading, and its marks are found."""
 
 import io
 import pickle
@@ -41,7 +41,7 @@ def music(rate: int, seconds: float, channels: int = 1) -> Samples:
     return sound
 
 
-def test_networks_of_the_published_sizes_and_form_are_those_that_the_package_itself_reads(tmp_path: Path) -> None:
+def test_networks_of_the_published_form_compute_the_same_as_in_the_audioseal_package(tmp_path: Path) -> None:
     generator, detector = random_pair(tmp_path)
     sound = torch.from_numpy(music(SAMPLE_RATE, 0.5))[None]
     message = torch.from_numpy(message_bits(MESSAGE, 16).astype(np.int64))[None]
@@ -57,7 +57,7 @@ def test_networks_of_the_published_sizes_and_form_are_those_that_the_package_its
     assert detection.bits.tolist() == bits[0].bool().tolist()
 
 
-def test_a_file_that_brings_no_configuration_has_that_of_the_published_one(tmp_path: Path) -> None:
+def test_a_file_without_a_configuration_gets_the_published_one(tmp_path: Path) -> None:
     network, _card = build("generator")
     path = save(tmp_path / "bare.pth", network, None)
     assert load_watermark_generator(path).network.msg_processor.nbits == 16
@@ -65,7 +65,7 @@ def test_a_file_that_brings_no_configuration_has_that_of_the_published_one(tmp_p
 
 @pytest.mark.parametrize("rate", [16_000, 32_000, 44_100])
 @pytest.mark.parametrize("form", ["as it is", "mp3", "ogg", "resampled", "quieter"])
-def test_a_mark_is_found_again_with_its_message_and_none_where_there_is_none(
+def test_a_mark_is_found_with_its_message_and_unmarked_sound_has_none(
     pair: tuple[WatermarkGenerator, WatermarkDetector], rate: int, form: str
 ) -> None:
     generator, detector = pair
@@ -100,7 +100,9 @@ def test_a_long_sound_is_marked_window_by_window_without_a_seam(
     assert steps.max() <= 1.01 * steps[: 5 * SAMPLE_RATE].max()
 
 
-def test_strength_scales_the_mark_and_every_length_has_one(pair: tuple[WatermarkGenerator, WatermarkDetector]) -> None:
+def test_strength_scales_the_mark_and_sound_of_any_length_gets_one(
+    pair: tuple[WatermarkGenerator, WatermarkDetector],
+) -> None:
     generator, detector = pair
     twice = WatermarkGenerator(generator.network, MESSAGE, 2.0, "cpu")
     sound = music(32_000, 1.0)
@@ -117,7 +119,7 @@ class Harm:
         return (print, ("harm",))
 
 
-def test_a_file_that_names_code_is_refused_and_nothing_of_it_runs(
+def test_a_file_that_names_code_is_refused_and_the_code_does_not_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"model": {}, "xp.cfg": Harm()}, tmp_path / "evil.pth")
@@ -129,7 +131,7 @@ def test_a_file_that_names_code_is_refused_and_nothing_of_it_runs(
     assert "harm" not in capsys.readouterr().out
 
 
-def test_other_weights_are_refused_with_what_came(tmp_path: Path) -> None:
+def test_other_weights_are_refused_with_the_reason(tmp_path: Path) -> None:
     generator, detector = tone_pair(tmp_path)
     for load, path in ((load_watermark_detector, generator), (load_watermark_generator, detector)):
         with pytest.raises(ValueError, match="expected the weights of an AudioSeal "):

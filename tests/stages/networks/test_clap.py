@@ -1,4 +1,4 @@
-"""CLAP in its two forms: they agree, windows are chosen, nothing depends on its neighbours, and no pickle runs."""
+"""CLAP in its two forms: they agree, windows are placed, no window depends on others, and no pickle is run."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ def test_the_two_forms_agree_on_sound(both):
     found, other = (model.embed_audio(recording, 48_000, 10.0) for model in (laion, folder))
     assert found.starts == other.starts == [0.0, 3.0]
     assert np.abs(found.embeddings - other.embeddings).max() < 1e-5
-    # The comparison means something: the two windows differ by far more than that.
+    # The two windows differ by far more than that, so the comparison is meaningful.
     assert np.abs(found.embeddings[0] - found.embeddings[1]).max() > 1e-4
 
 
@@ -55,7 +55,7 @@ def test_the_two_forms_agree_on_a_short_stereo_recording_at_another_rate(both):
     assert np.abs(found.embeddings - other.embeddings).max() < 1e-5
 
 
-def test_a_folder_gives_what_transformers_own_extractor_and_model_give(both, made):
+def test_a_folder_gives_the_embeddings_of_transformers_own_extractor_and_model(both, made):
     recording = sound(13.0)
     found = both[1].embed_audio(recording, 48_000, 10.0)
     folder = made / "transformers"
@@ -68,7 +68,7 @@ def test_a_folder_gives_what_transformers_own_extractor_and_model_give(both, mad
         assert np.abs(embedding - expected.numpy()).max() < 1e-6
 
 
-def test_windows_that_share_a_pass_have_the_embeddings_that_they_have_alone(both, made):
+def test_windows_in_one_batch_have_the_embeddings_that_they_have_alone(both, made):
     recording = sound(33.0)
     for alone, path in zip(both, (made / "laion.pt", made / "transformers"), strict=True):
         together = load_joint_embedder(path, windows_at_once=3)
@@ -85,7 +85,7 @@ def test_the_two_forms_agree_on_words(both):
     assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
-def test_embeddings_have_unit_length_and_are_the_same_every_time_and_in_any_batch(both):
+def test_embeddings_have_unit_length_and_are_the_same_in_every_batch(both):
     _, model = both
     together, alone = model.embed_text(SENTENCES), model.embed_text(SENTENCES[1:2])
     assert np.array_equal(together[1:2], alone)
@@ -102,7 +102,7 @@ def test_windows_lie_side_by_side_and_the_last_ends_with_the_recording(length, s
     assert window_starts(length, 100, 100) == starts
 
 
-def test_a_checkpoint_that_names_code_is_refused_and_does_not_run(tmp_path):
+def test_a_checkpoint_that_names_code_is_refused_and_the_code_does_not_run(tmp_path):
     class Trap:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "ran"),)
@@ -113,7 +113,7 @@ def test_a_checkpoint_that_names_code_is_refused_and_does_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_files_and_folders_that_are_no_clap_are_refused_with_a_reason(tmp_path):
+def test_files_and_folders_without_a_clap_model_are_refused_with_the_reason(tmp_path):
     torch.save({"weights": torch.zeros(3)}, tmp_path / "other.pt")
     (tmp_path / "text.pt").write_text("hello")
     (tmp_path / "empty").mkdir()
@@ -129,14 +129,14 @@ def test_files_and_folders_that_are_no_clap_are_refused_with_a_reason(tmp_path):
         (EncodecFeatureExtractor, None, "a EncodecFeatureExtractor"),
     ],
 )
-def test_a_folder_whose_sound_is_prepared_in_another_way_is_refused(tmp_path, both, made, kind, padding, reason):
+def test_a_folder_that_prepares_sound_in_another_way_is_refused(tmp_path, both, made, kind, padding, reason):
     shutil.copytree(made / "transformers", tmp_path / "copy")
     kind(**{"padding": padding, "truncation": "rand_trunc"} if padding else {}).save_pretrained(tmp_path / "copy")
     with pytest.raises(ValueError, match=reason):
         load_joint_embedder(tmp_path / "copy")
 
 
-def test_a_folder_that_lacks_weights_is_refused_rather_than_filled_with_random_ones(tmp_path):
+def test_a_folder_with_missing_weights_is_refused_and_not_filled_with_random_ones(tmp_path):
     write_transformers(tmp_path, laion_network(seed=1))
     weights = load_file(tmp_path / "model.safetensors")
     del weights["text_projection.linear1.weight"]
@@ -145,7 +145,7 @@ def test_a_folder_that_lacks_weights_is_refused_rather_than_filled_with_random_o
         load_joint_embedder(tmp_path)
 
 
-def test_a_laion_checkpoint_without_a_vocabulary_embeds_sound_and_says_why_it_has_no_words(tmp_path):
+def test_a_laion_checkpoint_without_a_vocabulary_embeds_sound_and_refuses_words(tmp_path):
     write_laion(tmp_path / "laion.pt", laion_network(seed=1))
     model = load_joint_embedder(tmp_path / "laion.pt")
     assert model.embed_audio(sound(1.0), 48_000, 10.0).embeddings.shape == (1, 512)

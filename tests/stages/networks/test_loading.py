@@ -1,4 +1,4 @@
-"""Networks from files: several threads may load at once, as shards at once do."""
+"""Networks from files: several threads may load at the same time, because shards do."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -11,7 +11,7 @@ from stages.networks.loading import load_network
 THREADS = 4
 
 
-def test_threads_that_load_at_once_leave_transformers_and_torch_as_they_were(tmp_path):
+def test_threads_loading_at_once_leave_transformers_and_torch_unchanged(tmp_path):
     config = T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=8, num_layers=6, num_heads=2)
     T5EncoderModel(config).save_pretrained(tmp_path)
     before = (PreTrainedModel.tie_weights, PreTrainedModel.init_weights, torch.nn.init.normal_)

@@ -1,4 +1,4 @@
-"""The spectrograms of CLAP are those of transformers' extractor, window by window or many at a time."""
+"""The spectrograms of CLAP equal those of transformers' extractor, one window or many at a time."""
 
 import numpy as np
 import pytest
@@ -41,20 +41,20 @@ def theirs(windows: np.ndarray, like: ClapFeatureExtractor) -> np.ndarray:
 
 @pytest.mark.parametrize("padding", ["repeatpad", "repeat", "pad"])
 @pytest.mark.parametrize("samples", [600, 16_000, 17_001, 31_999, 32_000])
-def test_spectrograms_are_those_of_the_extractor(padding, samples):
+def test_spectrograms_equal_those_of_the_extractor(padding, samples):
     like, windows = extractor(padding), sound(samples, 2)
     expected = theirs(windows, like)
     assert expected.shape == (2, 161, 64)
     np.testing.assert_allclose(ours(windows, like), expected, rtol=0, atol=1e-5)
 
 
-def test_silence_and_all_that_is_weaker_than_the_floor_are_at_minus_100_decibels():
+def test_silence_and_sound_below_the_floor_are_at_minus_100_decibels():
     windows = np.stack([np.zeros(32_000, np.float32), sound(32_000)[0] * np.float32(1e-9)])
     assert (ours(windows, extractor()) == -100).all()
     assert (theirs(windows, extractor()) == -100).all()
 
 
-def test_a_window_is_the_same_to_the_bit_in_any_batch():
+def test_a_spectrogram_is_the_same_to_the_bit_in_any_batch():
     windows = sound(32_000, 5)
     assert np.array_equal(ours(windows, extractor())[3:4], ours(windows[3:4], extractor()))
 

@@ -1,4 +1,4 @@
-"""Runs of codes in common: found wherever they lie, and none by chance."""
+"""Runs of equal codes: found at any position, and not by chance."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def series(length: int, seed: int, cardinality: int = 512) -> np.ndarray:
 
 
 @given(some.integers(0, 200), some.integers(0, 200), some.integers(20, 100), some.integers(0, 2**16))
-def test_a_planted_run_is_found_wherever_it_lies(begin, other_begin, length, seed):
+def test_a_planted_run_is_found_at_any_position(begin, other_begin, length, seed):
     one, other = series(begin + length + 50, seed), series(other_begin + length + 30, seed + 1)
     other[other_begin : other_begin + length] = one[begin : begin + length]
     assert longest_run(series(300, seed + 2), other) is None
@@ -26,7 +26,7 @@ def test_a_planted_run_is_found_wherever_it_lies(begin, other_begin, length, see
     assert run.equal >= length
 
 
-def test_a_run_of_which_a_tenth_was_changed_is_one_run_and_one_of_which_half_was_is_none():
+def test_a_run_with_a_tenth_changed_is_one_run_and_with_half_changed_none():
     one = series(400, 3)
     for share, least, most in ((0.1, 240, 400), (0.5, 0, 60)):
         other = one.copy()
@@ -36,13 +36,13 @@ def test_a_run_of_which_a_tenth_was_changed_is_one_run_and_one_of_which_half_was
         assert least <= (run.equal if run else 0) <= most
 
 
-def test_random_codes_and_codes_that_repeat_have_nothing_in_common():
+def test_random_and_repetitive_codes_have_no_run_in_common():
     for one in [series(500, seed) for seed in range(5)] + [np.full(500, 7, np.uint16)]:
         for other in (series(20_000, 77), np.full(500, 7, np.uint16), np.tile(np.array([7, 8], np.uint16), 250)):
             assert longest_run(one, other) is None
 
 
-def test_series_have_keys_in_common_where_they_have_a_run_and_one_codec():
+def test_series_have_keys_in_common_if_they_share_a_run_and_the_codec():
     one, other = series(100, 1), series(100, 2)
     other[30:50] = one[60:80]
     keys = short_run_keys(one, "codec")
@@ -59,8 +59,8 @@ def test_a_series_too_short_for_a_run_has_none():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_longest_run_is_what_looking_at_every_distance_finds(seed):
-    """The slow oracle: every distance, every pair of ends."""
+def test_the_longest_run_equals_that_of_an_exhaustive_search(seed):
+    """The slow oracle tries every distance and every pair of ends."""
     draw = np.random.default_rng(seed)
     one, other = series(60, seed, 40), series(70, seed + 50, 40)
     other[20:45] = one[10:35]

@@ -1,4 +1,4 @@
-"""Originality: a clip that repeats what its model learned from is found and kept from the catalog, others are not."""
+"""Originality: a clip that repeats training data of its model is found and quarantined, and others are not."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def codes(number: int, frames: int = 600) -> np.ndarray:
 
 
 class CopiesWorld:
-    """A model that learned from six pieces, six that are held out, and clips as tests put them."""
+    """A model that learned from six pieces, six held-out pieces, and the clips that tests add."""
 
     def __init__(self, folder: Path) -> None:
         self.store = Store(str(folder))
@@ -126,7 +126,7 @@ def world(tmp_path):
     return CopiesWorld(tmp_path / "store")
 
 
-def test_copies_of_what_was_learned_from_are_too_near_and_pieces_of_its_own_are_not(world):
+def test_copies_of_training_data_are_too_near_and_new_pieces_are_not(world):
     copied = {
         "exact": "6 s of it",
         "lossy": "as Ogg Vorbis",
@@ -150,7 +150,7 @@ def test_copies_of_what_was_learned_from_are_too_near_and_pieces_of_its_own_are_
     assert {row["held_out"] for row in rows.values()} == {len(HELD_OUT)}
 
 
-def test_equal_codes_are_found_wherever_they_lie_and_partly_changed(world):
+def test_equal_codes_are_found_at_any_position_and_partly_changed(world):
     series = codes(2000, 300)
     series[0, 60:260] = codes(4)[0, 333:533]
     series[0, 100:260:12] = 0
@@ -163,7 +163,7 @@ def test_equal_codes_are_found_wherever_they_lie_and_partly_changed(world):
     assert "equal codes" in row["reasons"][0]
 
 
-def test_the_sound_and_codes_of_a_prompt_are_not_held_against_what_follows(world):
+def test_the_sound_and_codes_of_a_prompt_do_not_count_against_its_continuation(world):
     prompted = np.concatenate([piece(2)[: 4 * RATE], excerpt(piece(30), 6, 0.3)])
     series = np.concatenate([codes(2)[:, :200], codes(3000, 300)], axis=1)
     world.clip("continued", prompted, series, prompt_seconds=4.0, prompt=f"track:{track(2)}")
@@ -175,7 +175,7 @@ def test_the_sound_and_codes_of_a_prompt_are_not_held_against_what_follows(world
     assert rows["taken"]["too_near"]
 
 
-def test_the_sound_of_a_melody_that_was_asked_for_is_reported_and_its_codes_are_held_against_a_clip(world):
+def test_the_sound_of_a_requested_melody_is_only_reported_but_its_codes_count_against_a_clip(world):
     world.clip("melody", excerpt(piece(1), 6, 0.2), melody=f"track:{track(1)}")
     world.clip("codes", excerpt(piece(30), 6, 0.2), codes(1)[:, 100:400], melody=f"track:{track(1)}")
     rows = world.run()
@@ -184,7 +184,7 @@ def test_the_sound_of_a_melody_that_was_asked_for_is_reported_and_its_codes_are_
     assert rows["codes"]["too_near"]
 
 
-def test_held_out_recordings_and_models_from_elsewhere_make_no_clip_too_near(world):
+def test_held_out_recordings_and_other_models_make_no_clip_too_near(world):
     world.clip("of held out", excerpt(piece(HELD_OUT[0]), 6, 0.3))
     world.clip("elsewhere", excerpt(piece(0), 6, 0.3), checkpoint="unknown")
     rows = world.run()
@@ -193,10 +193,10 @@ def test_held_out_recordings_and_models_from_elsewhere_make_no_clip_too_near(wor
     assert rows["elsewhere"]["sound_percentile"] is None
 
 
-def test_of_takes_with_the_same_codes_all_but_the_first_are_duplicates_however_short(world):
+def test_all_takes_with_the_same_codes_but_the_first_are_duplicates_even_if_short(world):
     same = codes(4000, 60)
     for name in ("first", "second", "third"):
-        world.clip(name, np.sin(np.arange(int(1.2 * RATE)) / 9) * 0.1, same)  # a tone: a peak at a time
+        world.clip(name, np.sin(np.arange(int(1.2 * RATE)) / 9) * 0.1, same)  # a tone: one peak at a time
     world.clip("other", np.sin(np.arange(int(1.2 * RATE)) / 31) * 0.1)
     rows = world.run()
     assert [rows[name]["too_near"] for name in ("first", "second", "third", "other")] == [False, True, True, False]
@@ -216,7 +216,7 @@ def test_the_later_of_two_equal_clips_is_a_duplicate(world):
     assert not any(row["too_near"] for row in world.run(duplicates=None).values())
 
 
-def test_what_is_too_near_is_quarantined_with_its_reasons_and_no_other_clip_is(world):
+def test_only_clips_that_are_too_near_are_quarantined_with_their_reasons(world):
     world.clip("copy", PLANTS["3 dB quieter"](piece(2), piece(20), 0.4))
     world.clip("own", excerpt(piece(30), 6, 0.3))
     world.run()
@@ -228,7 +228,7 @@ def test_what_is_too_near_is_quarantined_with_its_reasons_and_no_other_clip_is(w
     assert query(world.store, "SELECT request_id FROM clips").to_pylist() == [{"request_id": "own"}]
 
 
-def test_the_threshold_is_what_held_out_music_stays_under_and_never_less_than_the_knob():
+def test_the_threshold_is_above_held_out_music_and_never_below_the_knob():
     assert threshold(2.0, [], 0.99) == 2.0
     assert threshold(2.0, [0.5, 1.0, 1.5], 0.99) == 2.0
     held_out = sorted(np.random.default_rng(0).uniform(0, 8, 200))
@@ -237,7 +237,7 @@ def test_the_threshold_is_what_held_out_music_stays_under_and_never_less_than_th
     assert max(held_out) < threshold(2.0, held_out, 1.0)
 
 
-def test_of_a_clip_that_was_made_again_the_codes_of_that_try_are_compared(world):
+def test_a_retaken_clip_is_compared_by_the_codes_of_the_chosen_try(world):
     world.clip("copied at last", piece(20), codes(0), first_try=codes(1000, 300))
     world.clip("copied at first", piece(21), codes(1001, 300), first_try=codes(1))
     rows = world.run()

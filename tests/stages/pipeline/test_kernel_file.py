@@ -1,4 +1,5 @@
-"""What a machine remembers of its kernels: its own alone, the first choice of several, and nothing that is broken."""
+"""What a machine remembers of its kernels: only its own choices, the first of several, and nothing from broken
+files."""
 
 import json
 from concurrent.futures import ProcessPoolExecutor
@@ -16,34 +17,34 @@ CHOICE, OTHER = KernelChoice("torch", (4, MAX_ROWS)), KernelChoice("onednn", (MA
 HERE: Machine = {"processor": "here", "threads": 2}
 
 
-def test_a_choice_is_there_for_the_next_process(tmp_path: Path) -> None:
+def test_a_choice_is_recalled_by_the_next_process(tmp_path: Path) -> None:
     assert KernelFile(tmp_path, HERE).recall(KIND) is None
     assert KernelFile(tmp_path, HERE).keep(KIND, CHOICE) == CHOICE
     assert KernelFile(tmp_path, HERE).recall(KIND) == CHOICE
 
 
-def test_a_kernel_for_any_number_of_rows_is_there_for_the_next_process_too(tmp_path: Path) -> None:
+def test_a_kernel_for_any_number_of_rows_is_recalled_by_the_next_process(tmp_path: Path) -> None:
     KernelFile(tmp_path, HERE).keep("training", KernelChoice("onednn", ()))
     assert KernelFile(tmp_path, HERE).recall("training") == KernelChoice("onednn", ())
 
 
-def test_the_first_choice_stays(tmp_path: Path) -> None:
+def test_the_first_choice_is_kept(tmp_path: Path) -> None:
     KernelFile(tmp_path, HERE).keep(KIND, CHOICE)
     assert KernelFile(tmp_path, HERE).keep(KIND, OTHER) == CHOICE
     assert KernelFile(tmp_path, HERE).recall(KIND) == CHOICE
 
 
 @pytest.mark.parametrize("changed", [{"processor": "there"}, {"threads": 1}])
-def test_the_choice_of_another_machine_is_not_trusted(tmp_path: Path, changed: Machine) -> None:
+def test_the_choice_of_another_machine_is_not_used(tmp_path: Path, changed: Machine) -> None:
     here, there = KernelFile(tmp_path, HERE), KernelFile(tmp_path, HERE | changed)
     there.keep(KIND, CHOICE)
     assert here.recall(KIND) is None
-    here.path.write_bytes(there.path.read_bytes())  # a folder that was copied from there
+    here.path.write_bytes(there.path.read_bytes())  # a folder copied from the other machine
     assert here.recall(KIND) is None
     assert here.keep(KIND, OTHER) == OTHER
 
 
-def test_a_machine_is_known_by_its_processor_threads_torch_and_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_is_identified_by_its_processor_threads_torch_and_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = this_machine()
     assert {"processor", "flags", "threads", "torch", "kernels"} <= set(machine)
     for name, value in (("torch.__version__", "0"), ("torch.get_num_threads", lambda: 99)):
@@ -69,7 +70,7 @@ def test_a_machine_is_known_by_its_processor_threads_torch_and_kernels(monkeypat
     ],
     ids=str,
 )
-def test_a_broken_file_is_as_none_and_is_written_anew(tmp_path: Path, content: str | dict[str, object]) -> None:
+def test_a_broken_file_is_ignored_and_replaced(tmp_path: Path, content: str | dict[str, object]) -> None:
     file = KernelFile(tmp_path, HERE)
     file.path.write_text(content if isinstance(content, str) else json.dumps({"machine": HERE} | content))
     assert file.recall(KIND) is None
@@ -78,7 +79,7 @@ def test_a_broken_file_is_as_none_and_is_written_anew(tmp_path: Path, content: s
     assert json.loads(file.path.read_text())["machine"] == HERE
 
 
-def test_where_nothing_can_be_written_nothing_is_kept_and_nothing_fails(tmp_path: Path) -> None:
+def test_an_unwritable_folder_keeps_nothing_and_fails_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert KernelFile(tmp_path / "file", HERE).keep(KIND, CHOICE) is None
     assert KernelFile(tmp_path / "file", HERE).recall(KIND) is None
@@ -90,7 +91,7 @@ def _keep(folder: Path, number: int) -> list[str]:
     return [choice.kernel for choice in kept if choice is not None]
 
 
-def test_processes_that_choose_at_once_all_have_the_same(tmp_path: Path) -> None:
+def test_processes_that_choose_at_the_same_time_get_the_same_choice(tmp_path: Path) -> None:
     with ProcessPoolExecutor(3, mp_context=get_context("fork")) as pool:
         kept = list(pool.map(_keep, [tmp_path] * 3, range(3)))
     assert len(kept[0]) == 10

@@ -1,4 +1,4 @@
-"""What a job loads is lent to the next one of the same stage, and to no two at once."""
+"""Models loaded by a job are lent to the next job of the same stage, and never to two jobs at the same time."""
 
 import pickle
 import sys
@@ -21,7 +21,7 @@ def none_left():
 
 
 class Loader:
-    """Loads models that are told apart."""
+    """Loads models that can be distinguished."""
 
     def __init__(self) -> None:
         self.loaded = 0
@@ -36,21 +36,21 @@ def job(owner: str, load: Loader, key: str = "codec") -> list[int]:
         return lent.borrow(key, load)
 
 
-def test_jobs_of_one_stage_that_follow_one_another_load_a_model_once() -> None:
+def test_successive_jobs_of_one_stage_load_a_model_once() -> None:
     load = Loader()
     assert [job("decode", load) for _ in range(4)] == [[1]] * 4
     assert job("decode", load, key="watermark") == [2]
     assert job("decode", load) == [1]
 
 
-def test_one_job_gets_the_same_model_each_time_that_it_asks() -> None:
+def test_one_job_gets_the_same_model_each_time() -> None:
     load = Loader()
     with lending("decode") as lent:
         assert lent.borrow("codec", load) is lent.borrow("codec", load)
     assert load.loaded == 1
 
 
-def test_jobs_side_by_side_have_a_model_each_and_later_ones_load_none() -> None:
+def test_simultaneous_jobs_have_a_model_each_and_later_ones_load_none() -> None:
     load, both = Loader(), threading.Barrier(2, timeout=60)
     given: list[list[int]] = []
 
@@ -70,7 +70,7 @@ def test_jobs_side_by_side_have_a_model_each_and_later_ones_load_none() -> None:
     assert load.loaded == 2
 
 
-def test_a_model_goes_when_a_job_of_another_stage_begins_and_when_the_stage_ends() -> None:
+def test_a_model_is_freed_when_another_stage_begins_or_its_stage_ends() -> None:
     load = Loader()
     assert job("decode", load) == [1]
     assert job("evaluate", load) == [2]
@@ -79,7 +79,7 @@ def test_a_model_goes_when_a_job_of_another_stage_begins_and_when_the_stage_ends
     assert job("decode", load) == [4]
 
 
-def test_a_model_of_a_job_that_failed_is_not_lent_again() -> None:
+def test_a_model_of_a_failed_job_is_not_lent_again() -> None:
     load = Loader()
     with suppress(Stopped), lending("decode") as lent:
         lent.borrow("codec", load)
@@ -87,7 +87,7 @@ def test_a_model_of_a_job_that_failed_is_not_lent_again() -> None:
     assert job("decode", load) == [2]
 
 
-def test_a_worker_that_gets_no_more_jobs_frees_its_models_and_the_gpu(monkeypatch) -> None:
+def test_an_idle_worker_frees_its_models_and_the_gpu(monkeypatch) -> None:
     emptied = threading.Event()
     cuda = SimpleNamespace(is_initialized=lambda: True, empty_cache=emptied.set)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
@@ -98,7 +98,7 @@ def test_a_worker_that_gets_no_more_jobs_frees_its_models_and_the_gpu(monkeypatc
     assert job("decode", load) == [2]
 
 
-def test_a_context_that_travels_to_a_worker_takes_no_models_with_it(tmp_path) -> None:
+def test_a_pickled_context_takes_no_models_to_a_worker(tmp_path) -> None:
     context, load = context_in(tmp_path), Loader()
     assert context.borrow("codec", load) == context.borrow("codec", load) == [1]
     arrived = pickle.loads(pickle.dumps(context))

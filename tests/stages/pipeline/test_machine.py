@@ -1,4 +1,4 @@
-"""What decoding may take of a machine: the memory that is free, in a container too."""
+"""Memory that decoding may use: what is free on the machine, and in its container."""
 
 from pathlib import Path
 
@@ -15,19 +15,19 @@ STATISTICS = {
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine of 3 GB, of which 2,000,000 kB are free, and no container."""
+    """A machine of 3 GB, of which 2,000,000 kB are free, without a container."""
     monkeypatch.setattr(machine, "MEMORY", tmp_path / "meminfo")
     monkeypatch.setattr(machine, "GROUPS", tmp_path)
     (tmp_path / "meminfo").write_text("MemTotal: 3000000 kB\nMemFree: 10 kB\nMemAvailable: 2000000 kB\n")
     return tmp_path
 
 
-def test_the_memory_that_is_free_is_that_which_the_system_can_give(files: Path) -> None:
+def test_free_memory_is_what_the_system_states_as_available(files: Path) -> None:
     assert free_memory("cpu") == 2_000_000 * 1024
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_container_leaves_what_its_limit_does_and_files_that_can_be_dropped(files: Path, version: int) -> None:
+def test_a_container_leaves_the_rest_of_its_limit_and_files_that_can_be_dropped(files: Path, version: int) -> None:
     folder = files if version == 2 else files / "memory"
     folder.mkdir(exist_ok=True)
     names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
@@ -43,6 +43,6 @@ def test_a_container_without_a_limit_leaves_what_the_machine_does(files: Path) -
     assert free_memory("cpu") == 2_000_000 * 1024
 
 
-def test_a_system_that_does_not_say_is_taken_to_have_half_of_its_memory_free(files: Path) -> None:
+def test_a_system_without_meminfo_gives_a_plausible_amount(files: Path) -> None:
     (files / "meminfo").unlink()
     assert 10**8 < free_memory("cpu") < 10**14

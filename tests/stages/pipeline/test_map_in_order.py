@@ -1,4 +1,4 @@
-"""Work ahead: in order, bounded in number and in weight, ended at once by a stop or by whoever closes it."""
+"""Working ahead: results in order, bounded in number and load, ended at once by a stop or when closed."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ def nothing() -> None:
     pass
 
 
-def test_results_come_in_the_order_of_the_items_whichever_is_done_first():
+def test_results_come_in_the_order_of_the_items():
     def slow_at_first(item: int) -> int:
         time.sleep(0.02 * (10 - item))
         return item * item
@@ -24,14 +24,14 @@ def test_results_come_in_the_order_of_the_items_whichever_is_done_first():
 
 
 def sum_once_it_is_as_expected(numbers: list[int], expected: int) -> int:
-    """The sum of numbers that other threads add to: as soon as it is what it should be, and a moment later, for what
-    should not come."""
+    """The sum of numbers that other threads add to, read a moment after it reaches the expected value, so that an
+    excess shows."""
     wait_for(lambda: sum(numbers) >= expected, every=0.01, seen=lambda: numbers)
     time.sleep(0.1)
     return sum(numbers)
 
 
-def test_no_more_items_are_ahead_than_were_allowed():
+def test_no_more_items_are_begun_ahead_than_allowed():
     begun: list[int] = []
     results = map_in_order(lambda item: begun.append(item), range(1, 100), 8, 3, nothing)
     next(results)
@@ -42,7 +42,7 @@ def test_no_more_items_are_ahead_than_were_allowed():
     results.close()
 
 
-def test_what_is_in_hand_weighs_no_more_than_was_allowed_and_what_weighs_more_is_in_hand_alone():
+def test_items_in_progress_stay_below_the_maximum_load_and_a_heavier_one_runs_alone():
     begun: list[int] = []
     weights = [4, 3, 20, 2, 2, 2]
     results = map_in_order(begun.append, weights, 8, 8, nothing, load=float, max_load=8.0)
@@ -65,7 +65,7 @@ def test_an_error_is_raised_in_the_turn_of_its_item():
     assert list(results) == []
 
 
-def test_a_stop_ends_the_waiting_though_the_work_goes_on():
+def test_a_stop_ends_the_waiting_while_the_work_continues():
     done, stop = threading.Event(), threading.Event()
 
     def check() -> None:
@@ -81,7 +81,7 @@ def test_a_stop_ends_the_waiting_though_the_work_goes_on():
     done.set()
 
 
-def test_items_are_asked_for_as_there_is_room():
+def test_items_are_requested_when_there_is_room():
     given: list[int] = []
 
     def items():
@@ -95,5 +95,5 @@ def test_items_are_asked_for_as_there_is_room():
     results.close()
 
 
-def test_nothing_to_do_is_done_at_once():
+def test_no_items_give_no_results():
     assert list(map_in_order(lambda item: item, [], 2, 2, nothing)) == []

@@ -1,4 +1,4 @@
-"""What a plan says, and when what was made is made anew, with tiny stages."""
+"""What a plan says, and when results are made again, with tiny stages."""
 
 import pickle
 from dataclasses import replace
@@ -18,7 +18,7 @@ from tests.worlds.tiny_stages import Knobs, Training, make_mapping, make_pipelin
 
 
 @pytest.mark.parametrize(("refresh", "times"), [("missing", 1), ("changed", 2), ("never", 0)])
-def test_a_whole_set_stage_is_made_anew_as_its_refresh_policy_says(tmp_path, refresh, times):
+def test_a_whole_set_stage_is_made_again_according_to_its_refresh_policy(tmp_path, refresh, times):
     calls: list[str] = []
     for run_id, names in (("r1", "ab"), ("r2", "ab"), ("r3", "abc")):
         stages = [*make_pipeline(tmp_path, list(names), make_mapping([])).stages.values()]
@@ -32,7 +32,7 @@ def test_a_whole_set_stage_is_made_anew_as_its_refresh_policy_says(tmp_path, ref
     assert len(set(calls)) == times
 
 
-def test_asked_by_name_a_whole_set_stage_runs_against_its_policy(tmp_path):
+def test_a_whole_set_stage_asked_by_name_runs_despite_its_policy(tmp_path):
     calls: list[str] = []
     stages = [*make_pipeline(tmp_path, list("ab"), make_mapping([])).stages.values()]
     pipeline = Pipeline(
@@ -44,7 +44,7 @@ def test_asked_by_name_a_whole_set_stage_runs_against_its_policy(tmp_path):
     assert len(calls) == 1
 
 
-def test_what_was_refused_for_want_of_something_consulted_is_tried_again_once_that_changed(tmp_path):
+def test_refused_rows_are_tried_again_after_a_consulted_table_changed(tmp_path):
     calls: list[str] = []
 
     def consulting(names: str) -> Pipeline:
@@ -83,7 +83,7 @@ class Readers(Config):
 
 
 def make_reader(reads: bool) -> ModuleType:
-    """A stage whose model says whether it needs a separator, and whether it looks tracks up."""
+    """A stage with a model that determines whether it needs a separator and whether it consults a table."""
     reader = make_mapping([])
     reader.CONSULTS, reader.WRITES = (CHROMA,), CLAP
 
@@ -97,7 +97,7 @@ def make_reader(reads: bool) -> ModuleType:
     return reader
 
 
-def test_what_has_no_say_in_a_stage_is_not_looked_for_and_enters_no_identity(tmp_path):
+def test_weights_and_tables_that_a_stage_does_not_use_are_not_required_and_not_in_its_identity(tmp_path):
     (tmp_path / "model").write_text("weights")
 
     def pipeline(reads, level=1.0, separator="./no/separator"):
@@ -120,7 +120,7 @@ def test_what_has_no_say_in_a_stage_is_not_looked_for_and_enters_no_identity(tmp
     assert len({*fingerprints, pipeline(False).fingerprint("reader")}) == 3
 
 
-def test_weights_of_an_optional_table_that_nobody_makes_are_not_looked_for(tmp_path):
+def test_weights_for_an_optional_table_that_is_not_made_are_not_required(tmp_path):
     optional = make_mapping([])
     optional.OPTIONAL, optional.CONSULTS, optional.WRITES = (CHROMA,), (CHROMA,), CLAP
     lacking = ConfiguredStage("lacking", make_mapping([]), Readers(model=str(tmp_path / "model"), separator=None))
@@ -139,7 +139,7 @@ def test_weights_of_an_optional_table_that_nobody_makes_are_not_looked_for(tmp_p
     assert Pipeline(stages, settings, ["optional"]).versions("optional").keys() == {"tracks", "chroma"}
 
 
-def test_all_weights_that_are_missing_are_told_at_once(tmp_path):
+def test_all_missing_weights_are_named_in_one_error(tmp_path):
     config = Readers(model="somebody/model", separator="somebody/separator")
     stages = [
         ConfiguredStage("source", make_source(["a"]), Knobs()),
@@ -147,11 +147,11 @@ def test_all_weights_that_are_missing_are_told_at_once(tmp_path):
     ]
     stages.append(ConfiguredStage("other", make_mapping([]), Readers(model="somebody/else", separator=None)))
     pipeline = Pipeline(stages, Settings(store=str(tmp_path), offline=True))
-    # What the model reads is not known while it is missing, and so not asked for.
+    # What the model reads is unknown while it is missing, so it is not asked for.
     told = r"missing weights somebody/model \(reader\.model\), somebody/else \(other\.model\): .*--set reader\.model="
     with pytest.raises(MissingWeights, match=told):
         pipeline.fetch(["source", "reader", "other"])
-    # A stage that is not to run may still be part of another's identity, and is told in the same round.
+    # A stage that will not run may still be part of another's identity, and is named in the same error.
     reading = make_mapping([])
     reading.READS, reading.WRITES = (CHROMA,), CLAP
     upstream = ConfiguredStage("reading", reading, Knobs())
@@ -161,7 +161,7 @@ def test_all_weights_that_are_missing_are_told_at_once(tmp_path):
         pipeline.fingerprint("other")
 
 
-def test_a_plan_of_an_empty_store_estimates_what_follows(tmp_path):
+def test_a_plan_of_an_empty_store_estimates_the_later_stages(tmp_path):
     pipeline = make_pipeline(tmp_path, list("abcd"), make_mapping([]))
     plans = plan_pipeline(pipeline, ["source", "mapping"], by_name=False)
     assert [(plan.stage, plan.make, plan.estimated) for plan in plans] == [("source", 4, False), ("mapping", 4, True)]
@@ -173,7 +173,7 @@ def test_a_plan_of_an_empty_store_estimates_what_follows(tmp_path):
 
 
 @pytest.mark.parametrize("kept", ["abc", "ab", "d"])
-def test_rows_that_are_dropped_at_the_source_are_reused_nowhere_after_it(tmp_path, kept):
+def test_rows_dropped_at_the_source_are_not_reused_in_later_stages(tmp_path, kept):
     def with_training(names: str) -> Pipeline:
         stages = [*make_pipeline(tmp_path, list(names), make_mapping([])).stages.values()]
         training = ConfiguredStage("training", make_training([]), Training(refresh="changed"))
@@ -185,7 +185,7 @@ def test_rows_that_are_dropped_at_the_source_are_reused_nowhere_after_it(tmp_pat
     assert counts == [(0, len(kept), 4 - len(kept))] * 2 + [(1, 0, 0)]
 
 
-def test_a_context_travels_to_another_process_without_its_listener(tmp_path):
+def test_a_pickled_context_leaves_its_stop_event_behind(tmp_path):
     pipeline = make_pipeline(tmp_path, list("ab"), make_mapping([]))
     context = replace(pipeline.context("source", "r1"))
     context.stop.set()

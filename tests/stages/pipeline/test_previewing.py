@@ -1,4 +1,4 @@
-"""Previews of a plan: told where all that the stage reads is there, and not before."""
+"""Previews of a plan: given once everything that the stage reads exists, and not before."""
 
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +14,7 @@ from tests.worlds.tiny_stages import Knobs, make_mapping, make_pipeline, run
 
 
 def make_counting() -> ModuleType:
-    """A stage over the whole set that tells how many rows it would work on."""
+    """A stage over the whole set that states how many rows it would process."""
     module = ModuleType("counting")
     module.READS, module.WRITES, module.VERSION = (CHROMA,), CHECKPOINTS, 1
 
@@ -26,7 +26,7 @@ def make_counting() -> ModuleType:
     return module
 
 
-def test_a_plan_tells_what_a_stage_would_work_on_once_that_is_made(tmp_path: Path) -> None:
+def test_a_stage_is_previewed_once_its_input_is_made(tmp_path: Path) -> None:
     stages = [*make_pipeline(tmp_path, list("abcd"), make_mapping([])).stages.values()]
     counting = ConfiguredStage("counting", make_counting(), Knobs())
 

@@ -27,7 +27,7 @@ def shown(store: Store) -> list[tuple[str, float]]:
     return [tuple(row.values()) for row in answer.to_pylist()]
 
 
-def test_a_stage_that_fails_leaves_users_what_passed_last(tmp_path):
+def test_a_failed_stage_leaves_users_the_last_version_that_passed(tmp_path):
     names = list("abcdefghij")
     run(make_pipeline(tmp_path, names, make_mapping([])))
     before = shown(Store(str(tmp_path)))
@@ -40,7 +40,7 @@ def test_a_stage_that_fails_leaves_users_what_passed_last(tmp_path):
     assert [rate for _, rate in shown(Store(str(tmp_path)))] == [3.0] * 10
 
 
-def test_going_back_to_an_earlier_setting_shows_it_and_makes_nothing(tmp_path):
+def test_returning_to_an_earlier_setting_shows_its_version_and_makes_nothing(tmp_path):
     calls: list[str] = []
     for number, level in enumerate((1.0, 2.0, 1.0)):
         run(make_pipeline(tmp_path, ["a"], make_mapping(calls), level=level), f"r{number}")
@@ -56,7 +56,7 @@ def checked(tmp_path, run_id, level, *checks):
         run_stage(stage, context)
 
 
-def test_a_check_of_the_users_holds_a_version_back_until_it_passes(tmp_path):
+def test_a_user_check_holds_a_version_back_until_it_passes(tmp_path):
     store = Store(str(tmp_path))
     quiet = Check(name="not too loud", table="chroma", sql="SELECT * FROM chroma WHERE frame_rate > 5")
     checked(tmp_path, "r1", 1.0, quiet)
@@ -64,7 +64,7 @@ def test_a_check_of_the_users_holds_a_version_back_until_it_passes(tmp_path):
         checked(tmp_path, "r2", 6.0, quiet)
     assert {rate for _, rate in shown(store)} == {1.0}
     with pytest.raises(StageFailed, match="not too loud"):
-        checked(tmp_path, "r3", 6.0, quiet)  # nothing is left to make, and it still does not pass
+        checked(tmp_path, "r3", 6.0, quiet)  # nothing is left to make, and the check still fails
     assert {rate for _, rate in shown(store)} == {1.0}
     checked(tmp_path, "r4", 6.0)
     assert {rate for _, rate in shown(store)} == {6.0}
@@ -72,13 +72,13 @@ def test_a_check_of_the_users_holds_a_version_back_until_it_passes(tmp_path):
     assert [tuple(row.values()) for row in rows.to_pylist()] == [("r1", 0, True), ("r2", 2, False), ("r3", 2, False)]
 
 
-def test_a_check_that_warns_tells_and_goes_on(tmp_path, caplog):
+def test_a_check_that_warns_is_logged_and_the_run_continues(tmp_path, caplog):
     checked(tmp_path, "r1", 6.0, Check(table="chroma", severity="warn", sql="FROM chroma WHERE frame_rate > 5"))
     assert "FROM chroma WHERE frame_rate > 5' of chroma expects no rows, got 2" in caplog.text
     assert len(shown(Store(str(tmp_path)))) == 2
 
 
-def test_a_column_that_lost_all_its_values_is_told(tmp_path, caplog):
+def test_a_column_that_lost_all_its_values_is_logged(tmp_path, caplog):
     run(make_pipeline(tmp_path, ["a"], make_mapping([])))
     emptied = make_mapping([])
     emptied.shard = lambda config, context, tracks: iter([Shard([{"track_id": "a"}])])
@@ -86,7 +86,7 @@ def test_a_column_that_lost_all_its_values_is_told(tmp_path, caplog):
     assert "every row of chroma lost its frame_rate" in caplog.text
 
 
-def test_rows_that_are_others_have_lost_nothing(tmp_path, caplog):
+def test_replaced_rows_have_not_lost_their_values(tmp_path, caplog):
     run(make_pipeline(tmp_path, ["a"], make_mapping([])))
     without = make_mapping([])
     without.shard = lambda config, context, tracks: iter([Shard([{"track_id": "b"}])])
@@ -95,7 +95,7 @@ def test_rows_that_are_others_have_lost_nothing(tmp_path, caplog):
     assert "lost its" not in caplog.text
 
 
-def test_what_was_made_of_a_shard_is_kept_when_the_run_is_stopped(tmp_path):
+def test_finished_rows_of_a_shard_are_kept_when_the_run_is_stopped(tmp_path):
     names, calls = [f"{number:02}" for number in range(3)], list[str]()
     mapping = make_mapping(calls)
     pipeline = make_pipeline(tmp_path, names, mapping)
@@ -123,7 +123,7 @@ def test_what_was_made_of_a_shard_is_kept_when_the_run_is_stopped(tmp_path):
     assert len(shown(Store(str(tmp_path)))) == 3
 
 
-def test_an_item_that_takes_long_is_kept_at_once(tmp_path, monkeypatch):
+def test_a_slow_item_is_saved_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "SAVE_SECONDS", 0.05)
     monkeypatch.setattr(jobs, "SAVE_SHARE", 0)
     kept: list[int] = []
@@ -141,7 +141,7 @@ def test_an_item_that_takes_long_is_kept_at_once(tmp_path, monkeypatch):
     assert kept == [0, 1, 2]
 
 
-def test_a_refusal_that_may_pass_is_tried_again_and_a_lasting_one_is_not(tmp_path):
+def test_passing_refusals_are_tried_again_in_the_next_run(tmp_path):
     calls: list[str] = []
     away = make_mapping(calls)
 
@@ -160,7 +160,7 @@ def test_a_refusal_that_may_pass_is_tried_again_and_a_lasting_one_is_not(tmp_pat
     assert len(shown(Store(str(tmp_path)))) == 2
 
 
-def test_two_runs_at_once_make_everything_once(tmp_path):
+def test_two_simultaneous_runs_make_everything_once(tmp_path):
     calls: list[str] = []
     mapping = make_mapping(calls)
     whole = mapping.shard
@@ -183,14 +183,14 @@ def test_two_runs_at_once_make_everything_once(tmp_path):
     assert query(Store(str(tmp_path)), "SELECT track_id FROM tracks").num_rows == 6
 
 
-def test_a_stage_that_could_not_reach_its_files_asks_whether_the_disk_is_mounted(tmp_path, caplog):
+def test_unreachable_files_raise_the_question_whether_the_disk_is_mounted(tmp_path, caplog):
     away = make_mapping([])
     away.shard = lambda config, context, tracks: iter([Shard([], [Reject("a", "/mnt/a", "missing", "", passing=True)])])
     run(make_pipeline(tmp_path, ["a"], away, max_refused=1.0))
     assert "mapping: 1 items could not be reached (is their disk mounted?)" in caplog.text
 
 
-def test_a_plan_that_another_run_has_carried_out_meanwhile_is_drawn_up_anew(tmp_path):
+def test_a_plan_carried_out_by_another_run_meanwhile_is_made_again(tmp_path):
     calls: list[str] = []
     mapping, training = make_mapping([]), make_training(calls)
     stages = [*make_pipeline(tmp_path, ["a"], mapping).stages.values(), ConfiguredStage("training", training, Knobs())]
@@ -204,7 +204,7 @@ def test_a_plan_that_another_run_has_carried_out_meanwhile_is_drawn_up_anew(tmp_
     assert len(calls) == 1
 
 
-# -- several rows of one, with files ----------------------------------------------------------------------------------
+# -- several rows per request, with files -----------------------------------------------------------------------------
 
 
 def make_requests(takes: dict[str, int]) -> ModuleType:
@@ -297,21 +297,21 @@ def made(tmp_path):
     return Catalog(tmp_path)
 
 
-def test_more_takes_make_the_new_ones_and_fewer_none_and_what_comes_back_is_found(made):
+def test_only_new_takes_are_made_and_removed_ones_are_found_when_they_return(made):
     assert made.run("r1", a=3, b=1) == [("a", 1), ("a", 2), ("a", 3), ("b", 1)]
     assert made.run("r2", a=2, b=1) == []
     assert made.run("r3", a=4, b=1) == [("a", 4)]
     assert made.decoded == ["a-4"]
 
 
-def test_an_edit_that_is_undone_makes_nothing(made):
+def test_undoing_an_edit_makes_nothing(made):
     made.run("r1", a=1, b=1)
     assert made.run("r2", a=1, c=1) == [("c", 1)]
     assert made.run("r3", a=1, b=1) == []
     assert made.decoded == []
 
 
-def test_a_clip_whose_file_is_gone_or_cut_is_made_again_by_plan_and_run(made):
+def test_a_clip_with_a_missing_or_truncated_file_is_made_again(made):
     made.run("r1", a=2, b=1)
     paths = query(made.store, "SELECT path FROM clips ORDER BY ALL").column("path").to_pylist()
     made.store.remove(paths[0])
@@ -325,7 +325,7 @@ def test_a_clip_whose_file_is_gone_or_cut_is_made_again_by_plan_and_run(made):
     assert made.store.read_bytes(paths[2]) == b"b-1b-1b-1"
 
 
-def test_a_draft_of_a_killed_run_is_published_by_the_next_one_that_passes(made, monkeypatch):
+def test_a_draft_of_a_killed_run_is_published_by_the_next_that_passes(made, monkeypatch):
     monkeypatch.setattr(runner, "_publish", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(made.pipeline({"a": 1}), "r1")

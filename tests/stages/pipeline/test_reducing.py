@@ -1,4 +1,4 @@
-"""Stages that reduce: what they make is of the rows that they were planned on."""
+"""Stages that reduce: their results are made from exactly the rows of the plan."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from stages.pipeline.plans import ConfiguredStage
 from tests.worlds.tiny_stages import Training, make_mapping, make_pipeline, make_training, run
 
 
-def test_rows_that_went_after_the_plan_are_told_and_nothing_is_made_of_the_rest(tmp_path: Path) -> None:
+def test_a_job_fails_if_rows_have_gone_since_the_plan(tmp_path: Path) -> None:
     calls: list[str] = []
     mapped = make_pipeline(tmp_path, list("abcdefg"), make_mapping([]))
     run(mapped)

@@ -36,7 +36,7 @@ def test_every_row_flows_through_and_a_second_run_does_nothing(tmp_path):
     assert contents(pipeline) == before
 
 
-def test_rows_lie_in_the_order_of_what_they_are_made_from_in_whatever_order_they_were_finished(tmp_path):
+def test_rows_have_the_order_of_their_inputs_whatever_order_they_finish_in(tmp_path):
     def backwards(mapping):
         forwards = mapping.shard
         mapping.shard = lambda config, context, tracks: iter(list(forwards(config, context, tracks))[::-1])
@@ -51,7 +51,7 @@ def test_rows_lie_in_the_order_of_what_they_are_made_from_in_whatever_order_they
     assert rows[1].num_rows == 3
 
 
-def test_a_new_row_touches_one_shard_and_is_the_only_one_computed(tmp_path):
+def test_a_new_row_changes_one_shard_and_is_the_only_one_computed(tmp_path):
     calls: list[str] = []
     run(make_pipeline(tmp_path, list("abcd"), make_mapping(calls)))
     calls.clear()
@@ -63,7 +63,7 @@ def test_a_new_row_touches_one_shard_and_is_the_only_one_computed(tmp_path):
     assert calls == ["e"]
 
 
-def test_a_source_with_work_is_planned_once_and_what_follows_by_the_state_it_leaves(tmp_path):
+def test_a_source_is_planned_once_and_later_stages_from_the_state_it_leaves(tmp_path):
     planned = []
     pipeline = make_pipeline(tmp_path, ["a", "b"], make_mapping([]))
     source = pipeline.stages["source"].module
@@ -72,10 +72,10 @@ def test_a_source_with_work_is_planned_once_and_what_follows_by_the_state_it_lea
     for made in (2, 0):
         results = [run_stage(stage, pipeline.context(stage.name, f"r{made}")) for stage in pipeline.stages.values()]
         assert [result.counts.made for result in results] == [made, made]
-    assert len(planned) == 2  # once with its work, and once when there was none
+    assert len(planned) == 2  # once with work, and once without
 
 
-def test_a_removed_rows_results_go_and_the_rest_is_reused(tmp_path):
+def test_results_of_a_removed_row_are_removed_and_the_rest_is_reused(tmp_path):
     calls: list[str] = []
     run(make_pipeline(tmp_path, list("abcd"), make_mapping(calls)))
     calls.clear()
@@ -100,7 +100,7 @@ def test_a_refused_row_is_in_rejects_and_is_not_computed_again(tmp_path):
 
 
 def make_noticing(odd: str):
-    """A mapping that notices every track, and those of `odd` besides."""
+    """A mapping that remarks on every track, and also on those of `odd`."""
     mapping = make_mapping([])
     quick = mapping.shard
 
@@ -115,7 +115,7 @@ def make_noticing(odd: str):
     return mapping
 
 
-def test_what_a_stage_notices_is_kept_by_what_and_where_with_the_first_examples(tmp_path):
+def test_remarks_of_a_stage_are_kept_by_kind_and_location_with_the_first_examples(tmp_path):
     pipeline = make_pipeline(tmp_path, list("abcdefg"), make_noticing("bg"))
     run(pipeline)
     remarks = query(pipeline.store, "SELECT * FROM remarks ORDER BY what, location, examples").to_pylist()
@@ -130,16 +130,16 @@ def test_what_a_stage_notices_is_kept_by_what_and_where_with_the_first_examples(
     ]
 
 
-def test_remarks_go_with_their_shard_and_those_of_a_later_job_replace_them(tmp_path):
+def test_remarks_are_removed_with_their_shard_and_replaced_by_later_jobs(tmp_path):
     run(make_pipeline(tmp_path, list("abcdefg"), make_noticing("bg")))
     pipeline = make_pipeline(tmp_path, list("acdh"), make_noticing("bg"))
     run(pipeline, "r2")
     remarks = query(pipeline.store, "SELECT what, examples FROM remarks ORDER BY ALL").to_pylist()
-    # The jobs of the shards that only lost rows noticed nothing, and that of the last one another track.
+    # The jobs of the shards that only lost rows remarked on nothing, and that of the last one on another track.
     assert remarks == [{"what": "tracks that were seen", "examples": ["h"]}]
 
 
-def test_remarks_of_a_source_that_are_others_than_the_stores_are_work_to_do(tmp_path):
+def test_changed_remarks_of_a_source_are_work_to_do(tmp_path):
     def plan():
         return plan_stage(pipeline.stages["source"], pipeline.context("source", "r"), by_name=False)
 
@@ -162,7 +162,7 @@ def test_remarks_of_a_source_that_are_others_than_the_stores_are_work_to_do(tmp_
     assert plan().jobs == ("all",)
 
 
-def test_more_refusals_than_allowed_fail_the_stage_and_keep_its_work(tmp_path):
+def test_more_refusals_than_allowed_fail_the_stage_but_its_work_is_kept(tmp_path):
     pipeline = make_pipeline(tmp_path, list("abc"), make_mapping([], refuse=("b", "c")), max_refused=0.5)
     with pytest.raises(StageFailed, match="refused 2 of 3 items"):
         run(pipeline)
@@ -171,7 +171,7 @@ def test_more_refusals_than_allowed_fail_the_stage_and_keep_its_work(tmp_path):
     assert query(pipeline.store, "FROM chroma").num_rows == 0
 
 
-def test_a_failing_shard_fails_the_stage_with_its_reason_and_the_other_shards_are_kept(tmp_path):
+def test_a_failing_shard_fails_the_stage_and_the_other_shards_are_kept(tmp_path):
     pipeline = make_pipeline(tmp_path, list("abcde"), make_mapping([], fail=("b",)))
     with pytest.raises(StageFailed, match="1 of its shards failed; shard 0: cannot do b"):
         run(pipeline)
@@ -194,7 +194,7 @@ def test_another_setting_makes_a_new_version_beside_the_old_one(tmp_path):
     assert len(pipeline.store.versions(TRACKS)) == 1
 
 
-def test_a_stage_that_is_asked_to_stop_stops_and_the_next_run_completes_it(tmp_path):
+def test_a_stopped_stage_is_completed_by_the_next_run(tmp_path):
     calls: list[str] = []
     pipeline = make_pipeline(tmp_path, list("abcde"), make_mapping(calls))
     run_stage(pipeline.stages["source"], pipeline.context("source", "r1"))
@@ -205,7 +205,7 @@ def test_a_stage_that_is_asked_to_stop_stops_and_the_next_run_completes_it(tmp_p
     assert run(pipeline, "r2")[1].made == 5
 
 
-def test_a_stage_whose_input_is_missing_says_which_stage_to_run(tmp_path):
+def test_a_stage_without_its_input_says_to_run_the_stage_before_it(tmp_path):
     pipeline = make_pipeline(tmp_path, list("ab"), make_mapping([]))
     stage, context = pipeline.stages["mapping"], pipeline.context("mapping", "r1")
     from stages.pipeline.jobs import run_job
@@ -214,7 +214,7 @@ def test_a_stage_whose_input_is_missing_says_which_stage_to_run(tmp_path):
         run_job(stage, context, "0")
 
 
-def test_what_is_optional_may_be_missing(tmp_path):
+def test_an_optional_input_may_be_missing(tmp_path):
     mapping = make_mapping([])
     pipeline = make_pipeline(tmp_path, ["a"], mapping)
     training = ConfiguredStage("training", make_training([]), Training())
@@ -234,7 +234,7 @@ def test_what_is_optional_may_be_missing(tmp_path):
         ([{"track_id": "a", "colour": "red"}], [], r"got \['colour'\]"),
     ],
 )
-def test_a_stage_that_does_not_account_for_every_row_once_is_caught(tmp_path, rows, rejects, message):
+def test_a_stage_must_account_for_every_row_exactly_once(tmp_path, rows, rejects, message):
     broken = make_mapping([])
     broken.shard = lambda config, context, tracks: iter([Shard(rows, rejects)])
     with pytest.raises(StageFailed, match=message):

@@ -1,4 +1,4 @@
-"""Scratch folders: what is kept of a work's state, where it is fetched from, and what is removed."""
+"""Scratch folders: what is kept of a state, where it is fetched from, and what is removed."""
 
 import os
 import time
@@ -12,7 +12,7 @@ from stages.pipeline.scratch import ABANDONED_SECONDS, Scratch
 
 @pytest.fixture
 def remote(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
-    """A store that is on no disk, and the first machine's cache."""
+    """A store that is not on a disk, and the cache of the first machine."""
     on_machine(monkeypatch, tmp_path, "a")
     return Store(f"memory:/{tmp_path}")
 
@@ -26,7 +26,7 @@ def write(scratch: Scratch, text: str) -> None:
     (scratch.folder / "state").write_text(text)
 
 
-def test_another_machine_goes_on_from_the_newest_whole_file(
+def test_another_machine_continues_from_the_newest_complete_file(
     remote: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     scratch = Scratch(remote, "train", "one")
@@ -40,10 +40,10 @@ def test_another_machine_goes_on_from_the_newest_whole_file(
     assert (scratch.folder / "state").read_text() == "6 steps"
     write(scratch, "9 steps")
     scratch.fetch("state", 9)
-    assert (scratch.folder / "state").read_text() == "9 steps"  # what is here is further along
+    assert (scratch.folder / "state").read_text() == "9 steps"  # the local file is further along
 
 
-def test_a_copy_cut_short_leaves_the_one_before_it(
+def test_an_interrupted_copy_leaves_the_copy_before_it(
     remote: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     scratch = Scratch(remote, "train", "one")
@@ -58,10 +58,10 @@ def test_a_copy_cut_short_leaves_the_one_before_it(
     scratch.fetch("state", -1)
     assert (scratch.folder / "state").read_text() == "3 steps"
     scratch.keep("state", 4)
-    assert len(remote.files(scratch.relative)) == 2  # nor does what was cut short stay
+    assert len(remote.files(scratch.relative)) == 2  # nothing of the interrupted copy stays
 
 
-def test_a_file_that_is_not_whole_is_an_error_and_one_that_is_gone_is_begun_anew(remote: Store) -> None:
+def test_a_truncated_file_is_an_error_and_a_missing_one_leaves_an_empty_folder(remote: Store) -> None:
     scratch = Scratch(remote, "train", "one")
     write(scratch, "3 steps")
     scratch.keep("state", 3)
@@ -85,7 +85,7 @@ def test_nothing_is_copied_within_a_store_on_a_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_local", [True, False])
-def test_clearing_removes_the_folder_and_those_of_the_stage_that_were_abandoned(
+def test_clearing_removes_the_folder_and_abandoned_folders_of_the_stage(
     remote: Store, is_local: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     store = Store(str(tmp_path / "store")) if is_local else remote

@@ -1,4 +1,4 @@
-"""How many threads compute, and how they wait: asleep beside others, spinning where the cores are free."""
+"""How many threads compute, and how they wait: asleep beside other processes, spinning where the cores are free."""
 
 import json
 import os
@@ -18,11 +18,11 @@ from tests.worlds.world_of_sound import save_separator
 
 ROOT = Path(__file__).resolve().parents[3]
 LEAST_SHARE = 0.4
-"""Of a lone run's speed, that each of two has."""
+"""Least share of a lone run's speed that each of two runs has."""
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process's, as a user's is who has set nothing about threads."""
+    """The environment of this process without variables about threads, like that of a user who set none."""
     unset = NUMBER_VARIABLES | WAITING_VARIABLES
     kept = {name: value for name, value in os.environ.items() if name not in unset}
     return kept | {"PYTHONPATH": str(ROOT)} | variables
@@ -49,8 +49,8 @@ def answer(process: "subprocess.Popen[str]", asked: str = "") -> object:
     ("cores", "torch_takes", "settings", "environment", "at_once", "count"),
     [
         (8, 8, {}, {}, 1, 8),
-        (3, 8, {}, {}, 1, 3),  # a container's quota
-        (8, 4, {}, {}, 1, 4),  # two logical processors a core
+        (3, 8, {}, {}, 1, 3),  # the quota of a container
+        (8, 4, {}, {}, 1, 4),  # two logical processors per core
         (8, 8, {}, {}, 3, 2),
         (2, 2, {}, {}, 3, 1),
         (2, 2, {"threads": 6}, {}, 1, 6),
@@ -82,7 +82,7 @@ def test_a_job_computes_with_its_share_of_the_threads():
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="threads wait for one another from two cores on")
-def test_threads_of_a_run_sleep_while_others_use_the_cores_and_spin_while_none_does():
+def test_threads_sleep_while_others_use_the_cores_and_spin_while_none_does():
     told = answer(start("tests.worlds.waiting"))
     assert told["threads"] == 2
     busy, free, busy_again = (told[name] for name in ("busy", "free", "busy again"))
@@ -91,13 +91,13 @@ def test_threads_of_a_run_sleep_while_others_use_the_cores_and_spin_while_none_d
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="threads wait for one another from two cores on")
-def test_a_users_own_way_of_waiting_is_left_alone():
+def test_a_way_of_waiting_set_by_the_user_is_left_alone():
     told = answer(start("tests.worlds.waiting", GOMP_SPINCOUNT="300000"))
     assert told["busy"] > SPINNING_SECONDS
 
 
 @pytest.mark.slow
-def test_each_of_two_runs_at_once_has_its_share_of_a_lone_runs_speed(tmp_path):
+def test_each_of_two_simultaneous_runs_has_its_share_of_a_lone_runs_speed(tmp_path):
     separator = str(save_separator(tmp_path / "separator"))
     runs = [start("tests.worlds.neighbours", str(tmp_path / name), separator) for name in ("first", "second")]
 

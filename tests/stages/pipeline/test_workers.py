@@ -1,4 +1,4 @@
-"""Calls in other processes: what raises there is met again here, and none of the processes outlives its pool."""
+"""Calls in other processes: errors there are raised here, and no process outlives its pool."""
 
 import os
 import subprocess
@@ -37,29 +37,29 @@ def gone_in_time(process: int) -> bool:
     return not alive(process)
 
 
-def test_a_call_is_done_in_another_process_which_is_used_again(pool):
+def test_calls_run_in_another_process_that_is_used_again(pool):
     first, second = (pool.run(Call(own_process, ()), 60) for _ in range(2))
     assert first == second != os.getpid()
 
 
-def test_large_results_come_as_they_are(pool):
+def test_large_results_arrive_unchanged(pool):
     found = pool.run(Call(large, (3, 2_000_000)), 60)
     assert found.dtype == np.float32
     assert np.array_equal(found, large(3, 2_000_000))
 
 
-def test_an_error_of_a_call_is_raised_here_as_it_is_here(pool):
+def test_an_error_of_a_call_is_raised_in_the_caller_with_its_cause(pool):
     with pytest.raises(ConnectionError, match="reset by") as caught:
         pool.run(Call(raises, ()), 60)
     assert caught.value.__cause__ is not None
     assert pool.run(Call(own_process, ()), 60) != os.getpid()
 
 
-def test_what_fails_only_elsewhere_is_done_here(pool):
+def test_a_call_that_fails_only_in_a_worker_is_done_in_this_process(pool):
     assert pool.run(Call(breaks_elsewhere, (os.getpid(),)), 60) == "done here"
 
 
-def test_a_call_that_ends_its_process_is_given_up_and_the_next_one_has_a_fresh_one(pool):
+def test_a_call_that_ends_its_process_fails_and_the_next_gets_a_new_process(pool):
     before = pool.run(Call(own_process, ()), 60)
     with pytest.raises(WorkerDied, match="exit code 7"):
         pool.run(Call(vanishes, ()), 60)
@@ -79,7 +79,7 @@ def test_closing_ends_the_processes(pool):
     assert gone_in_time(process)
 
 
-def test_a_pool_that_is_closed_starts_nothing(pool):
+def test_a_closed_pool_starts_no_process(pool):
     pool.close()
     with pytest.raises(WorkerDied, match="closed"):
         pool.run(Call(own_process, ()), 60)

@@ -1,4 +1,4 @@
-"""Beats and chords over a spectrogram: where they are in time, and as musicians write them."""
+"""Beats and chords over a spectrogram: their positions in time, and chords in musicians' notation."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from stages.report.annotations import annotations, chord_name
 from tests.worlds.small_catalog import chord
 
 
-def test_beats_lie_at_their_share_of_the_clip_s_length() -> None:
+def test_beats_are_drawn_at_their_share_of_the_length_of_the_clip() -> None:
     drawn = annotations({"beats_asked": [0.0, 2.0], "beats": [1.0, 3.9, 9.0]}, 4.0)
     assert drawn is not None
     assert drawn.beats_asked == "M0.0 0V22M160.0 0V22"
@@ -15,7 +15,7 @@ def test_beats_lie_at_their_share_of_the_clip_s_length() -> None:
     assert drawn.words == "2 beats asked, 3 heard"
 
 
-def test_chords_have_a_lane_for_what_was_asked_and_one_for_what_was_heard() -> None:
+def test_asked_and_heard_chords_have_a_lane_each() -> None:
     score = {
         "chords_asked": [chord(0, 2, 9, "min"), chord(2, 4, 5)],
         "chords": [chord(0, 1, 9, "min7"), chord(1, 4, -1, "N")],
@@ -28,7 +28,7 @@ def test_chords_have_a_lane_for_what_was_asked_and_one_for_what_was_heard() -> N
     assert "chords asked: Am F; chords heard: Am7 –" in drawn.words
 
 
-def test_a_chord_that_goes_on_is_one_box_and_a_name_that_does_not_fit_is_left_out() -> None:
+def test_a_continued_chord_is_one_box_and_a_name_that_does_not_fit_is_left_out() -> None:
     drawn = annotations({"chords": [chord(0, 1, 0), chord(1, 2, 0), chord(2, 2.05, 1, "minmaj7")]}, 40.0)
     assert drawn is not None
     assert [(box.width, box.text) for box in drawn.lanes[0].boxes] == [(16.0, "C"), (0.4, "")]
@@ -44,6 +44,6 @@ def test_every_quality_has_a_name_of_its_own() -> None:
     assert len(names) == len(CHORD_QUALITIES)
 
 
-def test_a_clip_of_which_nothing_was_heard_has_no_drawing() -> None:
+def test_a_clip_in_which_nothing_was_heard_has_no_drawing() -> None:
     assert annotations({}, 4.0) is None
     assert annotations({"beats": [], "chords": None}, 4.0) is None

@@ -1,4 +1,4 @@
-"""The report in a real browser: opened from the disk, searched, sorted, played, picked from, and attacked."""
+"""The report in a real browser: opened from a disk, searched, sorted, played, picked from, and attacked."""
 
 import json
 import shlex
@@ -43,7 +43,7 @@ CONTRAST = r"""() => {
             return (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
         }));
 }"""
-"""The lowest contrast of a text that is shown with what is behind it (WCAG 2.2, 1.4.3)."""
+"""The lowest contrast of a visible text with its background (WCAG 2.2, 1.4.3)."""
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +102,11 @@ def count(page: Any) -> str:
 
 
 def settled(page: Any) -> None:
-    """Wait until what was typed has been searched for."""
+    """Waits until the typed text has been searched for."""
     page.wait_for_timeout(250)
 
 
-def test_the_page_opens_from_a_disk_without_an_error_and_shows_the_first_clips(page: Any) -> None:
+def test_the_page_opens_from_a_disk_without_errors_and_shows_the_first_clips(page: Any) -> None:
     assert page.messages == []
     assert count(page) == "60 clips"
     drawn = titles(page)
@@ -115,7 +115,7 @@ def test_the_page_opens_from_a_disk_without_an_error_and_shows_the_first_clips(p
     assert page.locator("#list img").first.evaluate("image => image.decode().then(() => image.naturalWidth)") == 320
 
 
-def test_rows_come_and_go_with_the_screen_and_the_page_keeps_its_height(page: Any) -> None:
+def test_rows_are_drawn_and_removed_while_scrolling_and_the_page_keeps_its_height(page: Any) -> None:
     height = page.evaluate("document.body.scrollHeight")
     page.evaluate("scrollTo(0, document.body.scrollHeight)")
     page.wait_for_function("() => [...drawn.keys()].includes(59)")
@@ -137,7 +137,7 @@ def test_hostile_titles_are_inert_text(page: Any) -> None:
     assert page.messages == []
 
 
-def test_a_tag_that_slipped_through_would_be_stopped_by_the_policy(page: Any) -> None:
+def test_an_injected_tag_is_stopped_by_the_policy(page: Any) -> None:
     page.evaluate("""() => {
         const box = document.createElement('div');
         box.innerHTML = '<img src="pictures/none.png" onerror="document.title=1">'
@@ -177,7 +177,7 @@ def test_the_search_finds_words_in_any_order_and_the_filters_narrow_it(page: Any
     assert 0 < len(kept) < 60
     assert min(kept) >= 0.5
     page.select_option("#range-column", "chroma_similarity")
-    page.fill("#range-low", "50")  # as it is written: in per cent
+    page.fill("#range-low", "50")  # in per cent, as it is displayed
     settled(page)
     assert min(page.evaluate("rows.map(row => row.clips[0].values.chroma_similarity)")) >= 0.5
     page.click("#clear")
@@ -202,7 +202,7 @@ def test_clips_are_sorted_by_any_score_and_those_without_it_come_last(page: Any)
     assert page.locator("#heads .sorted").inner_text().startswith("Melody")
 
 
-def test_takes_stand_side_by_side_and_the_best_is_told(page: Any) -> None:
+def test_takes_are_shown_side_by_side_and_the_best_is_marked(page: Any) -> None:
     page.fill("#find", "number 58")
     settled(page)
     page.locator(".modes label", has_text="Requests").click()
@@ -234,10 +234,10 @@ def test_two_checkpoints_are_compared_on_the_same_requests_and_seeds(page: Any) 
     assert "ea711e70ea711e70" in page.evaluate("audio.src")
 
 
-def test_a_sound_loads_only_when_it_is_heard_and_only_one_plays(page: Any) -> None:
+def test_a_sound_loads_only_when_played_and_only_one_plays(page: Any) -> None:
     sounds = "performance.getEntriesByType('resource').filter(entry => entry.name.endsWith('.flac')).length"
     assert page.locator("audio").count() == 1 + 4  # the player, and the codec's pairs
-    assert page.evaluate("audio.networkState") in (0, 1)  # nothing, or idle
+    assert page.evaluate("audio.networkState") in (0, 1)  # empty or idle
     assert page.evaluate(sounds) == 0
     page.locator('#list [data-do="play"]').nth(1).click()
     page.wait_for_function("() => audio.currentTime > 0.1")
@@ -250,7 +250,7 @@ def test_a_sound_loads_only_when_it_is_heard_and_only_one_plays(page: Any) -> No
     assert page.locator("#list .plays-now").count() == 1
 
 
-def test_a_clip_is_compared_by_ear_at_the_same_moment(page: Any) -> None:
+def test_sounds_of_a_clip_are_compared_at_the_same_moment(page: Any) -> None:
     page.evaluate(
         "choose(clips.find(clip => clip.sounds.some(sound => sound.role === 'Untrained model') && clip.twin))"
     )
@@ -266,7 +266,7 @@ def test_a_clip_is_compared_by_ear_at_the_same_moment(page: Any) -> None:
     assert page.locator("#details .compared .is-playing b").inner_text() == "Untrained model"
 
 
-def test_the_keyboard_plays_goes_on_picks_and_refuses_and_can_be_turned_off(page: Any) -> None:
+def test_the_keyboard_plays_moves_on_picks_and_refuses_and_can_be_turned_off(page: Any) -> None:
     page.keyboard.press("j")
     assert page.evaluate("chosenClip.number") == 1
     page.keyboard.press("p")
@@ -297,7 +297,7 @@ def test_the_keyboard_plays_goes_on_picks_and_refuses_and_can_be_turned_off(page
     page.evaluate("localStorage.clear()")
 
 
-def test_the_tab_key_goes_through_the_page_and_out_of_the_list(page: Any) -> None:
+def test_the_tab_key_passes_through_the_page_and_leaves_the_list(page: Any) -> None:
     page.evaluate("element('sort').focus()")
     reached = set()
     for _ in range(60):
@@ -350,7 +350,7 @@ def test_picks_are_kept_saved_and_loaded(page: Any, browser: Any, address: str, 
     page.evaluate("localStorage.clear()")
 
 
-def test_what_is_copied_renders_the_clip_again(page: Any, store: Path) -> None:
+def test_the_copied_command_renders_the_clip_again(page: Any, store: Path) -> None:
     page.evaluate("choose(clips[20])")
     path, seed = page.evaluate("[clips[20].path, clips[20].seed]")
     texts = [button.get_attribute("data-copy") for button in page.locator("[data-copy]").all()]
@@ -362,7 +362,7 @@ def test_what_is_copied_renders_the_clip_again(page: Any, store: Path) -> None:
     assert page.locator("#details a[download]").get_attribute("download") == Path(path).name
 
 
-def test_beats_and_chords_lie_over_the_spectrogram(page: Any) -> None:
+def test_beats_and_chords_are_drawn_over_the_spectrogram(page: Any) -> None:
     page.evaluate("choose(clips.find(clip => clip.drawn?.lanes.length === 2))")
     picture = page.locator("#details .large .picture")
     assert "chords asked: Am F; chords heard: Am7 –" in str(picture.get_attribute("aria-label"))
@@ -375,7 +375,7 @@ def test_beats_and_chords_lie_over_the_spectrogram(page: Any) -> None:
     assert lanes[0]["y"] < lanes[1]["y"]
 
 
-def test_a_link_to_a_clip_shows_it_however_far_down_it_is(browser: Any, address: str) -> None:
+def test_a_link_to_a_clip_shows_it_at_any_position(browser: Any, address: str) -> None:
     for number in (50, 3):
         page = opened(browser, address)
         anchor = page.evaluate(f"clips[{number}].anchor")
@@ -399,7 +399,7 @@ def test_parts_of_the_page_are_shown_one_at_a_time_and_links_lead_into_them(page
     page.locator(".model").first.wait_for(state="visible")
 
 
-def test_a_screen_reader_has_names_for_all_that_can_be_pressed(page: Any) -> None:
+def test_everything_that_can_be_pressed_has_a_name_for_screen_readers(page: Any) -> None:
     nameless = page.evaluate("""() => [...document.querySelectorAll('button, a, input, select, summary, [role]')]
         .filter(node => node.checkVisibility() && !node.closest('[aria-hidden]'))
         .filter(node => !['list', 'listitem', 'status'].includes(node.getAttribute('role')))
@@ -414,7 +414,7 @@ def test_a_screen_reader_has_names_for_all_that_can_be_pressed(page: Any) -> Non
     assert page.locator("[role=status]").count() == 1
 
 
-def test_a_reconstruction_plays_beside_its_original_and_stops_a_clip(page: Any) -> None:
+def test_a_reconstruction_beside_its_original_plays_and_stops_other_sounds(page: Any) -> None:
     page.click("#sections a[href='#codec']")
     assert page.locator("#codec .heard").count() == 2
     playing = page.evaluate("""async () => {
@@ -440,7 +440,7 @@ def test_a_reconstruction_plays_beside_its_original_and_stops_a_clip(page: Any) 
 
 @pytest.mark.parametrize("width", [360, 800, 1600])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_wider_than_the_screen_and_text_stands_out(page: Any, width: int, scheme: str) -> None:
+def test_nothing_is_wider_than_the_screen_and_text_has_enough_contrast(page: Any, width: int, scheme: str) -> None:
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 800})
     worst = []
@@ -457,7 +457,7 @@ def test_nothing_is_wider_than_the_screen_and_text_stands_out(page: Any, width: 
     assert min(worst) >= 4.5
 
 
-def test_the_words_of_a_chart_can_be_read_on_a_telephone(page: Any) -> None:
+def test_the_text_of_a_chart_is_legible_on_a_telephone(page: Any) -> None:
     page.set_viewport_size({"width": 360, "height": 800})
     page.evaluate("location.hash = 'models'")
     page.wait_for_function("document.documentElement.dataset.view === 'models'")
@@ -474,10 +474,10 @@ HINT_AND_ROOM = """input => {
     const room = input.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
     return [context.measureText(input.placeholder).width, room];
 }"""
-"""How wide the hint in an empty field is, and the room that it has."""
+"""The width of the hint in an empty field, and the width available for it."""
 
 
-def test_what_may_be_searched_for_is_not_cut_off_on_a_tablet(page: Any) -> None:
+def test_the_hint_of_the_search_field_is_not_cut_off_at_any_width(page: Any) -> None:
     for width in (1600, 1000, 800, 600, 390):
         page.set_viewport_size({"width": width, "height": 800})
         hint, room = page.locator("#find").evaluate(HINT_AND_ROOM)
@@ -493,7 +493,7 @@ ROWS_MARK = """new MutationObserver((_, observer) => {
 
 
 def computed_before(browser: Any, address: str) -> dict[str, float]:
-    """Return how many ms a page's own thread computes, whatever else the machine does, until it first paints
+    """Returns how many ms a page's own thread computes, independent of other load on the machine, until it first paints
     (`firstContentfulPaint`), and until the first clips are in the list (`rows`)."""
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     page.add_init_script(ROWS_MARK)
@@ -514,16 +514,16 @@ def computed_before(browser: Any, address: str) -> dict[str, float]:
     ]
 
     def computed(until: float) -> float:
-        """Sum the tasks up to a moment; of one that it falls into, the part before it."""
+        """Sums the tasks up to a moment; of a task that contains the moment, the part before it."""
         parts = (min(1.0, (until - task["ts"]) / max(task["dur"], 1)) * task.get("tdur", 0) for task in tasks)
         return sum(part for part in parts if part > 0) / 1e3
 
     return {name: computed(moment) for name, moment in (moments | {"paint": painted["ts"]}).items()}
 
 
-def test_three_thousand_clips_are_there_within_a_second_and_take_little_memory(browser: Any, tmp_path: Path) -> None:
-    """Limits are several times what a quiet machine takes (docs/page.md), so that a busy one passes; what the page
-    computes until it paints says what that would be, however long it waits for a core."""
+def test_three_thousand_clips_appear_within_a_second_and_take_little_memory(browser: Any, tmp_path: Path) -> None:
+    """Limits are several times what a quiet machine takes (docs/page.md), so that a busy one passes. The page's own
+    computing time until it paints is measured, which does not depend on how long it waits for a core."""
     requests = [request_row(number, takes=3) for number in range(1000)]
     make(small_catalog(str(tmp_path), requests, shared=True))
     address = (tmp_path / "report/index.html").as_uri()
@@ -546,7 +546,7 @@ def test_three_thousand_clips_are_there_within_a_second_and_take_little_memory(b
     page.close()
 
 
-def test_without_a_script_the_first_clips_are_there_and_all_parts_of_the_page(browser: Any, address: str) -> None:
+def test_without_scripts_the_first_clips_and_all_parts_of_the_page_are_shown(browser: Any, address: str) -> None:
     page = browser.new_context(java_script_enabled=False).new_page()
     page.goto(address)
     assert page.locator(".plain audio").count() == 24

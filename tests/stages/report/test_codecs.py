@@ -28,7 +28,7 @@ def reconstruction(number: int) -> dict:
         (15.0, ("3%", "clearly stronger than the error")),
     ],
 )
-def test_the_summary_says_in_plain_words_how_good_it_is(ratio: float, words: tuple[str, str]) -> None:
+def test_the_summary_says_in_words_how_good_the_codec_is(ratio: float, words: tuple[str, str]) -> None:
     summary = codec_view(codec(valid_si_snr=ratio), [], {}, {}).summary
     assert "At 1.6 kbit/s" in summary
     assert all(word in summary for word in words)
@@ -38,7 +38,7 @@ def test_the_summary_says_in_plain_words_how_good_it_is(ratio: float, words: tup
     ("ratio", "distance", "verdict"),
     [(7.0, 5.0, "holds"), (0.5, 5.0, "not clear"), (7.0, 39.0, "not clear"), (0.5, 39.0, "does not hold")],
 )
-def test_to_be_better_than_the_scalar_quantiser_is_to_be_nearer_by_both_measures(
+def test_the_codec_beats_the_scalar_quantiser_only_if_better_by_both_measures(
     ratio: float, distance: float, verdict: str
 ) -> None:
     finding = codec_view(codec(valid_si_snr=ratio, valid_log_mel_distance=distance), [], {}, {}).findings[1]
@@ -47,7 +47,7 @@ def test_to_be_better_than_the_scalar_quantiser_is_to_be_nearer_by_both_measures
 
 
 @pytest.mark.parametrize(("used", "verdict"), [(0.51, "holds"), (0.5, "does not hold")])
-def test_every_codebook_counts(used: float, verdict: str) -> None:
+def test_the_finding_on_codebooks_fails_if_one_is_hardly_used(used: float, verdict: str) -> None:
     shown = codec_view(codec(valid_codebook_2_used=used), [], {}, {})
     assert shown.findings[2].verdict == verdict
     assert [(book.number, book.used, book.perplexity) for book in shown.codebooks] == [
@@ -56,7 +56,7 @@ def test_every_codebook_counts(used: float, verdict: str) -> None:
     ]
 
 
-def test_the_table_has_a_line_for_each_coder_on_each_split_that_was_measured() -> None:
+def test_the_table_has_a_line_for_each_coder_on_each_measured_split() -> None:
     lines = codec_view(codec(), [], {}, {}).measured
     assert [(line.split, line.coder, line.ours) for line in lines] == [
         ("Validation", "This codec", True),
@@ -67,7 +67,7 @@ def test_the_table_has_a_line_for_each_coder_on_each_split_that_was_measured() -
     assert lines[1].values == ("−44.00", "25.00", "–", "1.60")
 
 
-def test_reconstructions_come_in_their_order_under_the_names_of_their_tracks() -> None:
+def test_reconstructions_are_in_order_with_the_names_of_their_tracks() -> None:
     rows = [reconstruction(2), reconstruction(1), reconstruction(3)]
     tracks = {rows[1]["track_id"]: {"title": "Tide", "artist": "Vale"}}
     pictures = {f"{side}{number}": f"pictures/{side}{number}.png" for side in "od" for number in (1, 2)}
@@ -80,7 +80,7 @@ def test_reconstructions_come_in_their_order_under_the_names_of_their_tracks() -
     ]
 
 
-def test_the_codec_that_was_trained_last_is_shown() -> None:
+def test_the_codec_trained_last_is_shown() -> None:
     old, new = (
         {"checkpoint_id": str(day), "kind": "codec", "created_at": datetime(2026, 1, day, tzinfo=UTC)} for day in (1, 2)
     )

@@ -1,9 +1,9 @@
-"""What the page says of models: what one made of fixed texts while it learned."""
+"""What the page says of models: the samples that a model made of fixed texts while it was trained."""
 
 from stages.report.contents import SampleRow, sample_rows, steps_text
 
 
-def test_samples_stand_by_text_in_the_order_of_the_steps_and_the_kept_weights_are_named() -> None:
+def test_samples_are_grouped_by_text_in_order_of_steps_and_the_kept_step_is_marked() -> None:
     rows = [
         {"number": number, "step": step, "description": text, "path": f"audio/{step}-{number}.flac"}
         for step in (1000, 0, 500)
@@ -22,7 +22,7 @@ def test_samples_stand_by_text_in_the_order_of_the_steps_and_the_kept_weights_ar
     )
 
 
-def test_of_a_training_that_ended_early_both_ends_are_told():
+def test_the_best_and_the_last_step_of_a_training_stopped_early_are_stated():
     metrics = [("best_step", 30.0), ("last_step", 39.0), ("valid_cross_entropy", 0.95604)]
     told = steps_text({"steps": 30, "metrics": metrics})
     assert told == "30, the best of the validations (0.956 nats on held-out tracks); the training went on to step 39"

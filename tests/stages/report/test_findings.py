@@ -1,4 +1,4 @@
-"""What the report says of its numbers, and when it says that something holds."""
+"""Findings of the report: their evidence, and when they say that something holds."""
 
 import math
 
@@ -32,7 +32,7 @@ def finding(part: str, measures: list[dict], metrics: dict[str, float] | None = 
         (0.6, None, None, "not clear"),
     ],
 )
-def test_what_was_asked_is_followed_only_where_clips_are_clearly_better_than_chance_and_than_no_training(
+def test_a_request_counts_as_followed_only_if_clips_are_clearly_better_than_chance_and_no_training(
     clips: float, chance: float | None, untrained: float | None, verdict: str
 ) -> None:
     groups = {"clips": clips, "chance": chance, "untrained": untrained}
@@ -47,7 +47,7 @@ def test_the_evidence_has_every_group_with_its_interval_and_n() -> None:
         assert words in evidence
 
 
-def test_of_two_clips_nothing_is_claimed() -> None:
+def test_nothing_is_claimed_from_two_clips() -> None:
     rows = [measure_row("bpm_correct", "clips", 1.0, 2), measure_row("bpm_correct", "chance", 0.0, 2)]
     assert finding("tempo", rows).verdict == "not clear"
     assert finding("tempo", []).verdict == "not measured"
@@ -67,13 +67,13 @@ def test_cross_entropies_must_rise_from_the_best_to_the_worst(change: dict, part
     assert finding(part, [], GOOD | change).verdict == verdict
 
 
-def test_a_metric_that_is_not_there_is_not_measured_and_named() -> None:
+def test_a_missing_metric_is_not_measured_and_named() -> None:
     found = finding("right condition", [], {"valid_cross_entropy": 3.0, "valid_cross_entropy_shuffled": 4.0})
     assert found.verdict == "not measured"
     assert "valid_cross_entropy_unconditional" in found.evidence
 
 
-def test_a_clip_of_another_length_is_told() -> None:
+def test_a_clip_of_another_length_fails_the_finding() -> None:
     found = finding("as long", [measure_row("seconds_correct", "clips", 0.99, successes=99)])
     assert (found.verdict, found.evidence) == ("does not hold", "99 of 100 within 0.02 s.")
     all_right = [measure_row("seconds_correct", "clips", 1.0, successes=100)]
@@ -103,7 +103,7 @@ def originality_row(sound_seconds: float, too_near: bool, compared: int = 9) -> 
         ([originality_row(4.5, too_near=True)], "does not hold", "4.5 s of equal sound (too near from 3.0 s)"),
     ],
 )
-def test_a_catalog_is_original_where_no_clip_is_nearer_to_what_was_learned_from(rows, verdict, part):
+def test_a_catalog_is_original_if_no_clip_is_too_near_to_the_training_data(rows, verdict, part):
     found = findings([], {}, rows)[-1]
     assert found.verdict == verdict
     assert part in found.evidence
@@ -119,7 +119,7 @@ def verdict(*tries: list[str]) -> dict:
     }
 
 
-def test_the_gate_is_told_with_its_retakes_and_what_was_quarantined():
+def test_the_finding_on_the_gate_states_retakes_and_quarantined_clips():
     silent, noisy = "tail_silence: expected at most 1 s, got 3", "end_noise: expected at most 0.3, got 0.8"
     told = gate_finding([verdict([]), verdict([silent], []), verdict([silent, noisy], [noisy], [noisy])])
     assert told.verdict == "does not hold"

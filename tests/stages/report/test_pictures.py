@@ -1,4 +1,4 @@
-"""Pictures of clips: PNGs that any decoder reads, transparent where nothing sounds."""
+"""Pictures of clips: PNGs that any decoder reads, transparent where there is silence."""
 
 import io
 import math
@@ -20,7 +20,7 @@ def sine(hertz: float, seconds: float = 3.0, sample_rate: int = 16_000) -> np.nd
 
 
 @pytest.mark.parametrize(("seconds", "sample_rate"), [(0.05, 16_000), (3.0, 16_000), (3.3, 44_100), (60.0, 8_000)])
-def test_a_picture_has_its_size_whatever_the_clips(seconds: float, sample_rate: int) -> None:
+def test_a_picture_has_the_same_size_for_every_clip(seconds: float, sample_rate: int) -> None:
     png = spectrogram_png(sine(440, seconds, sample_rate)[None], sample_rate)
     assert decoded(png).shape == (HEIGHT, WIDTH, 4)
     assert len(png) < 12_000

@@ -1,4 +1,4 @@
-"""The report's page: what is on it, that hostile text on it is text, and that it can be made again."""
+"""The report's page: its content, hostile text on it, and making it again."""
 
 import base64
 import hashlib
@@ -51,7 +51,7 @@ def make(context: Context) -> ReduceResult:
 
 
 def view(request: dict, take: int) -> ClipView:
-    """A clip that was not scored."""
+    """A clip without scores."""
     clip = {"request_id": request["request_id"], "take": take, "checkpoint_id": CHECKPOINT, "path": "audio/a.flac"}
     clip |= {"format": "flac", "sample_rate": 16_000, "seconds": 4.0, "loudness": -16.0, "true_peak": -1.0}
     row = {"fields": None, "reading": None, "guidance_text": None, "stale": None} | request
@@ -85,7 +85,7 @@ class Tags(HTMLParser):
 
 
 def clips_of(store: Path) -> list[dict]:
-    """What the page's scripts are given of the clips, read as they read it."""
+    """The data of the clips that the page's scripts receive, read as they read it."""
     text = (store / "report/index.html").read_text()
     blocks = re.findall(r'<script type="application/json" class="clips-block">(.*?)</script>', text, re.S)
     clips = [clip for block in blocks for clip in json.loads(block)]
@@ -130,7 +130,7 @@ def test_every_clip_has_a_sound_and_a_picture_that_exist(page: Tags, store: Path
             assert (store / "report" / unquote(address)).resolve().is_file()
 
 
-def test_the_first_clips_stand_in_the_page_itself_for_who_has_scripts_off(
+def test_the_page_itself_contains_the_first_clips_for_readers_without_scripts(
     page: Tags, store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     sources = [attributes["src"] for attributes in page.of("audio") if "src" in attributes]
@@ -142,14 +142,14 @@ def test_the_first_clips_stand_in_the_page_itself_for_who_has_scripts_off(
     assert "here are the first 3 of 5 clips" in text
 
 
-def test_clips_are_told_in_blocks_of_a_few_hundred() -> None:
+def test_the_data_of_clips_is_split_into_blocks() -> None:
     views = [view(request_row(number // 2, takes=2), number % 2 + 1) for number in range(6)]
     blocks = [json.loads(block) for block in data_blocks(views, clips_in_block=4)]
     assert [len(block) for block in blocks] == [4, 2]
     assert [clip["take"] for block in blocks for clip in block] == [1, 2] * 3
 
 
-def test_the_second_take_is_told_as_the_second(tmp_path: Path) -> None:
+def test_the_second_take_is_numbered_as_the_second(tmp_path: Path) -> None:
     make(small_catalog(str(tmp_path), [request_row(0, takes=2)]))
     second = clips_of(tmp_path)[1]
     assert (second["take"], second["takes"]) == (2, 2)
@@ -178,7 +178,7 @@ def test_a_stale_line_and_digital_silence_carry_a_mark(tmp_path: Path) -> None:
     ]
 
 
-def test_what_a_clip_is_compared_with_is_named_and_lies_there(tmp_path: Path) -> None:
+def test_the_sounds_compared_with_a_clip_are_named_and_exist(tmp_path: Path) -> None:
     context = small_catalog(str(tmp_path / "store"), [request_row(1)])
     tables = {table: context.rows(table) for table in report.READS}
     source = tmp_path / "source.wav"
@@ -192,13 +192,13 @@ def test_what_a_clip_is_compared_with_is_named_and_lies_there(tmp_path: Path) ->
     data = (tmp_path / "store/report" / clip["sounds"][1]["audio"]).resolve().read_bytes()
     samples, rate = soundfile.read(io.BytesIO(data))
     assert len(samples) / rate == pytest.approx(5.0, abs=0.1)
-    assert not read_marks(io.BytesIO(data))  # nobody here made it
+    assert not read_marks(io.BytesIO(data))  # it was not generated here
     report.reduce(report.Config(excerpt_seconds=0), context, *tables.values())
     assert [sound["role"] for sound in clips_of(tmp_path / "store")[0]["sounds"]] == ["Untrained model"]
     assert not list((tmp_path / "store/report/excerpts").iterdir())
 
 
-def test_a_recording_that_is_gone_is_left_out_with_a_remark(tmp_path: Path) -> None:
+def test_a_missing_recording_is_left_out_with_a_remark(tmp_path: Path) -> None:
     context = small_catalog(str(tmp_path), [request_row(1)])
     tables = {table: context.rows(table) for table in report.READS}
     tracks = [row | {"uri": str(tmp_path / "gone.wav")} for row in tables[TRACKS].to_pylist()]
@@ -208,7 +208,7 @@ def test_a_recording_that_is_gone_is_left_out_with_a_remark(tmp_path: Path) -> N
     assert "cannot play" in context.remarks.all()[0].what
 
 
-def test_clips_of_another_checkpoint_for_the_same_requests_and_seeds_are_set_beside(tmp_path: Path) -> None:
+def test_clips_of_another_checkpoint_with_the_same_requests_and_seeds_are_shown_beside(tmp_path: Path) -> None:
     requests = [request_row(number) for number in range(3)]
     context = small_catalog(str(tmp_path), requests)
     other_seed = requests[1] | {"seed": 999}
@@ -222,7 +222,7 @@ def test_clips_of_another_checkpoint_for_the_same_requests_and_seeds_are_set_bes
     assert facts_of(tmp_path)["twins"] == [EARLIER]
 
 
-def test_what_another_checkpoint_made_too_near_to_its_training_data_is_set_beside_nothing(tmp_path: Path) -> None:
+def test_too_near_clips_of_another_checkpoint_are_not_shown_beside(tmp_path: Path) -> None:
     requests = [request_row(number) for number in range(2)]
     context = small_catalog(str(tmp_path), requests)
     add_earlier_clips(context, requests)
@@ -236,8 +236,8 @@ def test_what_another_checkpoint_made_too_near_to_its_training_data_is_set_besid
     }
 
 
-def test_sounds_of_an_untrained_model_that_belong_to_no_clip_here_are_told(tmp_path: Path) -> None:
-    requests = [request_row(number) for number in range(4)]  # of which those of odd numbers have such a sound
+def test_sounds_of_an_untrained_model_without_a_clip_here_are_counted(tmp_path: Path) -> None:
+    requests = [request_row(number) for number in range(4)]  # those with odd numbers have such a sound
     context = small_catalog(str(tmp_path), requests)
     make(context)
     assert "of the untrained model" not in (tmp_path / report.PAGE).read_text()
@@ -246,7 +246,7 @@ def test_sounds_of_an_untrained_model_that_belong_to_no_clip_here_are_told(tmp_p
     assert "1 of the 2 sounds of the untrained model belong to requests" in (tmp_path / report.PAGE).read_text()
 
 
-def test_what_is_quarantined_is_not_on_the_page(tmp_path: Path) -> None:
+def test_quarantined_clips_are_not_on_the_page(tmp_path: Path) -> None:
     requests = [request_row(number) for number in range(4)]
     context = small_catalog(str(tmp_path), requests)
     tables = {table: context.rows(table) for table in report.READS}
@@ -275,7 +275,7 @@ def test_a_score_has_the_name_of_the_score_card(page: Tags, store: Path) -> None
         assert clip["scores"].keys() | clip["values"].keys() <= names.keys()
 
 
-def test_the_page_asks_nothing_of_a_network(page: Tags, store: Path) -> None:
+def test_the_page_requests_nothing_from_a_network(page: Tags, store: Path) -> None:
     for tag, attributes in page.tags:
         for name in ("src", "href"):
             value = attributes.get(name)
@@ -285,20 +285,20 @@ def test_the_page_asks_nothing_of_a_network(page: Tags, store: Path) -> None:
     assert addresses == ["http://www.w3.org/2000/svg"]  # a name, which nothing fetches
 
 
-def test_hostile_text_is_text_and_nothing_else(page: Tags, store: Path) -> None:
+def test_hostile_text_is_only_text(page: Tags, store: Path) -> None:
     said = "".join(page.text)
     for text in HOSTILE:
         assert text in said
         assert f"[{text}]" in said
     titles = {clip["title"] for clip in clips_of(store)}
     assert titles > set(HOSTILE)
-    assert len(page.of("script")) == len(rendering.SCRIPTS) + 2  # what is said of the catalog, and the clips
+    assert len(page.of("script")) == len(rendering.SCRIPTS) + 2  # the data of the catalog, and the clips
     assert len([image for image in page.of("img") if "src" in image]) == 19
     for _, attributes in page.tags:
         assert not [name for name in attributes if name.startswith("on") or name == "style"]
 
 
-def test_the_policy_allows_the_pages_own_style_and_script_and_no_other(page: Tags, store: Path) -> None:
+def test_the_policy_allows_only_the_pages_own_style_and_script(page: Tags, store: Path) -> None:
     text = (store / "report/index.html").read_text()
     policy = next(str(meta["content"]) for meta in page.of("meta") if meta.get("http-equiv"))
     assert policy.startswith("default-src 'none'")
@@ -311,7 +311,7 @@ def test_the_policy_allows_the_pages_own_style_and_script_and_no_other(page: Tag
         assert allowed[1].split() == [f"'sha256-{digest}'" for digest in hashes]
 
 
-def test_lineage_leads_from_a_clip_to_its_request_its_checkpoint_and_its_data(page: Tags) -> None:
+def test_lineage_links_a_clip_to_its_request_checkpoint_and_data(page: Tags) -> None:
     said = "".join(page.text)
     assert f"#model-{CHECKPOINT}" in {attributes.get("href") for attributes in page.of("a")}
     assert f"model-{CHECKPOINT}" in {attributes.get("id") for attributes in page.of("article")}
@@ -319,14 +319,14 @@ def test_lineage_leads_from_a_clip_to_its_request_its_checkpoint_and_its_data(pa
         assert part in said
 
 
-def test_a_clip_says_what_it_was_asked_for(page: Tags) -> None:
+def test_a_clip_shows_what_was_asked_for(page: Tags) -> None:
     said = "".join(page.text)
     assert said.count("Genre") == len(HOSTILE)
     assert said.count("text guidance 4.5, guidance 3, temperature 1, top-k 250") == 1
     assert said.count("text guidance") == 1
 
 
-def test_ids_are_unique_and_labels_and_headings_are_there(page: Tags) -> None:
+def test_ids_are_unique_and_labels_and_headings_are_present(page: Tags) -> None:
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     headings = [tag for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
@@ -345,14 +345,14 @@ def test_a_second_report_is_the_same_and_draws_no_picture_again(page: Tags, stor
     assert {file.name: file.stat().st_mtime_ns for file in (store / "report/pictures").iterdir()} == drawn
 
 
-def test_its_row_names_the_page_that_lies_there(store: Path, context: Context, page: Tags) -> None:
+def test_the_row_of_the_report_names_the_existing_page(store: Path, context: Context, page: Tags) -> None:
     row = make(context).rows[0]
     data = (store / row["path"]).read_bytes()
     assert (row["path"], row["clips"], row["bytes"]) == ("report/index.html", 19, len(data))
     assert row["sha256"] == hashlib.sha256(data).hexdigest()
 
 
-def test_what_the_page_names_no_more_is_removed(tmp_path: Path) -> None:
+def test_files_that_the_page_no_longer_uses_are_removed(tmp_path: Path) -> None:
     context = small_catalog(str(tmp_path), [request_row(0)])
     context.store.write_bytes("report/pictures/old.png", b"no clip's")
     context.store.write_bytes("report/excerpts/old.mp3", b"of no clip")
@@ -361,7 +361,7 @@ def test_what_the_page_names_no_more_is_removed(tmp_path: Path) -> None:
     assert not list((tmp_path / "report/excerpts").iterdir())
 
 
-def test_a_clip_whose_file_is_gone_or_damaged_is_refused_and_the_others_are_shown(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_clip_is_refused_and_the_others_are_shown(tmp_path: Path) -> None:
     requests = [request_row(number) for number in range(3)]
     context = small_catalog(str(tmp_path), requests)
     first, second, _ = sorted((tmp_path / "audio").rglob("*.flac"))
@@ -375,7 +375,7 @@ def test_a_clip_whose_file_is_gone_or_damaged_is_refused_and_the_others_are_show
     assert "2 clips are left out" in text
 
 
-def test_what_does_not_hold_is_said_plainly(tmp_path: Path) -> None:
+def test_a_finding_that_does_not_hold_is_stated_plainly(tmp_path: Path) -> None:
     context = small_catalog(str(tmp_path), [request_row(number) for number in range(8)])
     rows = [
         row | {"value": 0.05, "low": 0.0, "high": 0.1} if row["sounds"] == "clips" and row["unit"] == "share" else row
@@ -391,7 +391,7 @@ def test_what_does_not_hold_is_said_plainly(tmp_path: Path) -> None:
     assert "clips 5.0 % (0.0–10.0 · n 100); chance 10 %" in text
 
 
-def test_the_score_card_has_every_measure_with_its_interval_and_what_was_refused(page: Tags) -> None:
+def test_the_score_card_has_every_measure_with_its_interval_and_refused_ones(page: Tags) -> None:
     said = " ".join("".join(page.text).split())
     for words in ("Score card", "Of the ceiling", "50–70 · n 100", "894 Hz", "refused: expected at least 64 sounds"):
         assert words in said
@@ -414,7 +414,7 @@ def test_a_store_without_clips_scores_and_models_has_a_page_that_says_so(tmp_pat
     assert "No model was trained in this store." in text
 
 
-def test_a_report_that_is_asked_to_stop_stops_and_leaves_the_page_as_it_was(tmp_path: Path) -> None:
+def test_a_stopped_report_leaves_the_page_unchanged(tmp_path: Path) -> None:
     context = small_catalog(str(tmp_path), [request_row(0)])
     make(context)
     before = (tmp_path / "report/index.html").read_bytes()
@@ -424,7 +424,7 @@ def test_a_report_that_is_asked_to_stop_stops_and_leaves_the_page_as_it_was(tmp_
     assert (tmp_path / "report/index.html").read_bytes() == before
 
 
-def test_a_clip_path_that_leads_out_of_the_store_is_never_linked() -> None:
+def test_a_clip_path_outside_the_store_is_never_linked() -> None:
     from stages.report.clips import relative_address
 
     assert relative_address("audio/version=1/a b#.flac") == "../audio/version=1/a%20b%23.flac"
@@ -433,7 +433,7 @@ def test_a_clip_path_that_leads_out_of_the_store_is_never_linked() -> None:
             relative_address(path)
 
 
-def test_a_codec_that_was_trained_here_is_measured_and_heard_beside_the_original(tmp_path: Path) -> None:
+def test_a_codec_trained_here_has_measures_and_reconstructions_beside_the_originals(tmp_path: Path) -> None:
     context = small_catalog(str(tmp_path), [request_row(0)])
     add_codec(context, 3)
     assert not make(context).rejects
@@ -453,13 +453,13 @@ def test_a_codec_that_was_trained_here_is_measured_and_heard_beside_the_original
     assert len({image["src"] for image in page.of("img") if "src" in image}) == 7
 
 
-def test_a_store_that_trained_no_codec_says_so(page: Tags) -> None:
+def test_the_report_of_a_store_without_a_trained_codec_says_so(page: Tags) -> None:
     said = "".join(page.text)
     assert "No codec was trained in this store" in said
     assert "scalar quantiser" not in said
 
 
-def test_a_codec_of_an_earlier_release_has_a_section_that_says_what_is_missing(tmp_path: Path) -> None:
+def test_the_section_of_a_codec_of_an_earlier_release_names_what_is_missing(tmp_path: Path) -> None:
     context = small_catalog(str(tmp_path), [request_row(0)])
     add_codec(context, 0, {"valid_si_snr": -3.0, "valid_log_mel_distance": 15.0})
     make(context)
@@ -469,7 +469,7 @@ def test_a_codec_of_an_earlier_release_has_a_section_that_says_what_is_missing(t
     assert "No reconstructions of this codec were kept." in said
 
 
-def test_a_reconstruction_whose_file_is_gone_is_left_out_and_told(tmp_path: Path) -> None:
+def test_a_reconstruction_with_a_missing_file_is_left_out_and_counted(tmp_path: Path) -> None:
     context = small_catalog(str(tmp_path), [request_row(0)])
     codec = add_codec(context, 2)
     context.store.remove(f"audio/checkpoint={codec['checkpoint_id']}/1-decoded.flac")

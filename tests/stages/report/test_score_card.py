@@ -1,4 +1,4 @@
-"""The score card: every number with its interval and n, what was refused with the reason, and nothing made up."""
+"""The score card: every number with its interval and n, refused measures with the reason, and nothing invented."""
 
 from stages.report.score_card import Card, Cell, cell_of, score_cards
 from tests.worlds.small_catalog import MEASURED, measure_row
@@ -18,13 +18,13 @@ def test_a_line_has_all_groups_and_the_share_of_the_ceiling() -> None:
     assert key.cells[0].interval == "50–70 · n 100"
 
 
-def test_what_was_refused_says_why() -> None:
+def test_a_refused_measure_states_the_reason() -> None:
     sound = card("The sound itself", MEASURED)
     distance = next(line for line in sound.lines if line.name == "mel-FD")
     assert distance.cells[0] == Cell("–", "refused: expected at least 64 sounds")
 
 
-def test_units_are_written_as_people_write_them() -> None:
+def test_values_have_the_usual_form_of_their_units() -> None:
     assert cell_of(measure_row("centroid", "clips", 1894.2, unit="Hz", low=850.0, high=1950.0)).value == "1,894 Hz"
     assert cell_of(measure_row("dc", "clips", 0.00012, unit="full scale", low=0.0, high=0.0002)).value == "0.0001"
     assert cell_of(measure_row("clap_similarity", "clips", 0.25, unit="cosine")).value == "0.25"
@@ -33,7 +33,7 @@ def test_units_are_written_as_people_write_them() -> None:
     assert cell_of(None) == Cell()
 
 
-def test_experiments_have_tables_of_their_own_where_they_were_made() -> None:
+def test_experiments_have_their_own_tables_if_they_were_made() -> None:
     assert {each.title for each in score_cards(MEASURED)} == {"What was asked", "The sound itself"}
     swap = [measure_row("key_correct", "swap_followed", 0.5), measure_row("key_correct", "swap_ignored", 0.1)]
     guided = [measure_row("key_correct", f"guidance {value}", 0.4) for value in (10, 2, 1)]
@@ -42,5 +42,5 @@ def test_experiments_have_tables_of_their_own_where_they_were_made() -> None:
     assert [name for name, _ in card("Guidance", rows).headings] == ["Guidance 1", "Guidance 2", "Guidance 10"]
 
 
-def test_a_store_that_measured_nothing_has_no_card() -> None:
+def test_a_store_without_measures_has_no_card() -> None:
     assert score_cards([]) == []

@@ -1,4 +1,4 @@
-"""Requests made of held-out tracks: what each asks for, and which tracks are asked for."""
+"""Requests made from held-out tracks: what each asks for, and which tracks are chosen."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def harmony(number: int, *chords: dict) -> dict:
 
 
 class World:
-    """A store of held-out tracks, and the requests made of them."""
+    """A store of held-out tracks, and the requests made from them."""
 
     def __init__(self, folder: Path) -> None:
         self.store = Store(str(folder / "store"))
@@ -67,7 +67,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def test_a_held_out_track_is_asked_for_as_what_it_is(world: World) -> None:
+def test_a_request_from_a_held_out_track_asks_for_the_facts_of_the_track(world: World) -> None:
     world.write(TRACKS, track(1, "test"), track(2, "train"))
     world.write(RHYTHM, rhythm(1))
     world.write(HARMONY, harmony(1, chord(0, 2, 9, "min"), chord(2, 3, 5), chord(3, 12, 7)))
@@ -81,7 +81,7 @@ def test_a_held_out_track_is_asked_for_as_what_it_is(world: World) -> None:
     }
 
 
-def test_a_melody_is_asked_for_beside_bars_only_where_they_begin_together(world: World) -> None:
+def test_melody_and_bars_are_asked_together_only_if_they_begin_together(world: World) -> None:
     world.write(TRACKS, track(1, "valid"))
     world.write(RHYTHM, rhythm(1, first=0.7))
     world.write(HARMONY, harmony(1, chord(0, 2.7, 0), chord(2.7, 12, 5)))
@@ -104,7 +104,7 @@ def test_bars_of_three_beats_have_one_chord_each(world: World) -> None:
     assert (row["meter"], row["chords"]) == ("3/4", "F | F")
 
 
-def test_new_tracks_do_not_change_a_set_that_is_full(world: World) -> None:
+def test_new_tracks_do_not_change_a_complete_set(world: World) -> None:
     world.write(TRACKS, *(track(number, "test") for number in range(4)))
     before = world.held_out(3)
     world.write(TRACKS, *(track(number, "test") for number in range(40)))
@@ -118,6 +118,6 @@ def test_tracks_shorter_than_a_clip_are_left_out(world: World) -> None:
     assert world.held_out(3).keys() == {"held-out 000200020002"}
 
 
-def test_an_order_of_ones_own_gets_no_requests_besides(world: World) -> None:
+def test_an_order_of_the_user_gets_no_additional_requests(world: World) -> None:
     world.write(TRACKS, track(1, "test"))
     assert world.held_out(3, file=str(world.file)) == {}

@@ -1,4 +1,4 @@
-"""Lines of a requests file: every form of file says the same, and a bad line is refused by its number."""
+"""Lines of a requests file: all forms of files are equivalent, and a bad line is refused by its number."""
 
 import csv
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_csv_jsonl_and_parquet_ask_for_the_same_clips(tmp_path: Path) -> None:
     assert found[0][1]["melody"] == f"track:{'aaaa2222' * 8}"
 
 
-def test_lists_in_jsonl_and_parquet_are_the_items_of_a_text(tmp_path: Path) -> None:
+def test_lists_in_jsonl_and_parquet_become_texts_of_their_items(tmp_path: Path) -> None:
     lines = [{"name": "one", "moods": ["calm", " dark "], "genre": ["folk", "jazz"], "keywords": []}]
     pq.write_table(pa.Table.from_pylist(lines), tmp_path / "r.parquet")
     for file in (write(tmp_path / "r.jsonl", *lines), tmp_path / "r.parquet"):
@@ -123,7 +123,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("line", "kind", "says"), BAD)
-def test_a_bad_line_is_refused_by_its_number_and_the_others_stay(
+def test_a_bad_line_is_refused_by_its_number_and_the_others_are_kept(
     store: Store, tmp_path: Path, line: dict | str, kind: str, says: str
 ) -> None:
     take_in(store, write(tmp_path / "r.jsonl", {"description": "before"}, line, "", {"description": "after"}))
@@ -134,7 +134,7 @@ def test_a_bad_line_is_refused_by_its_number_and_the_others_stay(
     assert says in reject["message"]
 
 
-def test_a_csv_line_with_a_mistake_spoils_itself_alone(store: Store, tmp_path: Path) -> None:
+def test_a_mistake_in_a_csv_line_affects_only_that_line(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "r.csv"
     text = 'name,description,seconds,odd\na,"two\nlines",4,\nb,bad,x,\nc,ok,5,\nd,a,5,o\ne,many,5,,,6\n\n,,,\nf,short\n'
     file.write_bytes(text.encode() + b"g,caf\xe9,5,\n" + f"h,{'w' * 200_000},5,\n".encode() + b"i,last,6,\n")
@@ -149,13 +149,13 @@ def test_a_csv_line_with_a_mistake_spoils_itself_alone(store: Store, tmp_path: P
 
 
 @pytest.mark.parametrize("words", ["Ein 👨‍👩‍👧‍👦 Lied", "می‌خواهم آرام باشد", "🏴󠁧󠁢󠁳󠁣󠁴󠁿 pipes", "co\u00adoperate"])
-def test_what_joins_emoji_and_letters_is_a_part_of_words(store: Store, tmp_path: Path, words: str) -> None:
+def test_joiners_in_emoji_and_letters_are_accepted_in_text(store: Store, tmp_path: Path, words: str) -> None:
     take_in(store, write(tmp_path / "r.jsonl", {"description": words, "title": words}))
     (row,) = rows_of(store)
     assert (row["description"], row["title"]) == (words, words)
 
 
-def test_every_fault_of_a_line_is_told_whole(tmp_path: Path) -> None:
+def test_every_fault_of_a_line_is_reported(tmp_path: Path) -> None:
     line = {"seconds": -1, "takes": 0, "top_p": 7, "key": "all over", "bpm": 5, "melody": "x" * 3000}
     (refused,) = read_requests_file(str(write(tmp_path / "r.jsonl", line))).lines
     message = str(refused.asked)

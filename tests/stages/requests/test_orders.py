@@ -1,4 +1,4 @@
-"""Orders: what a requests file drops and breaks is told before anything of the last order is touched."""
+"""Orders: dropped and refused requests are reported before anything of the last order is changed."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def plan(store: Store, file: Path, **settings: object) -> Plan:
 
 
 def names(store: Store) -> dict[str, str | None]:
-    """The names of the order that stands, and why a line of it is stale."""
+    """The names of the current order, and for each the reason why it is stale."""
     return {row["name"]: row["stale"] for row in rows_of(store)}
 
 
@@ -38,7 +38,7 @@ LINES = [{"name": f"n{number}", "description": "calm", "seconds": 4, "takes": 3}
 TYPO = [*LINES[:2], LINES[2] | {"seconds": -1}, LINES[3]]
 
 
-def test_a_typo_leaves_the_last_order_as_it_was_and_says_which_line_and_why(store: Store, tmp_path: Path) -> None:
+def test_a_typo_leaves_the_last_order_unchanged_and_names_the_line_and_the_reason(store: Store, tmp_path: Path) -> None:
     take_in(store, write(tmp_path / "r.jsonl", *LINES), **STRICT)
     before = rows_of(store)
     with pytest.raises(StageFailed) as failure:
@@ -51,7 +51,7 @@ def test_a_typo_leaves_the_last_order_as_it_was_and_says_which_line_and_why(stor
     assert Drafts(store, REQUESTS, "r").drafted() == []
 
 
-def test_where_the_typo_is_accepted_its_request_stays_as_it_was_marked_stale(store: Store, tmp_path: Path) -> None:
+def test_an_accepted_typo_keeps_the_earlier_request_marked_as_stale(store: Store, tmp_path: Path) -> None:
     take_in(store, write(tmp_path / "r.jsonl", *LINES), **STRICT)
     before = {row["name"]: row for row in rows_of(store)}
     result = take_in(store, write(tmp_path / "r.jsonl", *TYPO), **(STRICT | {"accept_refused": 1}))
@@ -59,12 +59,12 @@ def test_where_the_typo_is_accepted_its_request_stays_as_it_was_marked_stale(sto
     after = {row["name"]: row for row in rows_of(store)}
     assert after["n2"] | {"stale": None} == before["n2"]
     assert after["n2"]["stale"] == "line 3: seconds: expected greater than 0 seconds, got -1"
-    assert store.footer(REQUESTS, "r", "0").output_key  # its key is there: its clips are still wanted
+    assert store.footer(REQUESTS, "r", "0").output_key  # its key is in the shard, so its clips are still wanted
     take_in(store, write(tmp_path / "r.jsonl", *LINES), **STRICT)
     assert {row["name"]: row for row in rows_of(store)} == before
 
 
-def test_a_refused_line_that_was_accepted_once_is_not_accepted_for_ever(store: Store, tmp_path: Path) -> None:
+def test_accepting_a_refused_line_once_does_not_accept_it_in_later_runs(store: Store, tmp_path: Path) -> None:
     file = write(tmp_path / "r.jsonl", *TYPO)
     take_in(store, file, **(STRICT | {"accept_refused": 0.25}))
     assert plan(store, file, accept_refused=0.25).jobs == ()
@@ -73,12 +73,12 @@ def test_a_refused_line_that_was_accepted_once_is_not_accepted_for_ever(store: S
 
 
 @pytest.mark.parametrize(("accept", "accepted"), [(0, 0), (0.24, 0), (0.25, 1), (0.999, 3), (1, 1), (3, 3), (9, 9)])
-def test_a_number_of_lines_or_a_share_is_accepted(accept: float, accepted: int) -> None:
+def test_a_number_of_lines_or_a_share_can_be_accepted(accept: float, accepted: int) -> None:
     assert accepted_lines(Settings(accept_refused=accept).accept_refused, 4) == accepted
 
 
 @pytest.mark.parametrize("accept", [-1, 1.5])
-def test_what_is_neither_a_number_of_lines_nor_a_share_is_refused(accept: float) -> None:
+def test_neither_a_number_of_lines_nor_a_share_is_refused_by_the_settings(accept: float) -> None:
     with pytest.raises(ValueError, match="accept_refused"):
         Settings(accept_refused=accept)
 
@@ -102,14 +102,14 @@ def test_a_wrong_file_does_not_replace_an_order(store: Store, tmp_path: Path) ->
     assert len(rows_of(store)) == 19
 
 
-def test_a_default_set_does_not_replace_an_order_without_a_word(store: Store, tmp_path: Path) -> None:
+def test_the_default_set_does_not_silently_replace_an_order(store: Store, tmp_path: Path) -> None:
     take_in(store, write(tmp_path / "r.jsonl", *LINES), **STRICT)
     with pytest.raises(StageFailed, match="would drop 12 clips of 4 requests"):
         take_in(store, None, **STRICT)
     assert len(rows_of(store)) == 4
 
 
-def test_fewer_takes_and_a_changed_line_drop_clips_and_more_takes_and_new_lines_do_not(
+def test_fewer_takes_and_changed_lines_drop_clips_but_more_takes_and_new_lines_do_not(
     store: Store, tmp_path: Path
 ) -> None:
     take_in(store, write(tmp_path / "r.jsonl", *LINES), **STRICT)
@@ -122,7 +122,7 @@ def test_fewer_takes_and_a_changed_line_drop_clips_and_more_takes_and_new_lines_
     assert list(names(store)) == ["new", "n0", "n1", "n2", "n3"]
 
 
-def test_a_failed_order_leaves_no_trace_in_the_next_one(store: Store, tmp_path: Path) -> None:
+def test_a_failed_order_leaves_no_trace_in_the_next(store: Store, tmp_path: Path) -> None:
     config = Config(shard_size=2)
     good = write(tmp_path / "r.jsonl", *LINES)
     take_in(store, good, config, **STRICT)
@@ -137,7 +137,7 @@ def test_a_failed_order_leaves_no_trace_in_the_next_one(store: Store, tmp_path: 
     assert rejects_of(store) == {}
 
 
-def test_what_a_killed_run_left_of_an_order_never_becomes_another(store: Store, tmp_path: Path) -> None:
+def test_drafts_of_a_killed_run_do_not_enter_the_next_order(store: Store, tmp_path: Path) -> None:
     good = write(tmp_path / "r.jsonl", *LINES)
     take_in(store, good, **STRICT)
     before = rows_of(store)
@@ -149,7 +149,7 @@ def test_what_a_killed_run_left_of_an_order_never_becomes_another(store: Store, 
     assert drafts.drafted() == []
 
 
-def test_a_line_without_a_name_is_known_by_its_place_though_lines_came_before_it(store: Store, tmp_path: Path) -> None:
+def test_a_line_without_a_name_is_recognised_after_lines_are_inserted_before_it(store: Store, tmp_path: Path) -> None:
     lines = [{"description": word, "takes": 2} for word in ("one", "two", "three", "four")]
     take_in(store, write(tmp_path / "r.jsonl", *lines), **STRICT)
     file = write(tmp_path / "r.jsonl", {"description": "new"}, *lines[:2], lines[2] | {"takes": 0}, lines[3])
@@ -162,15 +162,13 @@ def test_a_line_without_a_name_is_known_by_its_place_though_lines_came_before_it
     assert next(row for row in rows_of(store) if row["description"] == "three")["stale"].startswith("line 4: ")
 
 
-def test_a_refused_line_of_another_name_keeps_nobody_elses_clips(store: Store, tmp_path: Path) -> None:
+def test_a_refused_line_does_not_keep_clips_of_another_name(store: Store, tmp_path: Path) -> None:
     take_in(store, write(tmp_path / "r.jsonl", *LINES), **STRICT)
     file = write(tmp_path / "r.jsonl", *LINES[:3], {"name": "other", "seconds": -1})
     assert "would drop 3 clips of 1 request of the last order (n3)" in plan(store, file).told
 
 
-def test_a_plan_lists_every_refused_line_with_its_whole_reason_and_counts_none_as_work(
-    store: Store, tmp_path: Path
-) -> None:
+def test_a_plan_lists_every_refused_line_with_its_full_reason_and_not_as_work(store: Store, tmp_path: Path) -> None:
     long = {"seconds": "eight and a half, or perhaps nine, who knows", "top_p": "of no importance", "key": "x" * 70}
     file = write(tmp_path / "r.jsonl", *LINES, *(long | {"name": f"bad{number}"} for number in range(40)))
     planned = plan(store, file)
@@ -180,7 +178,7 @@ def test_a_plan_lists_every_refused_line_with_its_whole_reason_and_counts_none_a
     assert [check.check for check in planned.checks if not check.passed] == ["refused"]
 
 
-def test_takes_that_would_be_equal_are_said(store: Store, tmp_path: Path) -> None:
+def test_takes_that_would_be_equal_are_remarked(store: Store, tmp_path: Path) -> None:
     greedy = [{"name": "a", "temperature": 0, "takes": 2}, {"name": "b", "top_k": 1, "takes": 3}]
     drawn = [
         {"name": "c", "top_k": 1, "top_p": 0.9, "takes": 2},
@@ -201,7 +199,7 @@ def test_a_clip_too_short_for_its_loudness_is_refused_with_the_reason(store: Sto
     )
 
 
-def test_how_a_file_was_read_is_a_remark(store: Store, tmp_path: Path) -> None:
+def test_the_interpretation_of_a_file_is_remarked(store: Store, tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("text;duration\ncalm;2,5\n")
     take_in(store, tmp_path / "r.csv")
     said = query(store, "SELECT what FROM remarks WHERE stage = 'requests' ORDER BY what").column("what").to_pylist()

@@ -1,4 +1,4 @@
-"""Picks: what a person refused by ear is made once more, and what is there stays."""
+"""Picks: takes that a person refused by ear are made once more, and existing clips stay."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def takes(store: Store) -> dict[str, int]:
     return {row["name"]: row["takes"] for row in rows_of(store)}
 
 
-def test_a_request_has_one_more_take_for_each_that_was_refused(store: Store, order: Path, tmp_path: Path) -> None:
+def test_a_request_gets_one_more_take_for_each_refused_one(store: Store, order: Path, tmp_path: Path) -> None:
     take_in(store, order)
     before = {row["name"]: row for row in rows_of(store)}
     first, second, third = (before[f"n{number}"]["request_id"] for number in range(3))
@@ -48,11 +48,11 @@ def test_a_request_has_one_more_take_for_each_that_was_refused(store: Store, ord
     )
     take_in(store, order, Config(picks=file))
     assert takes(store) == {"n0": 4, "n1": 2, "n2": 3}
-    # Only the number of takes is another: ids, and so all clips that are there, stay.
+    # Only the number of takes changes: the ids, and so all existing clips, stay.
     assert all(row | {"takes": 2} == before[row["name"]] for row in rows_of(store))
 
 
-def test_what_was_made_for_a_refused_take_may_be_refused_too_and_the_same_file_changes_nothing(
+def test_replacement_takes_may_be_refused_too_and_the_same_file_changes_nothing(
     store: Store, order: Path, tmp_path: Path
 ) -> None:
     take_in(store, order)
@@ -64,9 +64,7 @@ def test_what_was_made_for_a_refused_take_may_be_refused_too_and_the_same_file_c
     assert plan_stage(stage, context_for(store, order), by_name=False).make == 0
 
 
-def test_without_the_file_the_next_run_would_drop_those_takes_and_is_held(
-    store: Store, order: Path, tmp_path: Path
-) -> None:
+def test_a_plan_without_the_picks_says_that_it_would_drop_a_clip(store: Store, order: Path, tmp_path: Path) -> None:
     take_in(store, order)
     file = write_picks(tmp_path / "picks.json", (rows_of(store)[0]["request_id"], 1, "refuse"))
     take_in(store, order, Config(picks=file))
@@ -74,7 +72,7 @@ def test_without_the_file_the_next_run_would_drop_those_takes_and_is_held(
     assert any("1 clip" in told for told in plan.told), plan.told
 
 
-def test_refused_takes_of_another_order_are_told_of(store: Store, order: Path, tmp_path: Path) -> None:
+def test_refused_takes_of_another_order_are_remarked(store: Store, order: Path, tmp_path: Path) -> None:
     take_in(store, order)
     first = rows_of(store)[0]["request_id"]
     file = write_picks(tmp_path / "picks.json", (first, 5, "refuse"), ("elsewhere", 1, "refuse"))
@@ -85,7 +83,9 @@ def test_refused_takes_of_another_order_are_told_of(store: Store, order: Path, t
     assert takes(store) == {"n0": 2, "n1": 2, "n2": 2}
 
 
-def test_more_takes_than_a_line_may_ask_for_refuse_the_line(store: Store, order: Path, tmp_path: Path) -> None:
+def test_a_line_with_more_takes_than_allowed_because_of_picks_is_refused(
+    store: Store, order: Path, tmp_path: Path
+) -> None:
     take_in(store, order)
     file = write_picks(tmp_path / "picks.json", (rows_of(store)[1]["request_id"], 2, "refuse"))
     take_in(store, order, Config(picks=file, max_takes=2))
@@ -93,6 +93,6 @@ def test_more_takes_than_a_line_may_ask_for_refuse_the_line(store: Store, order:
     assert message in rejects_of(store)["line 2"]["message"]
 
 
-def test_a_file_that_is_not_there_ends_the_run_before_anything_is_read(store: Store, order: Path) -> None:
+def test_a_missing_file_of_picks_ends_the_run_before_anything_is_read(store: Store, order: Path) -> None:
     with pytest.raises(ValueError, match=r"expected picks as JSON or CSV at nowhere\.json"):
         take_in(store, order, Config(picks="nowhere.json"))

@@ -1,4 +1,4 @@
-"""Requests files as people have them: whatever wrote them, the lines that were meant are the lines that are read."""
+"""Requests files as people have them: whichever program wrote them, the intended lines are read."""
 
 import csv
 import datetime
@@ -20,7 +20,7 @@ from stages.requests.lines import RequestLine
 from stages.requests.reading import READERS, RequestsFile, read_requests_file
 
 CASES = Path(__file__).parent / "cases"
-"""Small files that went wrong, made by hand after public reports."""
+"""Small faulty files, made by hand after public reports."""
 
 
 def write_file(folder: Path, name: str, content: str | bytes) -> str:
@@ -29,7 +29,7 @@ def write_file(folder: Path, name: str, content: str | bytes) -> str:
 
 
 def asked(file: RequestsFile) -> list[dict]:
-    """What the lines of a file ask for, none of them refused."""
+    """What the lines of a file ask for; none of them is refused."""
     refused = [line for line in file.lines if isinstance(line.asked, RequestRefused)]
     assert not refused
     return [line.asked.model_dump(exclude_none=True) for line in file.lines if isinstance(line.asked, RequestLine)]
@@ -42,7 +42,7 @@ def refusals(file: RequestsFile) -> dict[int, str]:
 # -- the cases ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_quote_that_is_not_closed_spoils_the_line_that_it_opens_in_and_no_other():
+def test_an_unclosed_quote_affects_only_the_line_in_which_it_opens():
     file = read_requests_file(str(CASES / "openquote.csv"))
     assert list(refusals(file)) == [2]
     assert "one opens in line 2" in refusals(file)[2]
@@ -53,7 +53,7 @@ def test_a_quote_that_is_not_closed_spoils_the_line_that_it_opens_in_and_no_othe
     ("name", "said"),
     [("semicolon.csv", "semicolons"), ("tabs.tsv", "tabs"), ("order.txt", "each line is a description")],
 )
-def test_what_parts_the_cells_is_recognised_and_said(name, said):
+def test_the_separator_of_cells_is_recognised_and_stated(name, said):
     file = read_requests_file(str(CASES / name))
     (line,) = asked(file)
     assert said in "; ".join(file.notes)
@@ -66,13 +66,13 @@ def test_decimal_commas_are_numbers():
     assert "numbers have decimal commas" in file.notes
 
 
-def test_what_pandas_writes_is_read_as_it_was_meant():
+def test_files_written_by_pandas_are_read_as_intended():
     first, second = read_requests_file(str(CASES / "nums.parquet")).lines
     assert isinstance(first.asked, RequestLine)
     assert first.asked.model_dump(exclude_none=True) == {
         **{"name": "1", "description": "calm", "seconds": 1.0, "takes": 2, "seed": 7, "top_k": 250}
     }
-    assert "8.5" in str(second.asked)  # no seed, and nothing but it is wrong: its NaN is empty
+    assert "8.5" in str(second.asked)  # it is no seed; nothing else is wrong, because its NaN is empty
     assert str(second.asked).count("expected") == 1
     assert asked(read_requests_file(str(CASES / "decimal.parquet")))[0]["seconds"] == 1.5
 
@@ -97,7 +97,7 @@ LINES = some.fixed_dictionaries(
     quoting=some.sampled_from((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)),
     comma=some.booleans(),
 )
-def test_whatever_is_written_in_any_dialect_is_read_as_it_was(
+def test_lines_written_in_any_dialect_are_read_unchanged(
     tmp_path_factory, lines, separator, encoding, line_end, quoting, comma
 ):
     text = io.StringIO(newline="")
@@ -112,7 +112,7 @@ def test_whatever_is_written_in_any_dialect_is_read_as_it_was(
     assert asked(read_requests_file(path)) == one_line
 
 
-def test_a_closing_quote_that_is_missing_is_told_by_its_line_and_the_others_stay(tmp_path):
+def test_a_missing_closing_quote_is_reported_with_its_line_and_the_others_are_kept(tmp_path):
     text = 'name,description\na,"one\nb,"two"\nc,three\nd,"say "hi""\ne,"a ""quoted"" word"\n'
     file = read_requests_file(write_file(tmp_path, "r.csv", text))
     assert sorted(refusals(file)) == [2, 5]
@@ -121,19 +121,19 @@ def test_a_closing_quote_that_is_missing_is_told_by_its_line_and_the_others_stay
     assert file.lines[-1].asked.description == 'a "quoted" word'
 
 
-def test_a_cell_over_several_lines_is_read_and_said(tmp_path):
+def test_a_cell_over_several_lines_is_read_and_stated(tmp_path):
     file = read_requests_file(write_file(tmp_path, "r.csv", 'name,description\na,"one\ntwo"\nb,three\n'))
     assert [line["description"] for line in asked(file)] == ["one two", "three"]
     assert file.notes == ["a cell of line 2 goes on to line 3"]
 
 
-def test_a_line_that_states_the_separator_is_heeded(tmp_path):
+def test_a_line_that_states_the_separator_is_obeyed(tmp_path):
     file = read_requests_file(write_file(tmp_path, "r.csv", "sep=;\r\ndescription;seconds\r\na, b and c;1,5\r\n"))
     assert asked(file) == [{"description": "a, b and c", "seconds": 1.5}]
     assert file.lines[0].number == 3
 
 
-def test_a_comma_is_no_decimal_one_where_other_numbers_have_points_or_it_may_part_thousands(tmp_path):
+def test_a_comma_is_not_decimal_if_other_numbers_have_points_or_it_may_separate_thousands(tmp_path):
     both = read_requests_file(write_file(tmp_path, "r.csv", "name;seconds\na;1,5\nb;1.5\n"))
     assert list(refusals(both)) == [2]
     thousands = read_requests_file(write_file(tmp_path, "s.csv", 'name,seconds\na,"1,000"\n'))
@@ -174,7 +174,7 @@ def test_a_data_frame_is_the_same_order_in_every_form_that_pandas_writes(tmp_pat
 
 @pytest.mark.parametrize("name", ["r.json", "r.jsonl", "r.ndjson"])
 @pytest.mark.parametrize("form", ["list", "indented list", "lines", "within"])
-def test_json_lists_and_lines_are_the_same(tmp_path, name, form):
+def test_json_lists_and_lines_are_equivalent(tmp_path, name, form):
     lines = [{"description": "a\nb", "seconds": 4}, {"description": "c", "seconds": None, "takes": float("nan")}]
     text = {
         "list": json.dumps(lines),
@@ -187,7 +187,7 @@ def test_json_lists_and_lines_are_the_same(tmp_path, name, form):
     assert [line.number for line in file.lines] == [1, 2]
 
 
-def test_what_is_no_object_in_a_json_list_is_refused_by_its_place_and_a_broken_list_by_its_file(tmp_path):
+def test_a_json_list_item_that_is_no_object_is_refused_and_a_broken_list_is_an_error(tmp_path):
     file = read_requests_file(write_file(tmp_path, "r.json", '[{"name": "a"}, "b", {"name": "c"}]'))
     assert list(refusals(file)) == [2]
     with pytest.raises(ValueError, match=r"broken\.json: got a broken JSON list: .*line 2"):
@@ -202,7 +202,7 @@ def _workbook(tmp_path: Path, *rows: list, name: str = "r.xlsx") -> str:
     return str(tmp_path / name)
 
 
-def test_a_spreadsheet_is_read_by_its_rows_with_a_title_above_and_empty_rows_between(tmp_path):
+def test_a_spreadsheet_may_have_a_title_above_and_empty_rows_between(tmp_path):
     heading = ["Name", "Text", "Duration (s)", None, "Takes"]
     file = read_requests_file(
         _workbook(tmp_path, ["Order of Friday"], [], heading, [1, " calm ", 4], [], ["b", "dark", 2.5, None, 2])
@@ -215,7 +215,7 @@ def test_a_spreadsheet_is_read_by_its_rows_with_a_title_above_and_empty_rows_bet
     assert "the heading is row 3" in file.notes
 
 
-def test_the_sheet_that_names_columns_is_read_and_said(tmp_path):
+def test_the_sheet_with_known_columns_is_read_and_stated(tmp_path):
     book = Workbook()
     book.active.append(["Notes to myself"])
     sheet = book.create_sheet("Orders")
@@ -227,7 +227,7 @@ def test_the_sheet_that_names_columns_is_read_and_said(tmp_path):
     assert file.notes == ["the sheet 'Orders' is read, not 'Sheet'"]
 
 
-def test_a_formula_without_a_value_a_date_and_a_broken_value_are_refused_by_their_row(tmp_path):
+def test_an_unevaluated_formula_a_date_and_an_error_value_are_refused_by_their_row(tmp_path):
     heading, date = ["name", "seconds", "key"], datetime.date(2026, 3, 4)
     file = read_requests_file(_workbook(tmp_path, heading, ["a", "=2*2"], ["b", 4, date], ["c", "#REF!"], ["d", 4]))
     assert "the formula =2*2 whose result the file does not hold" in refusals(file)[2]
@@ -248,16 +248,16 @@ def test_a_formula_without_a_value_a_date_and_a_broken_value_are_refused_by_thei
         *(("Top K", "top_k", 4), ("prompt-seconds", "prompt_seconds", 4.0), ("ID", "name", "calm")),
     ],
 )
-def test_other_names_of_columns_are_understood_and_said(tmp_path, heading, column, value):
+def test_other_names_of_columns_are_understood_and_stated(tmp_path, heading, column, value):
     file = read_requests_file(write_file(tmp_path, "r.csv", f"title,{heading}\nT,{value}\n"))
     assert asked(file) == [{"title": "T", column: value}]
     said = f"columns: {heading!r} is read as {column}" in file.notes
-    assert said == (heading not in ("Top K", "prompt-seconds", "seconds [s]"))  # the same name, spelled otherwise
+    assert said == (heading not in ("Top K", "prompt-seconds", "seconds [s]"))  # the same name in another spelling
     (tmp_path / "r.json").write_text(json.dumps([{heading: value}]))
     assert asked(read_requests_file(str(tmp_path / "r.json"))) == [{column: value}]
 
 
-def test_a_prompt_is_a_recording_where_a_cell_names_one_or_another_column_describes(tmp_path):
+def test_a_prompt_column_is_a_recording_if_it_names_one_or_another_column_describes(tmp_path):
     sound = write_file(tmp_path, "r.csv", "name,prompt\na,title:Silver Window\nb,calm\n")
     assert [line.get("prompt") for line in asked(read_requests_file(sound))] == ["title:Silver Window", "calm"]
     both = write_file(tmp_path, "s.csv", "text,prompt\nslow,calm\n")
@@ -267,15 +267,15 @@ def test_a_prompt_is_a_recording_where_a_cell_names_one_or_another_column_descri
 @pytest.mark.parametrize(
     ("heading", "nearest"), [("secnds", "seconds"), ("descripton", "description"), ("guidence", "guidance")]
 )
-def test_the_nearest_known_name_of_an_unknown_column_is_told(tmp_path, heading, nearest):
+def test_the_nearest_known_name_is_suggested_for_an_unknown_column(tmp_path, heading, nearest):
     file = read_requests_file(write_file(tmp_path, "r.csv", f"name,{heading}\na,4\nb,\n"))
     assert f"did you mean {nearest}?" in refusals(file)[2]
-    assert file.lines[1].asked == RequestLine(name="b")  # who says nothing there is not concerned
+    assert file.lines[1].asked == RequestLine(name="b")  # a line with an empty cell there is not affected
     with pytest.raises(ValueError, match=f"{heading!r} may mean {nearest}"):
         read_requests_file(write_file(tmp_path, "s.csv", f"{heading},colour\n4,red\n"))
 
 
-# -- files that are none -----------------------------------------------------------------------------------------------
+# -- files that are not requests files ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -296,14 +296,14 @@ def test_the_nearest_known_name_of_an_unknown_column_is_told(tmp_path, heading, 
         ("missing.csv", None),
     ],
 )
-def test_a_file_that_is_no_requests_file_is_one_clear_error(tmp_path, name, data):
+def test_other_files_are_refused_with_one_error(tmp_path, name, data):
     if data is not None:
         (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError, match=r"expected.*requests?"):
         read_requests_file(str(tmp_path / name))
 
 
-def test_a_heading_alone_is_told_as_no_request(tmp_path):
+def test_a_heading_without_lines_is_an_error(tmp_path):
     for text in ("description,seconds", "description,seconds\n\n"):
         with pytest.raises(ValueError, match=r"^expected at least one request in .*/r\.csv, got none$"):
             read_requests_file(write_file(tmp_path, "r.csv", text))
@@ -322,6 +322,6 @@ def test_any_bytes_give_lines_or_one_error(tmp_path_factory, data, suffix):
     assert all(isinstance(line.asked, RequestLine) or (line.asked.kind and str(line.asked)) for line in lines)
 
 
-def test_a_decimal_of_a_database_is_a_number(tmp_path):
+def test_a_decimal_of_a_database_is_read_as_a_number(tmp_path):
     pq.write_table(pa.table({"name": ["a"], "guidance": [Decimal("2.50")]}), tmp_path / "r.parquet")
     assert asked(read_requests_file(str(tmp_path / "r.parquet"))) == [{"name": "a", "guidance": 2.5}]

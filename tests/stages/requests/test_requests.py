@@ -1,4 +1,4 @@
-"""Requests: a line becomes a row that stays the same as long as it asks for the same."""
+"""Requests: a line becomes a row, and the row stays the same while the line asks for the same."""
 
 import threading
 from pathlib import Path
@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Store:
     return store_of_tracks(tmp_path / "store")
 
 
-def test_a_line_takes_what_it_does_not_say_from_the_config(store: Store, tmp_path: Path) -> None:
+def test_missing_values_of_a_line_come_from_the_configuration(store: Store, tmp_path: Path) -> None:
     take_in(store, write(tmp_path / "r.jsonl", {"description": "x"}))
     row = rows_of(store)[0]
     published = (
@@ -54,7 +54,7 @@ def test_a_line_takes_what_it_does_not_say_from_the_config(store: Store, tmp_pat
     assert row["seed"] >= 0
 
 
-def test_the_same_file_twice_does_nothing(store: Store, tmp_path: Path) -> None:
+def test_reading_the_same_file_twice_does_nothing(store: Store, tmp_path: Path) -> None:
     file = write(tmp_path / "r.jsonl", {"description": "x"}, {"description": "y", "seconds": -1})
     first = take_in(store, file)
     assert (first.counts.made, first.counts.refused) == (1, 1)
@@ -71,7 +71,7 @@ def test_the_same_file_twice_does_nothing(store: Store, tmp_path: Path) -> None:
     )
 
 
-def test_names_count_and_titles_takes_and_places_in_the_file_do_not(store: Store, tmp_path: Path) -> None:
+def test_a_name_is_part_of_a_requests_identity_but_title_takes_and_line_are_not(store: Store, tmp_path: Path) -> None:
     one = {"description": "x", "name": "a"}
     take_in(store, write(tmp_path / "r.jsonl", one, {**one, "name": "b"}, {"description": "y"}))
     before = {row["name"]: row for row in rows_of(store)}
@@ -90,7 +90,7 @@ def test_names_count_and_titles_takes_and_places_in_the_file_do_not(store: Store
     assert result.counts.refused == 0
 
 
-def test_what_a_request_says_in_fields_and_guidance_is_part_of_it(store: Store, tmp_path: Path) -> None:
+def test_fields_and_guidance_are_part_of_a_requests_identity(store: Store, tmp_path: Path) -> None:
     base = {"description": "x", "seconds": 4}
     changes = [{}, {"genre": "jazz"}, {"genre": "rock"}, {"moods": "jazz"}, {"guidance_text": 3}]
     take_in(store, write(tmp_path / "r.jsonl", *(base | change for change in changes)))
@@ -99,9 +99,7 @@ def test_what_a_request_says_in_fields_and_guidance_is_part_of_it(store: Store, 
     assert [dict(row["fields"]) for row in rows] == [{}, {"genre": "jazz"}, {"genre": "rock"}, {"moods": "jazz"}, {}]
 
 
-def test_what_says_nothing_new_leaves_ids_and_seeds_as_they_were_before_there_were_such_columns(
-    store: Store, tmp_path: Path
-) -> None:
+def test_newer_columns_with_default_values_leave_ids_and_seeds_unchanged(store: Store, tmp_path: Path) -> None:
     take_in(store, write(tmp_path / "r.jsonl", {"description": "x", "guidance_text": 1, "moods": []}))
     (row,) = rows_of(store)
     later = ("request_id", "line", "shard", "guidance_text", "fields", "title", "takes")
@@ -112,7 +110,7 @@ def test_what_says_nothing_new_leaves_ids_and_seeds_as_they_were_before_there_we
     assert row["seed"] == int(fingerprint(sound)[:8], 16) >> 1
 
 
-def test_metre_and_chords_are_part_of_a_request_in_one_spelling_and_how_they_are_read_is_told(
+def test_metre_and_chords_are_part_of_a_requests_identity_in_one_spelling_with_a_reading(
     store: Store, tmp_path: Path
 ) -> None:
     loop = {"bpm": 120, "seconds": 8}
@@ -147,14 +145,12 @@ def test_metre_and_chords_are_part_of_a_request_in_one_spelling_and_how_they_are
         ({"bpm": 90, "meter": "four"}, "line 2: meter: expected a metre such as '4/4', '3/4' or '6/8', got 'four'"),
     ],
 )
-def test_a_chart_that_cannot_be_read_is_refused_with_the_place(
-    store: Store, tmp_path: Path, asked: dict, says: str
-) -> None:
+def test_an_unreadable_chart_is_refused_with_the_position(store: Store, tmp_path: Path, asked: dict, says: str) -> None:
     take_in(store, write(tmp_path / "r.jsonl", {"description": "x"}, asked))
     assert rejects_of(store)["line 2"]["message"].startswith(says)
 
 
-def test_one_clip_asked_for_twice_is_made_once_and_said_so(store: Store, tmp_path: Path) -> None:
+def test_a_clip_asked_for_twice_is_made_once_and_the_second_line_refused(store: Store, tmp_path: Path) -> None:
     take_in(
         store,
         write(
@@ -167,7 +163,7 @@ def test_one_clip_asked_for_twice_is_made_once_and_said_so(store: Store, tmp_pat
     assert "line 1" in rejects["line 2"]["message"]
 
 
-def test_requests_keep_their_shards_as_others_come_and_go(store: Store, tmp_path: Path) -> None:
+def test_requests_keep_their_shards_when_others_come_and_go(store: Store, tmp_path: Path) -> None:
     config = Config(shard_size=3)
     lines = [{"name": f"n{i}"} for i in range(8)]
     take_in(store, write(tmp_path / "r.jsonl", *lines[:5]), config)
@@ -184,7 +180,7 @@ def test_requests_keep_their_shards_as_others_come_and_go(store: Store, tmp_path
     assert store.footer(REQUESTS, "r", "0") == untouched
 
 
-def test_a_shard_holds_so_many_seconds_of_sound_and_a_longer_request_is_alone(store: Store, tmp_path: Path) -> None:
+def test_a_shard_has_limited_seconds_of_sound_and_a_longer_request_is_alone(store: Store, tmp_path: Path) -> None:
     config = Config(shard_size=3, shard_seconds=40, max_seconds=600)
     asked = [(10, 1), (10, 3), (5, 1), (20, 9), (1, 1), (1, 1), (1, 1), (1, 1)]
     lines = [{"name": f"n{i}", "seconds": seconds, "takes": takes} for i, (seconds, takes) in enumerate(asked)]
@@ -193,7 +189,7 @@ def test_a_shard_holds_so_many_seconds_of_sound_and_a_longer_request_is_alone(st
     assert [row["shard"] for row in rows_of(store)] == [0, 0, 1, 2, 3, 3, 3, 4]
 
 
-def test_a_stopped_run_ends_as_an_undisturbed_one(store: Store, tmp_path: Path) -> None:
+def test_a_stopped_run_is_completed_like_an_undisturbed_one(store: Store, tmp_path: Path) -> None:
     config, stage = Config(shard_size=2), ConfiguredStage("requests", requests, Config(shard_size=2))
     file = write(tmp_path / "r.jsonl", *({"name": f"n{i}"} for i in range(7)))
     context = context_for(store, file)
@@ -213,7 +209,7 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(store: Store, tmp_path: Path) 
     assert [row["shard"] for row in rows_of(store)] == [0, 0, 1, 1, 2, 2, 3]
 
 
-def test_a_default_that_is_changed_makes_those_requests_others_that_leave_it_to_the_default(store, tmp_path) -> None:
+def test_a_changed_default_changes_only_the_requests_that_rely_on_it(store, tmp_path) -> None:
     file = write(tmp_path / "r.jsonl", *({"name": f"n{i}", **({"seconds": 3} if i > 1 else {})} for i in range(6)))
     take_in(store, file)
     before = {row["name"]: row["request_id"] for row in rows_of(store)}
@@ -223,11 +219,11 @@ def test_a_default_that_is_changed_makes_those_requests_others_that_leave_it_to_
     assert {name for name in after if after[name] != before[name]} == {"n0", "n1"}
 
 
-def test_no_setting_of_the_stage_makes_another_version_of_its_table() -> None:
+def test_no_setting_of_the_stage_is_part_of_the_identity_of_its_table() -> None:
     assert set(Config.NOT_IDENTITY) == set(Config.model_fields)
 
 
-def test_an_order_that_is_only_sorted_anew_is_planned_and_run_as_nothing_to_make(store, tmp_path) -> None:
+def test_an_order_that_is_only_reordered_makes_nothing(store, tmp_path) -> None:
     lines = [{"name": f"n{i}"} for i in range(4)]
     take_in(store, write(tmp_path / "r.jsonl", *lines))
     file = write(tmp_path / "r.jsonl", *reversed(lines))
@@ -238,14 +234,14 @@ def test_an_order_that_is_only_sorted_anew_is_planned_and_run_as_nothing_to_make
     assert [row["name"] for row in rows_of(store)] == ["n3", "n2", "n1", "n0"]
 
 
-def test_a_mended_line_is_no_longer_refused(store: Store, tmp_path: Path) -> None:
+def test_a_line_that_is_gone_is_no_longer_refused(store: Store, tmp_path: Path) -> None:
     take_in(store, write(tmp_path / "r.jsonl", {"name": "a"}, {"name": "b", "seconds": -1}))
     assert "line 2" in rejects_of(store)
     take_in(store, write(tmp_path / "r.jsonl", {"name": "a"}))
     assert rejects_of(store) == {}
 
 
-def test_a_file_in_which_every_line_is_refused_fails_the_stage(store: Store, tmp_path: Path) -> None:
+def test_a_file_with_every_line_refused_fails_the_stage(store: Store, tmp_path: Path) -> None:
     file = write(tmp_path / "r.jsonl", {"second": 1})
     context = context_for(store, file)
     context.settings = Settings(store=store.url, requests=str(file))
@@ -253,7 +249,7 @@ def test_a_file_in_which_every_line_is_refused_fails_the_stage(store: Store, tmp
         run_stage(ConfiguredStage("requests", requests, Config()), context)
 
 
-def test_a_referenced_file_is_known_by_its_content(store: Store, tmp_path: Path) -> None:
+def test_a_referenced_file_is_identified_by_its_content(store: Store, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     tone = np.sin(np.arange(8000) / 5.0)
     soundfile.write(tmp_path / "hum.wav", tone, 8000)
@@ -270,7 +266,7 @@ def test_a_referenced_file_is_known_by_its_content(store: Store, tmp_path: Path)
     assert rows_of(store)[0]["request_id"] != first["request_id"]
 
 
-def test_a_track_that_comes_later_makes_a_refused_request_good(store: Store, tmp_path: Path) -> None:
+def test_a_refused_request_is_accepted_once_its_track_exists(store: Store, tmp_path: Path) -> None:
     file = write(tmp_path / "r.jsonl", {"melody": "title:New One"}, {"name": "x"})
     take_in(store, file)
     assert "line 1" in rejects_of(store)
@@ -312,7 +308,7 @@ def test_a_store_without_the_demo_corpus_gets_the_text_set(tmp_path: Path, defau
     assert result.counts.made == 8
 
 
-def test_a_guidance_that_is_asked_for_makes_another_request_of_the_same_seed(store: Store, tmp_path: Path) -> None:
+def test_an_explicit_guidance_makes_another_request_with_the_same_seed(store: Store, tmp_path: Path) -> None:
     found = []
     for line in ({"description": "x"}, {"description": "x", "guidance": 3}):
         take_in(store, write(tmp_path / "r.jsonl", line))

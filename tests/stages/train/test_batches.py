@@ -1,4 +1,4 @@
-"""The draws of a training: which tracks, windows and conditions a step sees, and how often something is dropped."""
+"""The draws of a training: the tracks, windows and conditions of a step, and how often conditions are dropped."""
 
 import math
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_examples_are_a_function_of_seed_step_and_item(tmp_path: Path, corpus: C
     assert not torch.equal(draw_examples(corpus, tracks, recipe(tmp_path, seed=1), 3).codes, batch.codes)
 
 
-def test_processes_share_the_parts_of_a_step_whose_weights_make_one(tmp_path: Path, corpus: Corpus) -> None:
+def test_processes_share_the_parts_of_a_step_and_the_weights_sum_to_one(tmp_path: Path, corpus: Corpus) -> None:
     fill(tmp_path)
     config, tracks = recipe(tmp_path, batch_size=7, micro_batch_size=2, smallest_share=0.1), list(range(24))
     model = initial_model(config, make_context(tmp_path, config)[1]).model
@@ -65,7 +65,7 @@ def test_processes_share_the_parts_of_a_step_whose_weights_make_one(tmp_path: Pa
     assert {drawn.frames for drawn in (alone, *shared)} == {int(whole.lengths.sum())}
 
 
-def test_all_conditions_of_an_item_are_dropped_together_and_items_on_their_own(tmp_path: Path, corpus: Corpus) -> None:
+def test_all_conditions_of_an_item_are_dropped_together_and_items_independently(tmp_path: Path, corpus: Corpus) -> None:
     config = recipe(
         tmp_path, batch_size=1000, condition_dropout=0.3, attribute_dropout={"chroma": 0.0}, segment_seconds=0.2
     )
@@ -81,7 +81,7 @@ def test_all_conditions_of_an_item_are_dropped_together_and_items_on_their_own(t
     assert not any(item.description is None or item.clap is None for item in attributes)
 
 
-def test_without_a_valid_split_the_same_share_of_training_tracks_is_held_out(tmp_path: Path) -> None:
+def test_without_a_valid_split_a_share_of_the_training_tracks_is_held_out(tmp_path: Path) -> None:
     tables = world()
     rows = [
         row | {"split": "train" if row["split"] == "valid" else row["split"]} for row in tables["tracks"].to_pylist()
@@ -95,7 +95,7 @@ def test_without_a_valid_split_the_same_share_of_training_tracks_is_held_out(tmp
 
 
 def rate_holds(count: int, total: int, probability: float) -> bool:
-    """Whether a count is what a probability gives, within five standard deviations; 0 and 1 are exact."""
+    """Whether a count agrees with a probability within five standard deviations; 0 and 1 are exact."""
     return abs(count - total * probability) <= 5 * math.sqrt(total * probability * (1 - probability))
 
 
@@ -108,7 +108,7 @@ FIELDS_MODEL = {
 }
 
 
-def test_conditions_are_dropped_by_name_as_often_as_asked_and_each_on_its_own(tmp_path: Path) -> None:
+def test_conditions_are_dropped_by_name_with_their_probabilities_and_independently(tmp_path: Path) -> None:
     rows = [row | {"bpm": 92.0} for row in world()["tracks"].to_pylist()]
     corpus = world_corpus(world() | {"tracks": pa.Table.from_pylist(rows, schema=TRACKS.schema)})
     wanted = {"description": 0.0, "genre": 0.25, "bpm": 1.0, "chroma": 0.6, "clap": 0.1}
@@ -128,14 +128,14 @@ def test_conditions_are_dropped_by_name_as_often_as_asked_and_each_on_its_own(tm
         assert rate_holds(int((gone[one] & gone[other]).sum()), len(given), wanted[one] * wanted[other])
 
 
-def test_what_an_item_loses_depends_on_no_other_item(tmp_path: Path, corpus: Corpus) -> None:
+def test_the_conditions_dropped_of_an_item_do_not_depend_on_other_items(tmp_path: Path, corpus: Corpus) -> None:
     few, many = (recipe(tmp_path, batch_size=size, condition_dropout=0.4, segment_seconds=0.2) for size in (7, 40))
     assert [item.names for item in draw_examples(corpus, [0, 1, 2], few, 5).attributes] == [
         item.names for item in draw_examples(corpus, [0, 1, 2], many, 5).attributes
     ][:7]
 
 
-def test_a_melody_is_dropped_as_in_the_published_model_where_nothing_is_said_of_it(tmp_path: Path) -> None:
+def test_a_melody_is_dropped_as_often_as_in_the_published_model_by_default(tmp_path: Path) -> None:
     said_nothing = recipe(tmp_path, attribute_dropout={})
     assert said_nothing.dropouts == {"description": 0.0, "chroma": 0.5, "clap": 0.0}
     assert train.Config().dropouts == {"description": 0.0}
@@ -159,7 +159,7 @@ def joint(tmp_path: Path, probability: float, **changes: object) -> train.Config
     return recipe(tmp_path, joint_text=probability, clap=str(folder), **changes)
 
 
-def test_an_item_has_the_joint_embedding_of_its_own_caption_as_often_as_asked(tmp_path: Path, corpus: Corpus) -> None:
+def test_items_get_the_joint_embedding_of_their_own_caption_as_often_as_asked(tmp_path: Path, corpus: Corpus) -> None:
     config = joint(tmp_path, 0.3, batch_size=400)
     _, context = make_context(tmp_path, config)
     embed = word_embedder(config, context)
@@ -170,10 +170,10 @@ def test_an_item_has_the_joint_embedding_of_its_own_caption_as_often_as_asked(tm
     for item, other, spoken in zip(items, plain, changed, strict=True):
         assert item.description == other.description
         assert not spoken or torch.equal(item.clap, embed(item.description))
-    assert len({item.description for item in items}) > 10  # captions as they were drawn, not one a track
+    assert len({item.description for item in items}) > 10  # captions as they were drawn, not one per track
 
 
-def test_words_are_embedded_as_generation_embeds_the_same_words(tmp_path: Path) -> None:
+def test_training_and_generation_embed_words_in_the_same_way(tmp_path: Path) -> None:
     config = joint(tmp_path, 1.0)
     _, context = make_context(tmp_path, config)
     facts = CheckpointFacts(
@@ -196,7 +196,7 @@ def test_an_item_without_a_caption_keeps_the_embedding_of_its_sound(tmp_path: Pa
     assert all(torch.equal(item.clap, other.clap) for item, other in zip(items, plain, strict=True))
 
 
-def test_a_laion_checkpoint_reads_words_with_the_vocabulary_that_is_named_and_is_refused_without(
+def test_a_laion_checkpoint_embeds_words_with_a_named_vocabulary_and_is_refused_without(
     tmp_path: Path,
 ) -> None:
     fill(tmp_path)
@@ -213,7 +213,7 @@ def test_a_laion_checkpoint_reads_words_with_the_vocabulary_that_is_named_and_is
     assert torch.equal(embed("Techno!"), torch.from_numpy(expected))
 
 
-def test_words_that_cannot_be_embedded_are_refused_by_the_name_of_the_setting(tmp_path: Path) -> None:
+def test_words_that_cannot_be_embedded_are_refused_naming_the_setting(tmp_path: Path) -> None:
     fill(tmp_path)
     clap_folder(tmp_path / "wide", 5)
     config = recipe(tmp_path, joint_text=0.5, clap=str(tmp_path / "wide"))

@@ -1,4 +1,4 @@
-"""Beat and chords in training: of the codes' span of time, null where nobody knows them, and heeded once learned."""
+"""Beat and chords in training: aligned with the codes, null where unknown, and used by the model once learned."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.worlds.training_world import fill, train_in, world_corpus
 
 
 def recipe(**changes: object) -> train.Config:
-    """A training that takes seconds, of a model that reads nothing but beat and chords."""
+    """A training that takes seconds, of a model that reads only beat and chords."""
     network = {"codebooks": 2, "cardinality": CARDINALITY, "width": 32, "heads": 2, "layers": 2, "dropout": 0.0}
     model = {"language_model": network | {"cross": (), "sum": ("beat", "chords")}, "description": None}
     optimization = {"steps": 100, "learning_rate": 5e-3, "warmup_steps": 10, "precision": "float32"}
@@ -34,7 +34,7 @@ def recipe(**changes: object) -> train.Config:
     return train.Config.model_validate(values | changes)
 
 
-def test_a_training_reads_the_tables_of_the_conditions_that_its_model_reads() -> None:
+def test_a_training_reads_the_tables_of_its_models_conditions() -> None:
     assert train.reads(recipe()) == (TRACKS, RHYTHM, HARMONY, TOKENS)
     network = recipe().model.language_model.model_copy(update={"sum": ("beat",)})
     beat_alone = MusicModelConfig(language_model=network, description=None, beat=BeatConfig())
@@ -57,7 +57,7 @@ def test_a_window_has_the_beat_and_chords_of_its_frames() -> None:
     np.testing.assert_allclose(part.beat, expected, atol=1e-6)
 
 
-def test_a_track_without_a_row_or_without_beats_trains_with_null_there() -> None:
+def test_a_track_without_a_row_or_without_beats_trains_with_null() -> None:
     tables, model = band_world(tracks=4), recipe().model
     rhythm = tables["rhythm"].to_pylist()
     rhythm[2] |= {"beats": [], "downbeats": []}
@@ -84,15 +84,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     return folder, train_in(folder, recipe())
 
 
-def test_held_out_cross_entropy_is_told_with_none_and_with_those_of_another_track(trained: tuple[Path, dict]) -> None:
+def test_held_out_cross_entropy_is_measured_without_and_with_another_tracks_beat_and_chords(
+    trained: tuple[Path, dict],
+) -> None:
     metrics = {name.removeprefix("valid_cross_entropy"): value for name, value in trained[1]["metrics"]}
     assert metrics[""] < metrics["_unconditional"] < metrics["_shuffled"]
     assert min(metrics["_shuffled_beat"], metrics["_shuffled_chords"]) > metrics[""] + 0.2
 
 
 @pytest.mark.parametrize("name", ["beat", "chords"])
-def test_a_model_learns_to_heed_each_alone(trained: tuple[Path, dict], name: str) -> None:
-    """What is right tells more than nothing does, and nothing more than what is wrong."""
+def test_a_model_learns_to_use_beat_and_chords_separately(trained: tuple[Path, dict], name: str) -> None:
+    """Right conditions predict better than none, and none better than wrong ones."""
     folder, row = trained
     path = folder / "store" / row["path"]
     model = load_native_checkpoint(path, lambda reference: pytest.fail(f"{reference} is of no use here")).model

@@ -1,4 +1,4 @@
-"""Tracks as examples: codes and conditions of one span of time, and tables that contradict themselves."""
+"""Tracks as examples: codes and conditions of one span of time, and inconsistent tables."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def corpus() -> Corpus:
     return world_corpus(world())
 
 
-def test_an_example_holds_the_codes_melody_and_embedding_of_one_span_of_time(tmp_path: Path) -> None:
+def test_an_example_has_the_codes_melody_and_embedding_of_one_span_of_time(tmp_path: Path) -> None:
     tables = world(tracks=2, seconds=12.0)
     clap = tables["clap"].to_pylist()
     clap[0] |= {"starts": [0.0, 5.0, 10.0], "embeddings": [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]]}
@@ -36,7 +36,7 @@ def test_an_example_holds_the_codes_melody_and_embedding_of_one_span_of_time(tmp
     assert codes.lengths.tolist() == [50, 20]
 
 
-def test_a_track_without_chroma_or_embeddings_trains_with_null_there(tmp_path: Path) -> None:
+def test_a_track_without_chroma_or_embeddings_trains_with_null(tmp_path: Path) -> None:
     tables = world(tracks=4)
     fewer = {"chroma": tables["chroma"].slice(1), "clap": tables["clap"].slice(0, 3)}
     corpus = world_corpus(tables | fewer)
@@ -62,7 +62,7 @@ def test_code_frequencies_count_every_code_of_the_given_tracks(corpus: Corpus) -
     assert found.tolist() == naive
 
 
-def test_tokens_that_contradict_themselves_are_refused(corpus: Corpus) -> None:
+def test_inconsistent_tokens_are_refused(corpus: Corpus) -> None:
     tables = world(tracks=3)
 
     def build(**changed: object) -> None:
@@ -84,7 +84,7 @@ def test_tokens_that_contradict_themselves_are_refused(corpus: Corpus) -> None:
         world_corpus(tables | {"tracks": tables["tracks"].slice(1)})
 
 
-def test_a_frame_wise_melody_has_the_frame_that_is_nearest_in_time_to_each_frame_of_codes(tmp_path: Path) -> None:
+def test_a_frame_wise_melody_has_the_nearest_frame_in_time_for_each_frame_of_codes(tmp_path: Path) -> None:
     tables = world(tracks=1, seconds=12.0)
     numbered = np.repeat(np.arange(94, dtype=np.float32)[:, None], 12, axis=1)
     row = tables["chroma"].to_pylist()[0] | {"chroma": list(numbered)}
@@ -101,7 +101,7 @@ def test_a_frame_wise_melody_has_the_frame_that_is_nearest_in_time_to_each_frame
     assert ending[-1] == 93
 
 
-def test_fields_are_what_the_columns_of_tracks_say_and_nothing_where_they_say_nothing() -> None:
+def test_fields_come_from_the_columns_of_tracks_and_are_absent_where_these_are_empty() -> None:
     tables = world(tracks=3)
     told = {"moods": ["dark", "calm"], "artist": " Ada ", "bpm": 92.5, "seconds": 4.0, "title": "x"}
     said_nothing = {"moods": [], "artist": " ", "bpm": None, "genre": None}

@@ -1,4 +1,4 @@
-"""What a training is about to learn from: counted rightly, drawn by the code that training draws by, told in time."""
+"""The report on the data of a training: correct counts, drawn by training's own code, told before the first step."""
 
 import subprocess
 import sys
@@ -38,7 +38,7 @@ def whole_share(folder: Path, condition_dropout: float = 0.0, **captions: float)
     return texts.whole / texts.drawn
 
 
-def test_splits_and_hours_are_those_that_training_draws_from(tmp_path: Path) -> None:
+def test_splits_and_hours_are_those_of_the_training(tmp_path: Path) -> None:
     told = report(tmp_path)
     chosen = split_tracks(world_corpus(world()), recipe(tmp_path))
     assert {name: size.tracks for name, size in told.splits.items()} == {
@@ -48,7 +48,7 @@ def test_splits_and_hours_are_those_that_training_draws_from(tmp_path: Path) -> 
     assert told.held_out == told.left_out == 0
 
 
-def test_held_out_and_short_tracks_are_told(tmp_path: Path) -> None:
+def test_held_out_and_short_tracks_are_reported(tmp_path: Path) -> None:
     rows = [row | {"split": "train"} for row in world()["tracks"].to_pylist()]
     told = report(tmp_path, rows, held_out_share=0.25)
     assert (told.held_out, told.splits["valid"].tracks, told.tracks) == (6, 6, 18)
@@ -58,7 +58,7 @@ def test_held_out_and_short_tracks_are_told(tmp_path: Path) -> None:
     assert report(tmp_path, rows, shortest_seconds=5.0).left_out == len(rows)
 
 
-def test_coverage_counts_the_tracks_in_train_that_have_each_condition(tmp_path: Path) -> None:
+def test_coverage_counts_the_training_tracks_with_each_condition(tmp_path: Path) -> None:
     tables = world()
     rows = tables["tracks"].to_pylist()
     in_train = [number for number, row in enumerate(rows) if row["split"] == "train"]
@@ -79,7 +79,7 @@ def test_coverage_counts_the_tracks_in_train_that_have_each_condition(tmp_path: 
     assert told.metrics()["train_coverage_clap"] == 14 / 16
 
 
-def test_tempi_keys_and_licences_are_counted_and_a_lack_of_licence_has_a_name(tmp_path: Path) -> None:
+def test_tempi_keys_and_licences_are_counted_and_a_missing_licence_has_a_name(tmp_path: Path) -> None:
     rows = [row | {"split": "train"} for row in world()["tracks"].to_pylist()]
     rows[0]["split"] = "valid"
     for number, row in enumerate(rows[1:]):
@@ -96,7 +96,7 @@ def test_a_long_histogram_says_how_much_it_leaves_out() -> None:
     assert histogram({str(number): 1 for number in range(5)}, most=3) == "0 █ 1, 1 █ 1, 2 █ 1, and 2 more"
 
 
-def test_the_share_of_whole_descriptions_is_what_the_probabilities_make_it(tmp_path: Path) -> None:
+def test_the_share_of_whole_descriptions_agrees_with_the_probabilities(tmp_path: Path) -> None:
     # Three words, and "genre: jazz. moods: dark", four more, where they are merged.
     assert whole_share(tmp_path) == 1.0
     assert whole_share(tmp_path, condition_dropout=0.3) == pytest.approx(0.7, abs=0.03)
@@ -110,7 +110,7 @@ def test_the_share_of_whole_descriptions_is_what_the_probabilities_make_it(tmp_p
     ] == pytest.approx(0.4, abs=0.03)
 
 
-def test_a_training_that_sees_few_whole_descriptions_says_so_and_another_does_not(tmp_path: Path) -> None:
+def test_a_training_with_few_whole_descriptions_is_remarked_and_others_are_not(tmp_path: Path) -> None:
     def noticed(**changes: object) -> list[tuple[str, int]]:
         remarks = Remarks()
         report(tmp_path, **changes).remark(remarks)
@@ -124,10 +124,10 @@ def test_a_training_that_sees_few_whole_descriptions_says_so_and_another_does_no
     rows = [row | {"description": None} for row in world()["tracks"].to_pylist()]
     remarks = Remarks()
     report(tmp_path, rows, captions=published).remark(remarks)
-    assert not remarks.all()  # what is not there cannot be thinned; coverage tells it
+    assert not remarks.all()  # missing descriptions cannot be thinned; coverage reports them
 
 
-def test_training_tells_what_it_learns_from_before_its_first_step_and_keeps_it(tmp_path: Path) -> None:
+def test_the_report_is_told_before_the_first_step_and_kept(tmp_path: Path) -> None:
     told: list[str] = []
 
     class Listener(Progress):
@@ -148,7 +148,7 @@ def test_training_tells_what_it_learns_from_before_its_first_step_and_keeps_it(t
     assert [(one["stage"], one["location"]) for one in remarks] == [("train", "train.captions")]
 
 
-def test_a_plan_is_told_the_same_without_torch_and_without_reading_codes(tmp_path: Path) -> None:
+def test_a_plan_previews_the_same_report_without_torch(tmp_path: Path) -> None:
     fill(tmp_path)
     config = recipe(tmp_path)
     _, context = make_context(tmp_path, config)
@@ -157,7 +157,7 @@ def test_a_plan_is_told_the_same_without_torch_and_without_reading_codes(tmp_pat
     subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_SECONDS)
 
 
-def test_a_store_without_tokens_is_a_report_of_nothing(tmp_path: Path) -> None:
+def test_a_store_without_tokens_gives_an_empty_report(tmp_path: Path) -> None:
     fill(tmp_path, tokens=TOKENS.schema.empty_table(), clap=CLAP.schema.empty_table())
     config = recipe(tmp_path)
     told = data_report(config, make_context(tmp_path, config)[1])
@@ -166,7 +166,7 @@ def test_a_store_without_tokens_is_a_report_of_nothing(tmp_path: Path) -> None:
     assert told.lines() == ["data: 0 tracks (0 h) in train, 0 tracks (0 h) in valid, 0 tracks (0 h) in test"]
 
 
-def test_a_checkpoint_keeps_what_it_was_taught_in_its_card(tmp_path: Path) -> None:
+def test_the_card_of_a_checkpoint_describes_its_training_data(tmp_path: Path) -> None:
     rows = [row | {"licence": "mine | `4.0`", "key": "A minor"} for row in world()["tracks"].to_pylist()]
     fill(tmp_path, tracks=pa.Table.from_pylist(rows, schema=TRACKS.schema))
     row = train_in(tmp_path, recipe(tmp_path, optimization={"steps": 1}))

@@ -1,5 +1,5 @@
-"""A training that learns guidance: it starts from its teacher, goes on bit for bit, and leaves a plain model that says
-so."""
+"""A training that learns guidance: it starts from its teacher, continues bit for bit after a kill, and produces a plain
+model that states it."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ PLAIN: dict = {"condition_dropout": 0.2, "attribute_dropout": {}, "captions": {"
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the small world, and the folder `teacher` of a model that has learned it a little."""
+    """A folder with the small world, and the folder `teacher` of a model trained on it for a few steps."""
     folder = tmp_path_factory.mktemp("teacher")
     fill(folder)
     row = train_in(folder, recipe(folder, **PLAIN, optimization={"steps": 12}))
@@ -52,13 +52,13 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def changes(teacher: Path, steps: int, **further: object) -> dict:
-    """What makes a recipe one that learns the guidance of a model in a folder."""
+    """Changes to a recipe so that it learns the guidance of a model in a folder."""
     rates = {"steps": steps, "learning_rate": 2e-3}
     start = {"initial": str(teacher), "text_encoder": None, "distill_guidance": {"coefficient": 3.0}}
     return PLAIN | start | {"optimization": rates, "save_every": 3, "log_every": 2, "micro_batch_size": 2} | further
 
 
-def test_a_student_starts_as_its_teacher_and_leaves_a_plain_model_that_says_what_it_has_learned(taught: Path) -> None:
+def test_a_student_starts_from_its_teacher_and_becomes_a_plain_model_that_states_the_guidance(taught: Path) -> None:
     config = recipe(taught, **changes(taught / "teacher", 6))
     row = train_in(taught, config)
     folder = taught / "store" / row["path"]
@@ -78,7 +78,7 @@ def test_a_killed_training_of_guidance_ends_with_the_same_weights_bit_for_bit(ta
 
 
 @pytest.mark.slow
-def test_two_processes_learn_the_guidance_that_one_learns(taught: Path, tmp_path: Path) -> None:
+def test_two_processes_learn_the_same_guidance_as_one(taught: Path, tmp_path: Path) -> None:
     folders = tmp_path / "alone", tmp_path / "together"
     given = changes(taught / "teacher", 4)
     for processes, folder in enumerate(folders, start=1):
@@ -94,7 +94,7 @@ def test_two_processes_learn_the_guidance_that_one_learns(taught: Path, tmp_path
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
 
 
-def test_a_recipe_without_a_teacher_or_with_one_that_is_none_is_refused(taught: Path, tmp_path: Path) -> None:
+def test_a_recipe_without_a_suitable_teacher_is_refused(taught: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected initial, the checkpoint whose guidance is to be learned"):
         recipe(taught, distill_guidance={})
     with pytest.raises(ValueError, match="greater than 1"):
@@ -113,9 +113,7 @@ def test_a_recipe_without_a_teacher_or_with_one_that_is_none_is_refused(taught: 
 
 
 @pytest.mark.parametrize("form", ["hf", "audiocraft"])
-def test_what_a_model_has_learned_comes_back_from_other_forms_whose_readers_do_not_guide_it(
-    tmp_path: Path, form: Form
-) -> None:
+def test_learned_guidance_survives_other_forms_and_their_readers_add_none(tmp_path: Path, form: Form) -> None:
     small = small_checkpoint(tmp_path, reads=form == "hf")
     facts = json.loads((small.folder / "config.json").read_text()) | {"distilled_guidance": 2.5}
     (small.folder / "config.json").write_text(json.dumps(facts))
@@ -129,13 +127,13 @@ def test_what_a_model_has_learned_comes_back_from_other_forms_whose_readers_do_n
     assert load_checkpoint(tmp_path / "back", find).facts.distilled_guidance == 2.5
 
 
-def test_conditions_are_dropped_as_the_distillation_says(taught: Path) -> None:
+def test_the_probability_of_dropping_all_conditions_comes_from_the_distillation(taught: Path) -> None:
     config = recipe(taught, **changes(taught / "teacher", 1))
     assert (config.condition_dropout, config.all_dropout) == (0.2, 0.1)
     assert recipe(taught, **PLAIN).all_dropout == 0.2
 
 
-def test_a_request_is_generated_without_guidance_unless_it_asks_for_it(taught: Path) -> None:
+def test_a_model_with_learned_guidance_is_guided_only_if_a_request_asks(taught: Path) -> None:
     plain = load_checkpoint(taught / "teacher", find).facts
     learned = plain.model_copy(update={"distilled_guidance": 3.0})
     for asked in (True, False, None):
@@ -145,7 +143,7 @@ def test_a_request_is_generated_without_guidance_unless_it_asks_for_it(taught: P
 
 
 def agreement(model: MusicModel, guidance: float, tracks: int = 120, frames: int = 25) -> float:
-    """How often generated codes are those that the conditions of unseen tracks ask for, in the codebook that follows
+    """How often generated codes equal those that the conditions of unseen tracks ask for, in the codebook that follows
     from text and embedding."""
     corpus = world_corpus(world(tracks=tracks, seed=9))
     requests, expected = [], []
@@ -159,7 +157,7 @@ def agreement(model: MusicModel, guidance: float, tracks: int = 120, frames: int
 
 
 @pytest.mark.slow
-def test_a_student_follows_its_conditions_in_one_pass_as_its_teacher_does_in_two(tmp_path: Path) -> None:
+def test_a_student_follows_conditions_in_one_pass_as_well_as_its_teacher_in_two(tmp_path: Path) -> None:
     fill(tmp_path)
 
     def training(steps: int, dropout: float, **further: object) -> MusicModel:

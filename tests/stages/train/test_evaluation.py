@@ -1,4 +1,4 @@
-"""Held-out cross-entropy and gradients of parts of a batch, against the whole computed in one piece or by hand."""
+"""Held-out cross-entropy and gradients of parts of a batch, compared with the whole batch or a naive computation."""
 
 from pathlib import Path
 
@@ -38,7 +38,9 @@ def test_validation_equals_a_naive_sum_over_single_predictions(place: Path, corp
     torch.manual_seed(0)
     model = initial_model(config, context).model
     windows = tiled_windows(corpus, [0, 1], 37, 10, 100)
-    attributes = [Attributes() for _ in windows]  # texts of one length, so that alone and together are the same
+    attributes = [
+        Attributes() for _ in windows
+    ]  # texts of equal length, so that results alone and together are the same
     batch = corpus.batch(windows, 37, attributes)
     assert sorted(set(batch.lengths.tolist())) == [26, 37]
     found = held_out_cross_entropy(
@@ -55,9 +57,7 @@ def test_validation_equals_a_naive_sum_over_single_predictions(place: Path, corp
     assert found.tolist() == pytest.approx([total / count for total, count in zip(sums, counts, strict=True)], abs=1e-5)
 
 
-def test_gradients_of_parts_add_up_to_those_of_the_whole_batch_however_unequal_they_are(
-    place: Path, corpus: Corpus
-) -> None:
+def test_gradients_of_unequal_parts_add_up_to_those_of_the_whole_batch(place: Path, corpus: Corpus) -> None:
     config = recipe(place, **ALL_DROPPED)
     _, context = make_context(place, config)
     model = initial_model(config, context).model.eval()
@@ -75,7 +75,7 @@ def test_gradients_of_parts_add_up_to_those_of_the_whole_batch_however_unequal_t
         torch.testing.assert_close(gradients, found[0][1], atol=1e-6, rtol=1e-4)
 
 
-def test_a_field_alone_is_shuffled_with_that_of_another_track_and_nothing_else_is(place: Path) -> None:
+def test_each_field_is_shuffled_alone_with_that_of_another_track(place: Path) -> None:
     decoder = LANGUAGE_MODEL | {"cross": ("description", "clap", "genre", "instrument")}
     fields = {"genre": {"kind": "label"}, "instrument": {"kind": "words"}}
     config = recipe(place, model=recipe(place).model.model_dump() | {"language_model": decoder, "fields": fields})
@@ -86,6 +86,6 @@ def test_a_field_alone_is_shuffled_with_that_of_another_track_and_nothing_else_i
     windows = tiled_windows(corpus, [0, 6, 12], 50, 40, 100)
     metrics = Evaluator(corpus, windows, 50, 4, "float32").metrics(model, "valid", [1, 2])
     right = metrics["valid_cross_entropy"]
-    assert metrics["valid_cross_entropy_shuffled_instrument"] == right  # which all tracks share
+    assert metrics["valid_cross_entropy_shuffled_instrument"] == right  # all tracks have the same
     assert metrics["valid_cross_entropy_shuffled_genre"] != pytest.approx(right, abs=1e-5)
     assert {f"valid_cross_entropy_shuffled_{name}" for name in model.config.conditions} <= metrics.keys()

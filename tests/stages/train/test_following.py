@@ -1,4 +1,4 @@
-"""Several processes of one training: what they know of each other, how they fail, and that none outlives the run."""
+"""Several processes of one training: how they communicate, how they fail, and that none outlives the run."""
 
 import os
 import signal
@@ -37,20 +37,20 @@ class Heard(Progress):
 
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[float], dict[str, bool | float], list[tuple]]:
-    """What two processes tell and learn, and what was heard of them."""
+    """The results of two processes that tell and learn, and the progress that they reported."""
     progress = Heard()
     context = replace(context_in(tmp_path_factory.mktemp("two")), progress=progress)
     return *run_together(tell_and_learn, context, 2), progress.heard
 
 
-def test_processes_know_of_each_other_and_the_first_one_speaks_for_them(of_two: Any) -> None:
+def test_processes_communicate_and_only_the_first_reports_progress(of_two: Any) -> None:
     (total, first, agreed, threads), _, heard = of_two
     assert (total, first, agreed) == (3.0, 10.0, True)
     assert threads == max(1, torch.get_num_threads() // 2)
     assert heard == [("telling", 3, "words"), (1, "one of 0"), (1, "two of 0"), (1, "three of 0")]
 
 
-def test_processes_make_the_updates_of_one_and_leave_out_the_same_ones(of_two: Any, tmp_path: Path) -> None:
+def test_processes_make_the_updates_of_one_and_skip_the_same_ones(of_two: Any, tmp_path: Path) -> None:
     together, alone = of_two[1], learn(context_in(tmp_path), Rank())
     assert [together[f"applied {step}"] for step in range(3)] == [True, False, True]
     assert [together[f"stayed {step}"] for step in range(3)] == [False, True, False]
@@ -60,20 +60,20 @@ def test_processes_make_the_updates_of_one_and_leave_out_the_same_ones(of_two: A
         assert together[name] == pytest.approx(alone[name], rel=1e-4, abs=1e-6), name
 
 
-def test_a_wrong_value_found_by_one_process_is_told_as_it_was_raised(tmp_path: Path) -> None:
+def test_a_value_error_in_one_process_is_raised_unchanged(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^expected something else, got this$") as raised:
         run_together(object_to_it, context_in(tmp_path), 2)
     assert "in process 2 of 2" in str(raised.value.__cause__)
     assert "in object_to_it" in str(raised.value.__cause__)
 
 
-def test_a_process_that_is_killed_is_named(tmp_path: Path) -> None:
+def test_a_killed_process_is_named(tmp_path: Path) -> None:
     with pytest.raises(ProcessDied, match="process 2 of 2 was ended by SIGKILL; what was saved is kept"):
         run_together(die, context_in(tmp_path), 2)
 
 
 def _started(folder: Path) -> tuple[subprocess.Popen, list[int]]:
-    """A run of two processes in a process group of its own, at work, and the ids of the two."""
+    """A running training of two processes in a process group of its own, and the ids of the two."""
     command = [sys.executable, "-m", "tests.worlds.together", str(folder)]
     run = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
     place = folder / "store" / "scratch" / "train-identity"
@@ -90,11 +90,11 @@ def _gone(process: int) -> bool:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return True
-    return state == "Z"  # ended, and nobody has asked for its exit code
+    return state == "Z"  # ended, but its exit code was not collected
 
 
 @pytest.mark.slow
-def test_ctrl_c_for_all_of_a_run_lets_every_process_end_in_good_order(tmp_path: Path) -> None:
+def test_ctrl_c_for_the_process_group_ends_every_process_in_order(tmp_path: Path) -> None:
     run, processes = _started(tmp_path)
     os.killpg(run.pid, signal.SIGINT)
     assert run.wait(SECONDS) == 130, run.stderr.read()
@@ -103,7 +103,7 @@ def test_ctrl_c_for_all_of_a_run_lets_every_process_end_in_good_order(tmp_path: 
     assert {file.name for file in place.glob("*.stopped")} == {"0.stopped", "1.stopped"}
 
 
-def test_processes_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+def test_processes_end_with_a_killed_run(tmp_path: Path) -> None:
     run, processes = _started(tmp_path)
     os.kill(run.pid, signal.SIGKILL)
     assert run.wait(SECONDS) == -signal.SIGKILL
@@ -113,17 +113,17 @@ def test_processes_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
-def test_there_are_as_many_processes_as_the_settings_say_and_no_more_than_parts(
+def test_the_number_of_processes_follows_the_settings_and_is_at_most_that_of_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = context_in(tmp_path)
     assert process_count(context, most=5) == 2
     assert process_count(context, most=1) == 1
     alone = replace(context, settings=context.settings.model_copy(update={"processes": None}))
-    assert process_count(alone, most=5) == 1  # there is no GPU to have one each
+    assert process_count(alone, most=5) == 1  # there is no GPU for each to have one
     monkeypatch.setattr(
         "stages.train.following.current_process", lambda: SimpleNamespace(daemon=True)
-    )  # as a worker of Dask is
+    )  # like a worker of Dask
     assert process_count(alone, most=5) == 1
     with pytest.raises(ValueError, match=r"expected settings\.processes = 1 where a run is itself a worker.s .* got 2"):
         process_count(context, most=5)
