@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_generations(store: Store, rows: list[dict]) -> None:
-    """Writes codes that the gate let pass into a store."""
+    """Write codes that the gate let pass into a store."""
     store.write_shard(GENERATIONS, "g", "0", pa.Table.from_pylist(rows, schema=GENERATIONS.schema), "k")
     store.write_shard(VERDICTS, "v", "0", passed(rows), "k")
 
@@ -223,7 +223,7 @@ def test_a_codec_that_does_not_fit_the_codes_is_refused_by_name(tmp_path: Path) 
 
 
 def say(store: Store, **about: object) -> None:
-    """Records facts of the codec with the generations."""
+    """Record facts of the codec with the generations."""
     rows = [row | about for row in store.read(GENERATIONS, "g").to_pylist()]
     write_generations(store, rows)
 

@@ -12,7 +12,7 @@ SECONDS = 60.0
 
 
 def _compared(count: int, threads: int) -> dict[int, Comparison]:
-    """Compares files in worker processes."""
+    """Compare files in worker processes."""
     pool = WorkerPool(("tests.worlds.fuzzing",))
 
     def outcome(number: int) -> Comparison:

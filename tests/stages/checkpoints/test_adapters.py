@@ -150,7 +150,7 @@ def test_training_continues_another_s_adapter_and_writes_one_that_peft_reads(
 
 
 def learned(ours: Any, folder: Path, kind: str) -> Tensor:
-    """Writes a checkpoint with an adapter beside it, made here or continued, and returns its logits."""
+    """Write a checkpoint with an adapter beside it, made here or continued, and return its logits."""
     if kind == "made here":
         add_adapter(ours, LoraConfig(rank=3, alpha=5, targets=("attention", "feedforward"), conditioners=False))
     else:

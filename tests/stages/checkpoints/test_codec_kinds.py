@@ -53,7 +53,7 @@ def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def clips_of(store: Store, tokens: dict[str, Any], codec: Path) -> list[dict]:
-    """Decodes a track's codes as if a model had generated them."""
+    """Decode a track's codes as if a model had generated them."""
     request = {"request_id": "a" * 16, "line": 2, "seconds": tokens["frames"] / tokens["frame_rate"], "shard": 0}
     generation = {
         name: tokens[name] for name in ("codec_identity", "channels", "frame_rate", "cardinality", "frames", "codes")

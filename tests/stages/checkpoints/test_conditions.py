@@ -55,7 +55,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def reader_for(store: Store, checkpoint: str = "one", **models: str) -> ConditionReader:
-    """Reads the conditions of requests for a checkpoint of the store."""
+    """Return a reader of the conditions of requests for a checkpoint of the store."""
     context = context_for(store)
     facts = load_checkpoint(Path(store.path(f"models/{checkpoint}")), context.weights).facts
     return ConditionReader(context, facts, config_of(**models))
@@ -147,7 +147,7 @@ def test_a_joint_embedding_may_come_from_words_or_a_file(store: Store, tmp_path:
 
 
 def _put_track(store: Store, path: Path, separator: Path, joint: Path, codec: Path) -> None:
-    """Writes the rows of a recording as the stages of training make them."""
+    """Write the rows of a recording as the stages of training make them."""
     context = context_for(store)
     tracks = pa.Table.from_pylist([{"track_id": TRACK, "uri": str(path), "shard": 3}], schema=TRACKS.schema)
     store.write_shard(TRACKS, VERSIONS["tracks"], "3", tracks, "k2")

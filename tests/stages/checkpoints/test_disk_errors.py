@@ -24,7 +24,7 @@ WEIGHTS = {"a": torch.zeros(10_000)}
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """Lets the system refuse larger files, like it refuses any on a full disk."""
+    """Let the system refuse larger files, like it refuses any on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, before[1]))
@@ -59,7 +59,7 @@ def save_to_full_disk() -> None:
 
 
 def fail_as_safetensors() -> None:
-    """Fails like safetensors on a full disk."""
+    """Fail like safetensors on a full disk."""
     raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 

@@ -44,7 +44,7 @@ def new_sounds(folder: Path, codec: str = "codec") -> DecodedSounds:
 
 
 def files(world: GateWorld, verdicts: str, version: str) -> dict[tuple[str, int], str]:
-    """Runs `decode` over the verdicts of a version, and returns the digest of each file by request and take."""
+    """Run `decode` over the verdicts of a version, and return the digest of each file by request and take."""
     context = replace(
         world.context(version),
         stage="decode",

@@ -32,13 +32,13 @@ class Deadly(Progress):
 
 
 def judge(config: gate.Config, context: Context, kill_after: int) -> None:
-    """Runs the gate as a process that saves each verdict at once, and is killed in the middle of its work."""
+    """Run the gate as a process that saves each verdict at once, and is killed in the middle of its work."""
     jobs.SAVE_SECONDS = jobs.SAVE_SHARE = 0
     run_stage(ConfiguredStage("gate", gate, config), replace(context, progress=Deadly(kill_after)))
 
 
 def killed(config: gate.Config, context: Context, kill_after: int) -> int | None:
-    """Returns how the process ended: the negative number of the signal."""
+    """Return how the process ended: the negative number of the signal."""
     process = multiprocessing.get_context("spawn").Process(target=judge, args=(config, context, kill_after))
     process.start()
     process.join()

@@ -26,7 +26,7 @@ def _withheld(world: World) -> dict[str, dict]:
 
 
 def _choose(world: World, *conditions: str) -> Counts:
-    """Runs with another choice, in a world where reading any recording would be a reject."""
+    """Run with another choice, in a world where reading any recording would be a reject."""
     world.config = Config(**{**dict(world.config), "accept": conditions})
     counts = world.run()
     assert world.read == 0

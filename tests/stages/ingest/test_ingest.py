@@ -336,7 +336,7 @@ def test_a_plan_without_changes_reads_only_the_columns_that_it_compares(tmp_path
 
 
 def damage_columns(path: Path, but: set[str]) -> None:
-    """Damages all columns of a Parquet file except some, and all fields of records except some."""
+    """Damage all columns of a Parquet file except some, and all fields of records except some."""
     data, metadata = bytearray(path.read_bytes()), pq.read_metadata(path)
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):

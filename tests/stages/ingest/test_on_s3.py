@@ -65,7 +65,7 @@ def _with_workers(context, workers):
 
 
 def taken_in(world, name, files, *, s3, source=""):
-    """Puts files into a bucket, ingests it twice, and returns the descriptions by the beginnings of their URIs."""
+    """Put files into a bucket, ingest it twice, and return the descriptions by the beginnings of their URIs."""
     for key, data in files.items():
         s3.pipe_file(f"{name}/{key}", data)
     world.source = f"s3://{name}/{source}".rstrip("/")

@@ -102,7 +102,7 @@ def count(page: Any) -> str:
 
 
 def settled(page: Any) -> None:
-    """Waits until the typed text has been searched for."""
+    """Wait until the typed text has been searched for."""
     page.wait_for_timeout(250)
 
 
@@ -493,7 +493,7 @@ ROWS_MARK = """new MutationObserver((_, observer) => {
 
 
 def computed_before(browser: Any, address: str) -> dict[str, float]:
-    """Returns how many ms a page's own thread computes, independent of other load on the machine, until it first paints
+    """Return how many ms a page's own thread computes, independent of other load on the machine, until it first paints
     (`firstContentfulPaint`), and until the first clips are in the list (`rows`)."""
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     page.add_init_script(ROWS_MARK)
@@ -514,7 +514,7 @@ def computed_before(browser: Any, address: str) -> dict[str, float]:
     ]
 
     def computed(until: float) -> float:
-        """Sums the tasks up to a moment; of a task that contains the moment, the part before it."""
+        """Sum the tasks up to a moment; of a task that contains the moment, the part before it."""
         parts = (min(1.0, (until - task["ts"]) / max(task["dur"], 1)) * task.get("tdur", 0) for task in tasks)
         return sum(part for part in parts if part > 0) / 1e3
 

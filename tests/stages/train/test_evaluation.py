@@ -38,9 +38,7 @@ def test_validation_equals_a_naive_sum_over_single_predictions(place: Path, corp
     torch.manual_seed(0)
     model = initial_model(config, context).model
     windows = tiled_windows(corpus, [0, 1], 37, 10, 100)
-    attributes = [
-        Attributes() for _ in windows
-    ]  # texts of equal length, so that results alone and together are the same
+    attributes = [Attributes() for _ in windows]  # texts of equal length, so that alone and together are the same
     batch = corpus.batch(windows, 37, attributes)
     assert sorted(set(batch.lengths.tolist())) == [26, 37]
     found = held_out_cross_entropy(

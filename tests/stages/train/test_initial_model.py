@@ -1,4 +1,4 @@
-"""What a training begins with: a checkpoint in any form, with conditions added, widened to stereo, or refused."""
+"""The start of a training: a checkpoint in any form, with conditions added, widened to stereo, or refused."""
 
 import shutil
 from pathlib import Path
@@ -28,12 +28,12 @@ from tests.worlds.tiny_models import FRAME_RATE, world
 from tests.worlds.training_world import LANGUAGE_MODEL, fill, kept_weights, make_context, recipe, train_in
 
 STILL = {"steps": 1, "learning_rate": 1e-12, "weight_decay": 0.0}
-"""A training that leaves the weights where they were, but for rounding."""
+"""A training that leaves the weights unchanged except for rounding."""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of the small world in which a model has been trained."""
+    """A store of the small world in which a model was trained."""
     folder = tmp_path_factory.mktemp("world")
     fill(folder)
     return folder
@@ -47,13 +47,13 @@ def first(place: Path) -> dict:
 
 
 def going_on(place: Path, first: dict, **changes: object) -> train.Config:
-    """A recipe that starts from the first model, with the text encoder that learned with it."""
+    """A recipe that starts from the first model, with the text encoder that was trained with it."""
     changes = {"text_encoder": None, "initial": f"checkpoint:{first['checkpoint_id']}"} | changes
     return recipe(place, **changes)
 
 
 def model_with(config: train.Config, **changes: object) -> dict:
-    """The model of a recipe with some of its fields changed; those of the decoder one by one."""
+    """The model of a recipe with some of its fields changed; those of the decoder individually."""
     decoder = config.model.language_model.model_dump() | changes.pop("language_model", {})  # type: ignore[operator]
     return config.model.model_dump() | {"language_model": decoder} | changes
 
@@ -69,12 +69,12 @@ def test_a_training_starts_from_a_checkpoint_of_the_store_and_names_it(place: Pa
     assert before.keys() == after.keys()
     assert all(
         torch.allclose(before[name], after[name], atol=1e-6) for name in before
-    )  # averaged ones, so they began so
+    )  # the averaged weights, so training began with them
     told, got = dict(first["metrics"]), dict(row["metrics"])
     assert got["valid_cross_entropy"] == pytest.approx(told["valid_cross_entropy"], abs=1e-4)
 
 
-def test_other_initial_weights_are_another_recipe(place: Path, first: dict) -> None:
+def test_other_initial_weights_change_the_fingerprint(place: Path, first: dict) -> None:
     other = train_in(place, recipe(place, seed=3, optimization={"steps": 1}))
     one, two = (make_context(place, going_on(place, row))[1] for row in (first, other))
     fresh = make_context(place, recipe(place))[1]
@@ -99,7 +99,7 @@ def test_conditions_that_the_checkpoint_lacks_start_fresh_and_are_named(place: P
         train_in(place, frozen)
 
 
-def test_a_field_that_no_track_has_is_refused_unless_the_checkpoint_knows_it(tmp_path: Path) -> None:
+def test_a_field_without_values_is_refused_unless_the_checkpoint_knows_it(tmp_path: Path) -> None:
     fill(tmp_path)
     fields = {"genre": {"kind": "label", "rows": 10, "width": 4}}
     model = model_with(recipe(tmp_path), language_model={"cross": ("description", "clap", "genre")}, fields=fields)
@@ -128,7 +128,7 @@ def test_a_model_unlike_the_checkpoint_is_refused_field_by_field(place: Path, fi
     assert "train.model.language_model.width: expected 32, got 64" in message
     assert "train.model.language_model.layers: expected 2, got 3" in message
     assert "train.model.chroma.null: expected zeros, got first_bin" in message
-    assert "finetune" not in message  # how it learns, and how much it is given, is the recipe's to say
+    assert "finetune" not in message  # how it learns, and how much it is given, is up to the recipe
     assert "frames" not in message
     without = model_with(first["config"], language_model={"prepend": ()}, chroma=None)
     with pytest.raises(StageFailed, match=r"language_model\.prepend: expected \['chroma'\], got \[\]"):
@@ -149,7 +149,7 @@ def test_cross_attention_that_the_checkpoint_lacks_is_refused(place: Path) -> No
         train_in(place, config)
 
 
-def test_low_rank_updates_begin_as_they_do_beside_a_model_with_a_random_start(place: Path, first: dict) -> None:
+def test_low_rank_updates_start_with_the_same_values_as_beside_a_random_model(place: Path, first: dict) -> None:
     config = going_on(place, first, lora={"rank": 2})
     begun = initial_model(config, make_context(place, config)[1]).model
     torch.manual_seed(step_seed(config.seed, 0, INITIAL_WEIGHTS))
@@ -160,7 +160,7 @@ def test_low_rank_updates_begin_as_they_do_beside_a_model_with_a_random_start(pl
     assert all(torch.equal(begun.state_dict()[name], value) for name, value in updates.items())
 
 
-def test_a_checkpoint_is_in_memory_once_when_training_begins_and_when_it_ends(
+def test_a_checkpoint_is_in_memory_only_once_when_a_training_begins_and_ends(
     place: Path, first: dict, tmp_path: Path
 ) -> None:
     decoder = PLAIN | {"width": 640, "heads": 8, "layers": 6, "cross": ("description",)}
@@ -179,7 +179,7 @@ def test_a_checkpoint_is_in_memory_once_when_training_begins_and_when_it_ends(
 # -- text encoders -------------------------------------------------------------------------------------------------
 
 
-def test_an_encoder_that_learned_with_the_checkpoint_is_not_replaced(place: Path, first: dict) -> None:
+def test_an_encoder_trained_with_the_checkpoint_is_not_replaced(place: Path, first: dict) -> None:
     config = going_on(place, first, text_encoder=str(place / "encoder"))
     with pytest.raises(
         StageFailed, match=r"expected train\.text_encoder = null, as the text encoder .* learned with it"
@@ -187,7 +187,7 @@ def test_an_encoder_that_learned_with_the_checkpoint_is_not_replaced(place: Path
         train_in(place, config)
 
 
-def test_a_learned_encoder_may_be_frozen_and_lies_in_the_new_checkpoint(place: Path, first: dict) -> None:
+def test_a_trained_encoder_may_be_frozen_and_is_saved_in_the_new_checkpoint(place: Path, first: dict) -> None:
     frozen = model_with(first["config"], description={"width": 16, "finetune": False})
     config = going_on(place, first, model=frozen, optimization=STILL)
     row = train_in(place, config)
@@ -201,7 +201,7 @@ def test_a_learned_encoder_may_be_frozen_and_lies_in_the_new_checkpoint(place: P
         assert torch.equal(value, learned[f"description.encoder.{name}"])
 
 
-def test_a_frozen_encoder_that_is_kept_elsewhere_stays_there(place: Path) -> None:
+def test_a_frozen_encoder_stored_elsewhere_stays_there(place: Path) -> None:
     model = model_with(recipe(place), description={"width": 16, "finetune": False})
     frozen = recipe(place, model=model, optimization={"steps": 1})
     row = train_in(place, frozen)
@@ -209,14 +209,14 @@ def test_a_frozen_encoder_that_is_kept_elsewhere_stays_there(place: Path) -> Non
     begun = initial_model(config, make_context(place, config)[1])
     assert begun.text_encoder == str(place / "encoder") == frozen.text_encoder
     learning = going_on(place, row, model=model_with(frozen, description={"width": 16, "finetune": True}))
-    assert initial_model(learning, make_context(place, learning)[1]).text_encoder is None  # it is to be in the weights
+    assert initial_model(learning, make_context(place, learning)[1]).text_encoder is None  # now among the weights
 
 
 # -- other forms, and other codecs ---------------------------------------------------------------------------------
 
 
 def told_codec(tokens: pa.Table, codec: Path, channels: int = 1) -> pa.Table:
-    """Tokens that say which codec they are of."""
+    """Tokens that state the facts of their codec."""
     facts = describe_codec(load_encodec(codec), len(tokens["codes"][0]), channels)
     said = {"codec_identity": facts.identity, "channels": channels, "sample_rate": facts.sample_rate}
     said["cardinality"] = facts.cardinality
@@ -224,7 +224,7 @@ def told_codec(tokens: pa.Table, codec: Path, channels: int = 1) -> pa.Table:
 
 
 def brought_in(folder: Path, model: dict, codec: Path) -> TrainedModel:
-    """A model with its codec and, where it reads text, a frozen encoder, as one from elsewhere comes."""
+    """A model with its codec and, if it reads text, a frozen encoder, like a model from elsewhere."""
     config = MusicModelConfig.model_validate(model)
     encoder, tokenizer = load_text_encoder(folder / "encoder") if config.description else (None, None)
     torch.manual_seed(6)
@@ -244,11 +244,11 @@ PLAIN = LANGUAGE_MODEL | {"cardinality": CARDINALITY, "dropout": 0.0, "cross": (
 
 
 @pytest.mark.parametrize("form", ["hf", "audiocraft", "segue"])
-def test_a_checkpoint_in_any_form_is_trained_on_and_keeps_its_codec(tmp_path: Path, form: str) -> None:
+def test_a_checkpoint_in_any_form_can_be_trained_further_and_keeps_its_codec(tmp_path: Path, form: str) -> None:
     codec = codec_folder(tmp_path / "codec")
     fill(tmp_path, tokens=told_codec(world()["tokens"], codec))
     model = {"language_model": PLAIN | {"cross": ("description",)}, "description": {"width": 16}}
-    if form == "audiocraft":  # which has no frozen encoder but published ones
+    if form == "audiocraft":  # which has only published frozen encoders
         model = {"language_model": PLAIN | {"prepend": ("chroma",), "padding": "attended"}, "description": None}
         model["chroma"] = {"frames": 16, "null": "first_bin"}
     trained = brought_in(tmp_path, model, codec)
@@ -261,11 +261,11 @@ def test_a_checkpoint_in_any_form_is_trained_on_and_keeps_its_codec(tmp_path: Pa
         case _:
             save_checkpoint(tmp_path / "outside", trained.model, trained.facts, trained.codec)
     changes = {"text_encoder": None, "initial": str(tmp_path / "outside"), "attribute_dropout": {}}
-    # How padded texts are attended to is how a model learns, so the recipe need not follow AudioCraft in it.
+    # The way in which padded texts are attended to is part of training, so the recipe need not follow AudioCraft in it.
     model["language_model"] = model["language_model"] | {"padding": "masked"}
     config = recipe(tmp_path, model=model, optimization=STILL, **changes)
     row = train_in(tmp_path, config)
-    assert row["parents"] == [folder_digest(tmp_path / "outside")]  # as `weights` names it
+    assert row["parents"] == [folder_digest(tmp_path / "outside")]  # the name that `weights` has for it
     _, context = make_context(tmp_path, config)
     read = load_checkpoint(context.store.local(row["path"]), context.weights)
     before = trained.model.weights()
@@ -278,7 +278,7 @@ def test_a_checkpoint_in_any_form_is_trained_on_and_keeps_its_codec(tmp_path: Pa
     assert read.codec is not None
 
 
-def test_tokens_of_another_codec_than_the_checkpoint_s_are_refused(tmp_path: Path) -> None:
+def test_tokens_of_another_codec_than_the_checkpoints_are_refused(tmp_path: Path) -> None:
     codec = codec_folder(tmp_path / "codec")
     other = tmp_path / "other"
     network = load_encodec(codec)
@@ -300,7 +300,7 @@ def test_tokens_of_another_codec_than_the_checkpoint_s_are_refused(tmp_path: Pat
         train_in(tmp_path, config)
 
 
-def test_a_mono_checkpoint_becomes_stereo_where_the_recipe_has_twice_its_codebooks(place: Path, first: dict) -> None:
+def test_a_mono_checkpoint_becomes_stereo_if_the_recipe_has_twice_its_codebooks(place: Path, first: dict) -> None:
     rows = world()["tokens"].to_pylist()
     sides = [row | {"codes": [codes for codes in row["codes"] for _ in ("left", "right")]} for row in rows]
     stereo = place / "stereo"

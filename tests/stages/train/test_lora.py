@@ -1,4 +1,4 @@
-"""Low-rank adaptation: it begins as nothing, moves only what it should, and merges into a plain model."""
+"""Low-rank adaptation: it starts without effect, moves only the intended weights, and merges into a plain model."""
 
 from pathlib import Path
 
@@ -34,11 +34,11 @@ def adapted(settings: LoraConfig, moved: bool = True) -> MusicModel:
     return model
 
 
-def test_an_adapted_model_begins_as_the_one_it_was() -> None:
+def test_an_adapted_model_starts_equal_to_the_plain_one() -> None:
     assert torch.equal(logits(adapted(ALL, moved=False)), logits(music_model(config(finetune=True))))
 
 
-def test_a_merged_model_says_what_the_adapted_one_said_and_has_a_plain_model_s_weights() -> None:
+def test_a_merged_model_gives_the_same_logits_and_has_the_weights_of_a_plain_model() -> None:
     model, plain = adapted(ALL), music_model(config(finetune=True))
     before = logits(model)
     assert (before - logits(plain)).abs().max() > 0.1
@@ -49,7 +49,7 @@ def test_a_merged_model_says_what_the_adapted_one_said_and_has_a_plain_model_s_w
     torch.testing.assert_close(logits(plain), before, atol=1e-5, rtol=0)
 
 
-def test_an_adapted_model_is_a_plain_one_for_a_while_and_then_what_it_was_bit_for_bit() -> None:
+def test_a_temporarily_merged_model_is_restored_bit_for_bit() -> None:
     model, names = adapted(ALL), {name for name, _ in music_model(config(finetune=True)).named_parameters()}
     before, state = logits(model), {name: value.clone() for name, value in model.state_dict().items()}
     with merged(model):
@@ -67,7 +67,7 @@ def test_an_adapted_model_is_a_plain_one_for_a_while_and_then_what_it_was_bit_fo
         ("feedforward", {"expand", "contract"}),
     ],
 )
-def test_each_kind_of_layer_is_adapted_where_it_is_asked_for_and_is_heard(target: str, layers: set[str]) -> None:
+def test_each_kind_of_layer_is_adapted_on_request_and_affects_the_logits(target: str, layers: set[str]) -> None:
     model = adapted(LoraConfig.model_validate({"targets": [target], "rank": 2}))
     names = {name.split(".lora_")[0] for name, _ in model.named_parameters() if ".lora_" in name}
     stem = "language_model.transformer.layers."
@@ -82,7 +82,7 @@ def test_each_kind_of_layer_is_adapted_where_it_is_asked_for_and_is_heard(target
         assert (logits(one) - plain).abs().max() > 1e-3, f"{layer} is bypassed"
 
 
-def test_only_updates_and_conditioners_learn_and_without_conditioners_only_updates() -> None:
+def test_only_updates_and_conditioners_are_trained_and_without_conditioners_only_updates() -> None:
     model = adapted(ALL)
     learning = {name for name, value in model.named_parameters() if value.requires_grad}
     assert {name.split(".")[0] for name in learning} == {"language_model", "description", "chroma", "clap"}
@@ -95,7 +95,7 @@ def test_only_updates_and_conditioners_learn_and_without_conditioners_only_updat
     assert frozen.description.projection.weight.requires_grad
 
 
-def test_peft_reads_the_adapter_beside_a_checkpoint_onto_the_model_that_training_began_with(tmp_path: Path) -> None:
+def test_peft_loads_the_adapter_beside_a_checkpoint_into_the_initial_model(tmp_path: Path) -> None:
     model = adapted(ALL.model_copy(update={"alpha": 5}))
     save_adapter(model, tmp_path / "adapter")
     assert set(load_file(tmp_path / "adapter" / "adapter_model.safetensors")) == {
@@ -108,7 +108,7 @@ def test_peft_reads_the_adapter_beside_a_checkpoint_onto_the_model_that_training
     assert torch.equal(logits(plain), logits(model))
 
 
-def test_layers_that_the_decoder_does_not_have_are_refused_where_nothing_else_is_asked_for() -> None:
+def test_missing_layers_are_refused_if_no_others_are_asked_for() -> None:
     fusions = {"cross": (), "prepend": ("description", "chroma", "clap")}
     model = music_model(config(**fusions))
     with pytest.raises(ValueError, match=r"expected train\.lora\.targets among the layers .*, got cross_attention"):

@@ -1,4 +1,4 @@
-"""A training of low-rank updates: exact resume, what stays frozen, and a checkpoint that needs nothing but itself."""
+"""A training of low-rank updates: exact resume, frozen weights, and a checkpoint that needs no other files."""
 
 import signal
 from pathlib import Path
@@ -32,7 +32,7 @@ LORA = {"rank": 2, "dropout": 0.1, "targets": ["attention", "cross_attention", "
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of the small world, and beside it the folder `initial` of a model that was trained for a moment."""
+    """A store of the small world, and beside it the folder `initial` of a model trained for a few steps."""
     folder = tmp_path_factory.mktemp("world")
     fill(folder)
     row = train_in(folder, recipe(folder, optimization={"steps": 6}))
@@ -63,7 +63,7 @@ def test_only_updates_and_conditioners_move_and_the_rest_of_the_decoder_stays(pl
     assert {name for name in before if not torch.equal(before[name], after[name])} == decoder
 
 
-def test_the_checkpoint_is_a_plain_model_and_the_adapter_beside_it_says_the_same_on_the_initial_one(
+def test_the_checkpoint_is_a_plain_model_and_its_adapter_gives_the_same_on_the_initial_one(
     place: Path,
 ) -> None:
     lora = LORA | {"conditioners": False}
@@ -86,7 +86,7 @@ def test_the_checkpoint_is_a_plain_model_and_the_adapter_beside_it_says_the_same
     assert row["parameters"] == sum(value.numel() for value in updates.values())
 
 
-def test_two_steps_at_the_published_interval_of_averaging_change_the_checkpoint(place: Path) -> None:
+def test_two_steps_with_the_published_averaging_interval_change_the_checkpoint(place: Path) -> None:
     before = load_file(place / "initial" / "model.safetensors")
     optimization = {"steps": 2, "ema_decay": 0.99, "ema_interval": 10}
     config = adapting(place, lora=LORA | {"conditioners": False}, optimization=optimization)
@@ -96,7 +96,7 @@ def test_two_steps_at_the_published_interval_of_averaging_change_the_checkpoint(
     assert len(moved) == 2 * 6  # every matrix of both layers
 
 
-def test_a_training_that_gains_nothing_more_ends_early_and_keeps_its_best_weights(place: Path) -> None:
+def test_a_training_that_stops_improving_ends_early_and_keeps_its_best_weights(place: Path) -> None:
     optimization = {"steps": 40, "learning_rate": 0.5, "ema_decay": 0.0}
     config = adapting(place, lora=LORA, optimization=optimization, early_stop={"every": 2, "patience": 2})
     row = train_in(place, config)
@@ -109,7 +109,7 @@ def test_a_training_that_gains_nothing_more_ends_early_and_keeps_its_best_weight
     assert metrics["valid_cross_entropy_initial"] == losses[0]
 
 
-def test_to_stop_early_takes_tracks_to_tell_by(tmp_path: Path) -> None:
+def test_early_stopping_without_held_out_tracks_is_refused(tmp_path: Path) -> None:
     tables = world(tracks=1)
     column = tables["tracks"].schema.get_field_index("split")
     alone = tables["tracks"].set_column(column, "split", pa.array(["train"]))
@@ -118,7 +118,7 @@ def test_to_stop_early_takes_tracks_to_tell_by(tmp_path: Path) -> None:
         train_in(tmp_path, recipe(tmp_path, early_stop={}))
 
 
-def test_a_checkpoint_equal_to_its_start_is_an_error_that_says_so(place: Path) -> None:
+def test_a_checkpoint_equal_to_its_start_is_an_error(place: Path) -> None:
     optimization = {"steps": 3, "learning_rate": 1e-20}
     config = adapting(place, lora=LORA | {"conditioners": False}, optimization=optimization)
     with pytest.raises(StageFailed, match="expected weights that 3 steps of training moved, got those that it began"):
@@ -127,7 +127,7 @@ def test_a_checkpoint_equal_to_its_start_is_an_error_that_says_so(place: Path) -
     assert not context.store.exists(f"models/{context.identity}")
 
 
-@pytest.mark.slow  # tests of `segue finetune` have one that fails on the way and goes on
+@pytest.mark.slow  # a test of `segue finetune` has a training that fails midway and continues
 def test_a_killed_training_of_updates_ends_with_the_same_weights_bit_for_bit(place: Path, tmp_path: Path) -> None:
     changes = {"initial": str(place / "initial"), "text_encoder": None, "lora": LORA, "checkpoint_layers": True}
     changes |= {"joint_text": 0.5, "clap": str(clap_folder(tmp_path / "clap", 3))}
@@ -138,7 +138,7 @@ def test_a_killed_training_of_updates_ends_with_the_same_weights_bit_for_bit(pla
     assert names == {"adapter_config.json", "adapter_model.safetensors"}
 
 
-def test_computing_layers_again_changes_no_weight(place: Path) -> None:
+def test_recomputing_layers_changes_no_weight(place: Path) -> None:
     found = []
     for again in (False, True):
         config = recipe(place, seed=9, checkpoint_layers=again, optimization={"steps": 3})
@@ -151,11 +151,11 @@ def test_computing_layers_again_changes_no_weight(place: Path) -> None:
     assert all(torch.equal(value, found[1][1][name]) for name, value in found[0][1].items())
 
 
-def test_layers_are_compiled_where_that_is_asked_for_and_it_is_no_other_recipe(
+def test_layers_are_compiled_on_request_without_changing_the_recipes_identity(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled = []
-    # Shapes are checked in this process, which no compiler reads through: tests.worlds.compiled_layers compiles.
+    # Shapes are checked in this process, which no compiler can read through; tests.worlds.compiled_layers compiles.
     monkeypatch.setattr(Transformer, "compile_layers", lambda transformer: compiled.append(transformer))
     identities = set()
     for compiles in (False, True):

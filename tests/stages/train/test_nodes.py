@@ -1,5 +1,5 @@
-"""A training by torchrun, on one machine and on several, of whole models and of sharded ones: the model of one process,
-whichever process dies or is asked to stop."""
+"""A training by torchrun, on one machine and on several, of whole models and of sharded ones: it gives the model of one
+process, even if processes die or are asked to stop."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ SHORT = CHANGES | {"optimization": {"steps": 12}}
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process makes."""
+    """The result of one process."""
     return trained_alone(tmp_path_factory.mktemp("alone"), CHANGES)
 
 
@@ -36,7 +36,7 @@ def alone_for_a_short_time(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def torchrun(
     folder: Path, changes: Mapping[str, object] = CHANGES, nodes: int = 2, **others: Any
 ) -> Iterator[Torchrun]:
-    """Start the agents of so many machines; none is left afterwards."""
+    """Start the agents of a number of machines; none is left afterwards."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -68,7 +68,7 @@ def same_model(folder: Path, other: Path, changes: Mapping[str, object] = CHANGE
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["data", "fully_sharded"])
 @pytest.mark.parametrize(("nodes", "processes"), [(2, 1), (1, 2)])
-def test_two_nodes_of_a_process_and_one_of_two_train_the_model_of_one_process(
+def test_two_nodes_and_one_node_of_two_processes_train_the_model_of_one_process(
     alone_for_a_short_time: Path, tmp_path: Path, nodes: int, processes: int, parallel: str
 ) -> None:
     together = tmp_path
@@ -82,7 +82,7 @@ def test_two_nodes_of_a_process_and_one_of_two_train_the_model_of_one_process(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["data", "fully_sharded"])
-def test_a_node_that_is_killed_is_replaced_and_the_training_goes_on_to_the_model_of_one_process(
+def test_a_killed_process_is_replaced_and_the_training_ends_with_the_model_of_one_process(
     alone: Path, tmp_path: Path, parallel: str
 ) -> None:
     nodes = tmp_path
@@ -99,9 +99,7 @@ def test_a_node_that_is_killed_is_replaced_and_the_training_goes_on_to_the_model
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["data", "fully_sharded"])
-def test_a_machine_that_is_lost_with_its_agent_is_replaced_by_another(
-    alone: Path, tmp_path: Path, parallel: str
-) -> None:
+def test_a_machine_lost_with_its_agent_is_replaced_by_another(alone: Path, tmp_path: Path, parallel: str) -> None:
     nodes = tmp_path
     fill(nodes)
     with torchrun(nodes, restarts=3, parallel=parallel) as run:
@@ -116,17 +114,15 @@ def test_a_machine_that_is_lost_with_its_agent_is_replaced_by_another(
 
 
 @pytest.mark.slow
-def test_one_machine_that_is_asked_to_stop_stops_all_and_one_process_goes_on_with_their_state(
-    alone: Path, tmp_path: Path
-) -> None:
+def test_stopping_one_machine_stops_all_and_one_process_continues_from_their_state(alone: Path, tmp_path: Path) -> None:
     nodes = tmp_path
     fill(nodes)
     with torchrun(nodes) as run:
         wait_for(lambda: steps_made(nodes) >= 8, every=0.02, seen=lambda: logs(nodes))
-        os.kill(workers(nodes)[1], signal.SIGTERM)  # as the agent of a machine that is taken away does
+        os.kill(workers(nodes)[1], signal.SIGTERM)  # like the agent of a machine that is taken away
         wait_for_end(run)
     assert 0 not in run.exit_codes
-    # Whichever agent ends first takes the other's meeting place away, and that one may say so instead.
+    # The agent that ends first takes the other's rendezvous away, and that one may report this instead.
     logs = [(nodes / f"node-{number}.log").read_text() for number in range(2)]
     assert any("exitcode  : 130 " in log for log in logs), logs
     made = steps_made(nodes)
@@ -136,7 +132,7 @@ def test_one_machine_that_is_asked_to_stop_stops_all_and_one_process_goes_on_wit
     same_model(alone, nodes)
 
 
-def test_a_torchrun_whose_processes_would_find_what_those_before_them_left_is_refused(
+def test_a_torchrun_without_the_setting_for_clean_restarts_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told = {"MAX_RESTARTS": "3", "USE_AGENT_STORE": "True"}

@@ -38,7 +38,7 @@ def bucket() -> Iterator[str]:
 
 
 def train_on(machine: Path, folder: Path, url: str, kill: int, save_every: int) -> int:
-    """Train in a process with a cache of its own, killed after so many steps unless that is 0; how it ended."""
+    """Train in a process with a cache of its own, killed after `kill` steps unless that is 0; return how it ended."""
     environment = os.environ | {"XDG_CACHE_HOME": str(machine), "OMP_NUM_THREADS": "1"}
     program = [sys.executable, "-c", TRAIN, str(folder), url, str(kill), str(save_every)]
     done = subprocess.run(
@@ -48,7 +48,7 @@ def train_on(machine: Path, folder: Path, url: str, kill: int, save_every: int) 
     return done.returncode
 
 
-@pytest.mark.slow  # a codec's goes on on another machine by the same folder of kept work, in test_train_codec.py
+@pytest.mark.slow  # test_train_codec.py continues a codec's training on another machine with the same scratch folder
 def test_a_training_killed_on_one_machine_is_resumed_on_another_bit_for_bit(tmp_path: Path, bucket: str) -> None:
     fill(tmp_path)
     fill(tmp_path, store_url=bucket)
@@ -57,7 +57,7 @@ def test_a_training_killed_on_one_machine_is_resumed_on_another_bit_for_bit(tmp_
     store = Store(bucket)
     assert store.folders("models") == []
     assert len(store.folders("scratch")) == 1
-    # On the other machine there is nothing but the store, and it saves nothing before it is killed.
+    # The other machine has nothing but the store, and it is killed before it saves anything.
     assert train_on(other, tmp_path, bucket, kill=5, save_every=100) == -signal.SIGKILL
     (state,) = other.rglob("state.safetensors")
     assert int(load_file(state)["updates"]) == 4

@@ -1,4 +1,4 @@
-"""How long a training takes is told before its first step, and again once some were measured."""
+"""The duration of a training is told before its first step, and again after some steps were measured."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from stages.train.pace import TrainingPace
 
 
 class Told(Progress):
-    """What was told."""
+    """The lines that were told."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -16,7 +16,7 @@ class Told(Progress):
         self.lines += lines
 
 
-def test_the_device_s_rate_and_validations_count_before_the_first_step() -> None:
+def test_the_devices_rate_and_validations_count_before_the_first_step() -> None:
     told = Told()
     pace = TrainingPace(told, steps=100, validations=10)
     pace.note_validation(36.0)
@@ -39,7 +39,7 @@ def test_steps_are_measured_after_a_first_one_that_loads_everything_and_told_onc
     ]
 
 
-def test_of_what_takes_seconds_nothing_is_told() -> None:
+def test_no_duration_is_told_if_it_is_a_few_seconds() -> None:
     told = Told()
     TrainingPace(told, steps=3, validations=1).guess(flops=0.1, rate=1.0, utilisation=None)
     assert told.lines == []

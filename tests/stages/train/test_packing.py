@@ -1,4 +1,4 @@
-"""Matrices packed into a file: every one comes back, shard by shard, and a pack cut short is made again."""
+"""Matrices packed into a file: every one is restored, shard by shard, and an incomplete pack is made again."""
 
 import io
 from pathlib import Path
@@ -21,7 +21,7 @@ MATRICES = strategies.tuples(strategies.integers(0, 3), strategies.integers(1, 4
 
 @settings(deadline=None)  # the first example waits for Arrow to load
 @given(shapes=strategies.lists(MATRICES, max_size=6), cut=strategies.integers(0, 6), none=strategies.booleans())
-def test_every_matrix_comes_back_whatever_the_shards(shapes: list[tuple[int, int]], cut: int, none: bool) -> None:
+def test_every_matrix_is_restored_from_any_shards(shapes: list[tuple[int, int]], cut: int, none: bool) -> None:
     numbers = np.random.default_rng([len(shapes), cut])
     given_ = [numbers.integers(0, 2**16, shape, dtype=np.uint16) for shape in shapes]
     rows = [{"track_id": str(row), "codes": matrix.tolist()} for row, matrix in enumerate(given_)]
@@ -37,7 +37,7 @@ def test_every_matrix_comes_back_whatever_the_shards(shapes: list[tuple[int, int
         assert packed.rows.column("largest")[row].as_py() >= (matrix.max() if matrix.size else 0)
 
 
-def test_a_row_whose_lists_differ_in_length_is_named() -> None:
+def test_a_row_with_lists_of_different_lengths_is_named() -> None:
     rows = [{"track_id": "a", "codes": []}, {"track_id": "b", "codes": [[1, 2], [3]]}]
     with pytest.raises(ValueError, match="expected 2 values in every list of codes of b, got 1"):
         pack([pa.Table.from_pylist(rows, schema=SCHEMA)], "codes", io.BytesIO())
@@ -49,7 +49,7 @@ def _context(folder: Path) -> Context:
     return Context(store, Settings(store=store.url), "run", "train", "f", versions, WeightsLibrary(store), identity="i")
 
 
-def test_a_table_is_packed_once_from_all_of_its_shards_and_again_after_a_run_was_cut_short(tmp_path: Path) -> None:
+def test_a_table_is_packed_once_from_all_shards_and_again_after_an_interrupted_run(tmp_path: Path) -> None:
     context = _context(tmp_path)
     melodies = np.random.default_rng(0).random((3, 5, 12)).astype(np.float32)
     for number, melody in enumerate(melodies):
@@ -73,14 +73,14 @@ def test_a_table_is_packed_once_from_all_of_its_shards_and_again_after_a_run_was
     ]
 
 
-def test_a_table_without_a_row_is_packed_as_one(tmp_path: Path) -> None:
+def test_an_empty_table_is_packed_as_an_empty_one(tmp_path: Path) -> None:
     context = _context(tmp_path)
     pack_table(context, CLAP, "embeddings")
     packed = open_packed(context, CLAP, "embeddings")
     assert (packed.rows.num_rows, packed.values.size) == (0, 0)
 
 
-def test_beats_are_packed_as_numbers_and_chords_as_their_columns(tmp_path: Path) -> None:
+def test_beats_and_chords_are_packed_as_numbers(tmp_path: Path) -> None:
     context = _context(tmp_path)
     minor = CHORD_QUALITIES.index("min7")
     chord = {"start": 0.0, "end": 1.5, "root": 9, "quality": "min7", "bass": 4, "confidence": 0.5}

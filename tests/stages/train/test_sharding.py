@@ -1,4 +1,5 @@
-"""A sharded training: what one process makes, whatever number of processes has been at it, and who shards."""
+"""A sharded training: it gives the result of one process, with changing numbers of processes; and when training is
+sharded."""
 
 import signal
 from collections.abc import Iterator, Mapping
@@ -33,15 +34,15 @@ CHANGES = {
     **{"optimization": {"steps": 9}, "batch_size": 6, "micro_batch_size": 2, "save_every": 3, "log_every": 2},
     **{"early_stop": {"every": 3, "patience": 3}},
 }
-"""Three micro-batches a step, so that of two processes one works on two and the other on one, without weight on the
-second."""
+"""Three micro-batches per step, so that one of two processes works on two and the other on one, with a second one of
+weight 0."""
 
 MUON = CHANGES | {"optimization": {"steps": 9, "optimizer": "muon"}}
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process makes."""
+    """The result of one process."""
     return trained_alone(tmp_path_factory.mktemp("alone"), CHANGES)
 
 
@@ -51,7 +52,7 @@ def alone_by_muon(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class First(Progress):
-    """The first thing that a run tells of its steps."""
+    """The first progress that a run reports of its steps."""
 
     told: tuple[int, str] | None = None
 
@@ -82,14 +83,14 @@ def stop_after(folder: Path, step: int, processes: int, parallel: str, store_url
         run_stage(stage, context)
 
 
-def test_two_processes_that_have_half_of_the_model_each_train_the_model_of_one(alone: Path, tmp_path: Path) -> None:
+def test_two_processes_with_half_of_the_model_each_train_the_model_of_one(alone: Path, tmp_path: Path) -> None:
     fill(tmp_path)
     train_in(tmp_path, recipe(tmp_path, **CHANGES), processes=2, parallel="fully_sharded")
     same_training(alone, tmp_path)
 
 
-@pytest.mark.slow  # four trainings; of whole models another file has one that goes on
-def test_any_number_of_processes_goes_on_from_what_others_kept_whole_or_in_parts(alone: Path, tmp_path: Path) -> None:
+@pytest.mark.slow  # four trainings; another file continues one of whole models
+def test_any_number_of_processes_continues_from_whole_or_sharded_state(alone: Path, tmp_path: Path) -> None:
     handed_on = tmp_path
     fill(handed_on)
     stop_after(handed_on, 2, processes=1, parallel="data")
@@ -107,7 +108,7 @@ def test_any_number_of_processes_goes_on_from_what_others_kept_whole_or_in_parts
 
 
 @pytest.mark.slow
-def test_a_sharded_training_that_is_killed_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+def test_a_killed_sharded_training_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
     kills = [(5, 0.0)]
     assert deaths_that_change_nothing(tmp_path, kills, CHANGES, 2, "fully_sharded") == [signal.SIGKILL, 0]
 
@@ -120,7 +121,7 @@ def bucket() -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_another_machine_goes_on_from_the_parts_in_a_remote_store(
+def test_another_machine_continues_from_the_sharded_state_in_a_remote_store(
     tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(tmp_path, store_url=bucket)
@@ -139,7 +140,7 @@ def test_another_machine_goes_on_from_the_parts_in_a_remote_store(
 
 
 def sharded(folder: Path, free: float, parallel: str = "auto", processes: int = 2, **changes: object) -> bool:
-    """Whether a process shards that has so many times the memory for the model's state."""
+    """Whether a process shards a model if it has `free` times the memory for its state."""
     config = recipe(folder, **changes)
     context = make_context(folder, config, parallel=parallel)[1]
     model = initial_model(config, context).model
@@ -154,7 +155,7 @@ def sharded(folder: Path, free: float, parallel: str = "auto", processes: int = 
         return is_to_be_sharded(config, context, Process(0, processes, 0, 4), model)
 
 
-def test_a_model_is_sharded_where_its_state_does_not_fit_what_each_process_of_the_machine_has(tmp_path: Path) -> None:
+def test_a_model_is_sharded_if_its_state_does_not_fit_into_the_share_of_each_process(tmp_path: Path) -> None:
     fill(tmp_path)
     assert sharded(tmp_path, free=0.99)
     assert not sharded(tmp_path, free=1.01)
@@ -173,11 +174,11 @@ def test_an_optimiser_of_whole_matrices_is_sharded_like_any_other(tmp_path: Path
 
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> AllWork:
-    """What two processes make of all that is asked of them here."""
+    """The results of two processes for all tests below."""
     return run_together(all_work, context_in(tmp_path_factory.mktemp("two")), 2)
 
 
-def test_muon_moves_the_parts_of_matrices_as_it_moves_whole_ones_bit_for_bit(of_two: AllWork) -> None:
+def test_muon_moves_parts_of_matrices_like_whole_ones_bit_for_bit(of_two: AllWork) -> None:
     whole, parts, gathered_apart = of_two.moved
     assert all(torch.equal(mine, other) for mine, other in zip(whole, parts, strict=True))
     for mine, other in zip(whole, gathered_apart, strict=True):
@@ -192,13 +193,15 @@ def test_processes_with_the_same_matrices_share_muons_work_and_agree(
     alone, together, matrices = work
     for mine, other in zip(alone, together, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-2, atol=1e-3)
-    # Of each shape's as many as come to each; the last have none of a shape of which there is one.
+    # Each process gets an equal number of each shape; the last get none of a shape that occurs once.
     steps, shapes = 3, [SHAPES.count(shape) for shape in dict.fromkeys(SHAPES)]
     assert matrices == [steps * sum(number < count for count in shapes) for number in range(processes)]
 
 
 @pytest.mark.slow
-def test_two_processes_that_share_what_muon_moves_train_the_model_of_one(alone_by_muon: Path, tmp_path: Path) -> None:
+def test_two_processes_with_sharded_matrices_of_muon_train_the_model_of_one(
+    alone_by_muon: Path, tmp_path: Path
+) -> None:
     fill(tmp_path)
     train_in(tmp_path, recipe(tmp_path, **MUON), processes=2, parallel="fully_sharded")
     same_training(alone_by_muon, tmp_path, MUON)
@@ -211,7 +214,7 @@ def test_two_processes_that_share_muons_work_train_the_model_of_one(alone_by_muo
     same_training(alone_by_muon, tmp_path, MUON)
 
 
-def test_a_sharded_model_is_heard_with_the_weights_that_it_has(of_two: AllWork) -> None:
+def test_samples_of_a_sharded_model_are_made_with_its_weights(of_two: AllWork) -> None:
     heard = of_two.heard
     assert heard["weights"]
     assert heard["codes"]

@@ -1,4 +1,4 @@
-"""The stage train: exact resume, what its rows tell, and what a checkpoint read back says."""
+"""The stage train: exact resume, the contents of its rows, and a checkpoint that is read back."""
 
 import math
 import random
@@ -38,7 +38,7 @@ from tests.worlds.training_world import (
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of the small world and a text encoder, for tests that do not mind each other's checkpoints."""
+    """A store of the small world and a text encoder, for tests that do not affect each other's checkpoints."""
     folder = tmp_path_factory.mktemp("world")
     fill(folder)
     return folder
@@ -52,7 +52,7 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_weights_bit_for_
     assert deaths.count(signal.SIGKILL) >= 2
 
 
-def test_a_training_that_is_asked_to_stop_loses_no_step_and_its_rows_can_be_read_meanwhile(place: Path) -> None:
+def test_a_stopped_training_loses_no_step_and_its_rows_can_be_read_meanwhile(place: Path) -> None:
     config = recipe(place, seed=5, optimization={"steps": 12}, save_every=100)
     stage, context = make_context(place, config)
     context.progress = StopAt(context, 7)
@@ -63,14 +63,14 @@ def test_a_training_that_is_asked_to_stop_loses_no_step_and_its_rows_can_be_read
     assert meanwhile.column("step").to_pylist() == [5]
     resumed = train_in(place, config)
     stopped = kept_weights(place, config)
-    # The same recipe, never stopped: `save_every` is not part of a recipe, so make its work undone instead.
+    # The same recipe, never stopped: `save_every` is not part of a recipe, so its checkpoint is removed instead.
     context.store.remove_shard(CHECKPOINTS, context.fingerprint, context.identity)
     again = train_in(place, config)
     assert again["digest"] == resumed["digest"]
     assert all(torch.equal(value, kept_weights(place, config)[name]) for name, value in stopped.items())
 
 
-def test_a_training_in_float32_alone_remembers_which_library_multiplies_faster(
+def test_only_a_training_in_float32_remembers_which_library_is_faster(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(float32_products, "SMALLEST_TIMED", 0)
@@ -91,7 +91,7 @@ def test_seeds_give_different_models_and_logging_does_not(place: Path) -> None:
     assert one.identity == two.identity
 
 
-def test_tracks_that_lie_otherwise_in_shards_give_the_same_id_and_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+def test_another_distribution_of_tracks_over_shards_gives_the_same_id_and_weights_bit_for_bit(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     fill(one)
     fill(other)
@@ -111,7 +111,7 @@ def test_tracks_that_lie_otherwise_in_shards_give_the_same_id_and_the_same_weigh
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_what_training_does_not_read_of_a_track_changes_no_checkpoint(tmp_path: Path) -> None:
+def test_facts_of_tracks_that_training_does_not_read_change_no_checkpoint(tmp_path: Path) -> None:
     def identity(config: train.Config, **changes: object) -> str:
         tracks = world()["tracks"].to_pylist()
         fill(tmp_path, tracks=pa.Table.from_pylist([tracks[0] | changes, *tracks[1:]], schema=TRACKS.schema))
@@ -149,7 +149,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return train_in(folder, config) | {"folder": folder, "config": config}
 
 
-def test_held_out_tracks_are_predicted_better_with_the_right_conditions_than_with_none_or_wrong_ones(learned) -> None:
+def test_held_out_tracks_are_predicted_better_with_right_conditions_than_with_none_or_wrong_ones(learned) -> None:
     metrics = dict(learned["metrics"])
     assert metrics["uniform_cross_entropy"] == pytest.approx(math.log(CARDINALITY))
     for split in ("valid", "test"):
@@ -164,7 +164,7 @@ def test_held_out_tracks_are_predicted_better_with_the_right_conditions_than_wit
         assert right == pytest.approx(sum(books) / CODEBOOKS)
 
 
-def test_a_checkpoint_read_back_has_the_cross_entropy_that_its_row_tells(learned) -> None:
+def test_a_loaded_checkpoint_has_the_cross_entropy_stated_in_its_row(learned) -> None:
     _, context = make_context(learned["folder"], learned["config"])
     read = load_checkpoint(context.store.local(learned["path"]), context.weights)
     corpus = world_corpus(world())
@@ -175,7 +175,7 @@ def test_a_checkpoint_read_back_has_the_cross_entropy_that_its_row_tells(learned
     assert read.facts.versions == {table.name: f"{table.name}-version" for table in train.READS}
 
 
-def test_the_training_table_tells_the_curve(learned) -> None:
+def test_the_training_table_has_the_curve_of_the_loss(learned) -> None:
     _, context = make_context(learned["folder"], learned["config"])
     rows = context.store.read(TRAINING, context.fingerprint).to_pylist()
     train_rows = [row for row in rows if row["split"] == "train"]
@@ -184,4 +184,4 @@ def test_the_training_table_tells_the_curve(learned) -> None:
     assert train_rows[-1]["loss"] < 0.7 * train_rows[0]["loss"]
     assert all(row["loss"] == pytest.approx(sum(row["codebook_loss"]) / CODEBOOKS) for row in rows)
     assert all(row["tokens_per_second"] > 0 and row["learning_rate"] > 0 for row in train_rows)
-    assert all(0 < row["model_flops_utilisation"] < 1.5 for row in train_rows)  # the rate is measured, with its noise
+    assert all(0 < row["model_flops_utilisation"] < 1.5 for row in train_rows)  # the measured rate is noisy

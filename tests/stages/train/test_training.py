@@ -1,4 +1,4 @@
-"""What a training refuses before it begins: data, recipes and conditions that do not belong together."""
+"""Errors before a training begins: data, recipes and conditions that do not fit together."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def failing(folder: Path, config: train.Config, **changed: pa.Table) -> str:
     return str(caught.value)
 
 
-def test_data_that_cannot_be_trained_on_is_refused_with_what_was_expected_and_what_came(tmp_path: Path) -> None:
+def test_unusable_data_is_refused_with_what_was_expected_and_found(tmp_path: Path) -> None:
     config = recipe(tmp_path)
     assert "expected codes of at least one track in tokens, got none" in failing(
         tmp_path, config, tokens=TOKENS.schema.empty_table()
@@ -46,12 +46,12 @@ def test_data_that_cannot_be_trained_on_is_refused_with_what_was_expected_and_wh
     assert "expected joint embeddings of width 5, got 3" in failing(tmp_path, wide)
 
 
-def test_a_model_reads_text_exactly_where_it_has_a_text_encoder(tmp_path: Path) -> None:
+def test_a_model_that_reads_text_without_a_text_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected a text encoder exactly where the model reads text"):
         recipe(tmp_path, text_encoder=None)
 
 
-def test_fields_that_no_track_of_the_training_split_has_are_refused_by_name(tmp_path: Path) -> None:
+def test_fields_that_no_training_track_has_are_refused_by_name(tmp_path: Path) -> None:
     fields = {name: {"kind": "label"} for name in ("genre", "artist", "album")}
     decoder = LANGUAGE_MODEL | {"cross": ("description", "clap", *fields)}
     config = recipe(tmp_path, model=recipe(tmp_path).model.model_dump() | {"language_model": decoder, "fields": fields})

@@ -1,4 +1,4 @@
-"""The stage train with every kind of condition: codebooks of joint embeddings start, learn and come back."""
+"""The stage train with every kind of condition: codebooks of joint embeddings are started, trained and restored."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ STEPS = 9
 
 
 def _recipe(folder: Path, **changes: object) -> train.Config:
-    """A model that reads labels, words, a number and quantised joint embeddings as well."""
+    """A recipe whose model also reads labels, words, a number and quantised joint embeddings."""
     quantizer = {"codebooks": 2, "cardinality": 2, "learning": {"decay": 0.9}}
     model = {
         "language_model": LANGUAGE_MODEL | {"cross": ("description", "genre", "moods", "bpm", "clap")},
@@ -61,8 +61,8 @@ NUMBERS = strategies.none() | strategies.floats(20, 300)
     ),
     seed=strategies.integers(0, 2**32),
 )
-def test_whatever_the_metadata_a_text_is_never_blank(track: dict, seed: int) -> None:
-    """A blank description would be refused in the midst of a training."""
+def test_a_text_is_never_blank_for_any_metadata(track: dict, seed: int) -> None:
+    """A blank description would be refused in the middle of a training."""
     texts = [plain_caption(track), request_text(track["description"], track["key"], track["bpm"])]
     config = CaptionConfig(merge=0.5, drop_words=0.5)
     texts += [drawn_caption(track, config, np.random.default_rng([seed, draw])) for draw in range(5)]
@@ -70,7 +70,7 @@ def test_whatever_the_metadata_a_text_is_never_blank(track: dict, seed: int) -> 
         Attributes(text)
 
 
-def test_codebooks_of_joint_embeddings_come_back_bit_for_bit_after_a_stop(tmp_path: Path) -> None:
+def test_codebooks_of_joint_embeddings_are_restored_bit_for_bit_after_a_stop(tmp_path: Path) -> None:
     _fill(tmp_path)
     config = _recipe(tmp_path)
     stage, context = make_context(tmp_path, config)

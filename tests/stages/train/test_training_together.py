@@ -1,4 +1,4 @@
-"""The stage train in two processes: what one process makes, and the same again after it was killed or stopped."""
+"""The stage train in two processes: it gives the result of one process, and the same again after a kill or a stop."""
 
 import signal
 from pathlib import Path
@@ -20,10 +20,10 @@ from tests.worlds.training_world import (
 )
 
 CHANGES = {"optimization": {"steps": 9}, "batch_size": 6, "micro_batch_size": 2, "save_every": 3, "log_every": 2}
-"""Three micro-batches a step, so that one process works on two and the other on one."""
+"""Three micro-batches per step, so that one process works on two and the other on one."""
 
 
-@pytest.mark.slow  # tests of what follows a run compare updates, and those of sharded models whole trainings
+@pytest.mark.slow  # test_following.py compares updates, and test_sharding.py whole trainings of sharded models
 def test_two_processes_train_the_model_that_one_trains(tmp_path: Path) -> None:
     folders = tmp_path / "alone", tmp_path / "together"
     for processes, folder in enumerate(folders, start=1):
@@ -43,12 +43,12 @@ def test_two_processes_train_the_model_that_one_trains(tmp_path: Path) -> None:
     assert rows["checkpoints"][0]["checkpoint_id"] == theirs["checkpoints"][0]["checkpoint_id"]
 
 
-@pytest.mark.slow  # the next test's is asked to stop, and the stage's own is killed in test_train.py
-def test_a_training_of_two_processes_that_is_killed_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.slow  # the next test stops one, and test_train.py kills the stage
+def test_a_killed_training_of_two_processes_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
     assert deaths_that_change_nothing(tmp_path, [(5, 0.0)], CHANGES, processes=2) == [signal.SIGKILL, 0]
 
 
-def test_two_processes_that_are_asked_to_stop_keep_their_state_and_one_goes_on_with_it(tmp_path: Path) -> None:
+def test_two_stopped_processes_keep_their_state_and_one_continues_from_it(tmp_path: Path) -> None:
     fill(tmp_path)
     config = recipe(tmp_path, **CHANGES)
     stage, context = make_context(tmp_path, config, processes=2)

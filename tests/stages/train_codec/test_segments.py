@@ -1,4 +1,4 @@
-"""Segments of recordings: the same for the same seed and step, drawn by duration, mixed as often as asked."""
+"""Segments of recordings: determined by seed and step, drawn by duration, mixed as often as asked."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from stages.train_codec.segments import DecodedRecordings, Segments, Track
 from tests.worlds.codec_world import SAMPLE_RATE, track
 
 
-def test_mixed_segments_are_sums_of_two_as_often_as_asked_and_never_pass_full_scale(tmp_path: Path) -> None:
+def test_segments_are_mixed_as_often_as_asked_and_never_exceed_full_scale(tmp_path: Path) -> None:
     levels = (0.25, 0.5, 0.9)
     rows = [track(tmp_path / f"{level}.wav", np.full(4_000, level, np.float32), "train") for level in levels]
     recordings = [Track(row["track_id"], row["uri"], row["seconds"]) for row in rows]
@@ -24,7 +24,7 @@ def test_mixed_segments_are_sums_of_two_as_often_as_asked_and_never_pass_full_sc
     plain, some, always = heard(0.0), heard(0.3), heard(1.0)
     assert set(plain) == set(levels)
     assert set(always) == {0.5, 0.75, 1.0}
-    # 0.3 of 300 with a deviation of 7.9; an item that is not mixed is what it was.
+    # 0.3 of 300 with a deviation of 7.9; an item that is not mixed is unchanged.
     mixed = [number for number, (one, other) in enumerate(zip(plain, some, strict=True)) if one != other]
     assert 60 < len(mixed) < 120
     assert all(some[number] == always[number] for number in mixed)

@@ -1,4 +1,4 @@
-"""The codec's training as a stage: resume after a kill, what it exports and reports, and bad corpora."""
+"""The codec's training as a stage: resume after a kill, its checkpoint and reports, and bad corpora."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ from tests.worlds.patience import PATIENCE_SECONDS
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Sums are rounded by the number of threads; the processes that are killed here use one as well."""
+    """Rounding of sums depends on the number of threads; the processes that are killed here use one as well."""
     torch.set_num_threads(1)
 
 
@@ -52,7 +52,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def undisturbed(rows: list[dict], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Context]:
-    """What the plain recipe makes of them: the checkpoint's row, and the context of a store that nobody changes."""
+    """The result of the plain recipe on these rows: the checkpoint's row, and the context of a store that nobody
+    changes."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
@@ -69,9 +70,9 @@ def killed_at(place: Path, rows: list[dict], step: int, changes: dict) -> None:
     assert done.returncode == -9, done.stderr
 
 
-@pytest.mark.slow  # a training that is asked to stop, below, goes on as this one does
+@pytest.mark.slow  # the training below that is asked to stop continues like this one
 @pytest.mark.parametrize("changes", [{}, ADVERSARIAL], ids=["alone", "against discriminators"])
-def test_a_training_killed_and_run_again_ends_with_the_same_weights_bit_for_bit(tmp_path: Path, changes: dict) -> None:
+def test_a_killed_training_ends_with_the_same_weights_bit_for_bit(tmp_path: Path, changes: dict) -> None:
     rows = tracks(tmp_path / "music")
     undisturbed, context = train_in(tmp_path / "a", rows, recipe(**changes))
     for step in (3, 6) if not changes else (7,):
@@ -86,14 +87,14 @@ def test_a_training_killed_and_run_again_ends_with_the_same_weights_bit_for_bit(
         assert ours
 
 
-def test_a_retag_gives_no_other_codec_and_another_split_does(tmp_path: Path) -> None:
+def test_new_tags_do_not_change_the_identity_of_a_codec_but_another_split_does(tmp_path: Path) -> None:
     stage, rows = ConfiguredStage("train_codec", train_codec, recipe()), tracks(tmp_path / "music")
     plain = context_of(tmp_path / "store", stage, rows).identity
     for change, same in (({"title": "Blue", "genre": "jazz"}, True), ({"split": "test"}, False)):
         assert (context_of(tmp_path / "store", stage, [rows[0] | change, *rows[1:]]).identity == plain) is same
 
 
-def test_the_number_of_reading_threads_changes_nothing(
+def test_the_number_of_reading_threads_does_not_change_the_codec(
     tmp_path: Path, rows: list[dict], undisturbed: tuple[dict, Context]
 ) -> None:
     assert undisturbed[1].settings.workers != 1
@@ -101,7 +102,7 @@ def test_the_number_of_reading_threads_changes_nothing(
     assert one["digest"] == undisturbed[0]["digest"]
 
 
-def test_the_checkpoint_is_a_folder_that_transformers_and_the_other_stages_load(
+def test_the_checkpoint_is_loaded_by_transformers_and_the_other_stages(
     rows: list[dict], undisturbed: tuple[dict, Context]
 ) -> None:
     row, context = undisturbed
@@ -139,14 +140,14 @@ save_file({"codes": codes[0].contiguous(), "sound": sound.contiguous()}, sys.arg
 """
 
 
-def test_transformers_alone_in_a_fresh_process_gives_the_same_codes_and_sound(
+def test_transformers_alone_in_a_new_process_gives_the_same_codes_and_sound(
     tmp_path: Path, undisturbed: tuple[dict, Context]
 ) -> None:
     row, context = undisturbed
     folder, wav = context.store.local(row["path"]), torch.from_numpy(piece(99))[None, None]
     save_file({"wav": wav}, tmp_path / "given.safetensors")
     places = [str(folder), str(tmp_path / "given.safetensors"), str(tmp_path / "made.safetensors")]
-    # Outside of this project's folder, and deaf to the environment, so that nothing of it can be imported.
+    # Outside of this project's folder, and isolated from the environment, so that nothing of it can be imported.
     subprocess.run([sys.executable, "-I", "-c", ALONE, *places], cwd=tmp_path, check=True, timeout=PATIENCE_SECONDS)
     made, codec = load_file(tmp_path / "made.safetensors"), load_codec(folder)
     codes = codec.encode(wav)
@@ -154,7 +155,7 @@ def test_transformers_alone_in_a_fresh_process_gives_the_same_codes_and_sound(
     torch.testing.assert_close(made["sound"], codec.decode(codes), rtol=1e-5, atol=1e-6)
 
 
-def test_rows_of_training_and_metrics_say_how_the_codec_fares(undisturbed: tuple[dict, Context]) -> None:
+def test_training_rows_and_metrics_describe_the_codec(undisturbed: tuple[dict, Context]) -> None:
     row, context = undisturbed
     logged = context.store.read(TRAINING, context.fingerprint).to_pylist()
     assert [(one["step"], one["split"]) for one in logged] == [
@@ -175,7 +176,7 @@ def test_rows_of_training_and_metrics_say_how_the_codec_fares(undisturbed: tuple
     assert metrics["valid_bit_rate"] == pytest.approx(1.2)
 
 
-def test_every_split_that_has_recordings_has_metrics_of_its_own(
+def test_every_split_with_recordings_has_its_own_metrics(
     tmp_path: Path, rows: list[dict], undisturbed: tuple[dict, Context]
 ) -> None:
     def names(split: str) -> set[str]:
@@ -187,12 +188,12 @@ def test_every_split_that_has_recordings_has_metrics_of_its_own(
     assert names("test") == set()
     without, of_test = metrics, [row | {"split": "test"} if row is rows[1] else row for row in rows]
     metrics = dict(train_in(tmp_path / "b", of_test, recipe())[0]["metrics"])
-    # Of a single recording nothing is known of the mean's error.
+    # For a single recording, the error of the mean is unknown.
     assert names("test") == names("valid") - {"si_snr_error", "si_snr_error_untrained"}
     assert metrics["test_si_snr"] != metrics["train_si_snr"] != without["train_si_snr"]
 
 
-def test_a_plain_codec_of_the_same_bit_rate_is_evaluated_on_the_same_recordings(
+def test_a_scalar_codec_of_the_same_bit_rate_is_evaluated_on_the_same_recordings(
     rows: list[dict], undisturbed: tuple[dict, Context]
 ) -> None:
     metrics = dict(undisturbed[0]["metrics"])
@@ -203,7 +204,7 @@ def test_a_plain_codec_of_the_same_bit_rate_is_evaluated_on_the_same_recordings(
         assert metrics[f"valid_{name}_scalar"] == pytest.approx(getattr(plain.fidelity, name))
 
 
-def test_reconstructions_are_what_the_checkpoint_makes_of_held_out_recordings(tmp_path: Path) -> None:
+def test_reconstructions_are_made_of_held_out_recordings_by_the_checkpoint(tmp_path: Path) -> None:
     rows = tracks(tmp_path / "music", 30)
     row, context = train_in(tmp_path / "store", rows, recipe(reconstruction_seconds=1.5))
     kept = context.store.read(RECONSTRUCTIONS, context.fingerprint).to_pylist()
@@ -225,13 +226,13 @@ def test_reconstructions_are_what_the_checkpoint_makes_of_held_out_recordings(tm
         assert one["si_snr"] == pytest.approx(found.si_snr, abs=0.05)
         for name, place in sounds.items():
             assert hashlib.sha256(place.read_bytes()).hexdigest() == one[f"{name}_sha256"]
-            with place.open("rb") as file:  # an excerpt of a recording is none of a model's
+            with place.open("rb") as file:  # an excerpt of a recording was not made by a model
                 assert [mark.is_generated for mark in read_marks(file)] == ([True] if name == "decoded" else [])
-    # The codec's folder is the codec's alone.
+    # The codec's folder contains only the codec.
     assert folder_digest(context.store.local(row["path"])) == row["digest"]
 
 
-def test_a_stereo_codec_keeps_both_sides_and_a_recording_that_begins_with_silence_is_passed_over(
+def test_a_stereo_codec_keeps_both_sides_and_recordings_with_a_silent_start_are_skipped(
     tmp_path: Path,
 ) -> None:
     rows = tracks(tmp_path / "music")
@@ -249,7 +250,7 @@ def test_a_stereo_codec_keeps_both_sides_and_a_recording_that_begins_with_silenc
     assert metrics["valid_bit_rate_scalar"] <= metrics["valid_bit_rate"]
 
 
-def test_how_many_reconstructions_are_kept_changes_neither_the_recipe_nor_the_codec(
+def test_the_number_of_reconstructions_changes_neither_the_recipe_nor_the_codec(
     tmp_path: Path, rows: list[dict], undisturbed: tuple[dict, Context]
 ) -> None:
     some, context = undisturbed
@@ -262,7 +263,7 @@ def test_how_many_reconstructions_are_kept_changes_neither_the_recipe_nor_the_co
     ]
 
 
-def test_rows_of_training_tell_what_the_discriminators_make_of_it(tmp_path: Path) -> None:
+def test_training_rows_contain_the_losses_of_the_discriminators(tmp_path: Path) -> None:
     _, context = train_in(tmp_path / "store", tracks(tmp_path / "music"), recipe(**ADVERSARIAL))
     logged = [one for one in context.store.read(TRAINING, context.fingerprint).to_pylist() if one["split"] == "train"]
     named = {name for one in logged for name, _ in one["metrics"]}
@@ -299,7 +300,7 @@ class Resumed(Progress):
         self.steps += count if note == "resumed" else 0
 
 
-def test_a_training_stopped_on_one_machine_goes_on_on_another(
+def test_a_training_stopped_on_one_machine_continues_on_another(
     tmp_path: Path, rows: list[dict], undisturbed: tuple[dict, Context], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"memory:/{tmp_path}/store"
@@ -318,7 +319,7 @@ def test_a_training_stopped_on_one_machine_goes_on_on_another(
     assert context.store.folders("scratch") == []
 
 
-def test_a_training_that_was_asked_to_stop_keeps_its_state(
+def test_a_stopped_training_keeps_its_state(
     tmp_path: Path, rows: list[dict], undisturbed: tuple[dict, Context]
 ) -> None:
     stage = ConfiguredStage("train_codec", train_codec, recipe())
@@ -332,14 +333,14 @@ def test_a_training_that_was_asked_to_stop_keeps_its_state(
     assert finished["digest"] == undisturbed[0]["digest"]
 
 
-def test_a_codec_that_no_step_moved_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_codec_that_no_step_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
     with pytest.raises(StageFailed, match="expected weights that 12 steps of training moved, got those that it began"):
         train_in(tmp_path / "store", tracks(tmp_path / "music"), recipe())
     assert not (tmp_path / "store" / "models").exists()
 
 
-def test_where_the_split_valid_is_empty_a_share_of_the_training_tracks_is_held_out(tmp_path: Path) -> None:
+def test_without_a_valid_split_a_share_of_the_training_tracks_is_held_out(tmp_path: Path) -> None:
     rows = [row | {"split": "train"} for row in tracks(tmp_path / "music")]
     row, _ = train_in(tmp_path / "store", rows, recipe(held_out_share=0.3))
     assert row["rows_seen"] == 7
