@@ -184,7 +184,6 @@ def test_a_new_choice_killed_at_any_write_and_run_again_loses_no_row(lengths, mo
         assert lengths.read == 0
         assert (lengths.rows(), _withheld(lengths), lengths.rejects()) == expected
     assert writes >= 8
-    print("WRITES", writes)
 
 
 @pytest.mark.parametrize("condition", ["bandwith > 12000", "seconds >", "(SELECT true)", "seconds"])
