@@ -37,9 +37,13 @@ def training_flops(config: LanguageModelConfig, frames: int, frozen: bool = Fals
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Measure the floating-point operations a second of a product of two large square matrices: the best of
-    `REPETITIONS` runs."""
+    `REPETITIONS` runs.
+
+    The numbers are random, because a GPU multiplies equal ones faster, with less power, than any model's.
+    """
     size = MEASURED_SIZES.get(device.type, MEASURED_SIZES["cpu"])
-    left = torch.ones((size, size), dtype=dtype, device=device)
+    generator = torch.Generator(device).manual_seed(0)  # the global one decides what a training run draws
+    left = torch.randn((size, size), generator=generator, device=device).to(dtype)
     seconds = []
     for _ in range(REPETITIONS):
         start = time.perf_counter()
