@@ -66,7 +66,9 @@ class Conditions:
         """The columns that each condition names, by its text."""
         if not texts:
             return
-        with _connect() as connection:
+        from schemas.queries.in_memory import sealed_database
+
+        with sealed_database() as connection:
             self.columns = {text: _columns_of(text, schema, connection) for text in texts}
             nothing = pa.Table.from_batches([], schema)
             for text in self.texts:
@@ -115,16 +117,11 @@ class Conditions:
         """Return a column for each condition: whether each row meets it, or NULL."""
         if not self.texts:
             return []
-        with _connect() as connection:
+        from schemas.queries.in_memory import sealed_database
+
+        with sealed_database() as connection:
             named = rows.select(self.all_columns or rows.column_names[:1])
             return list(_evaluate(self.texts, named, connection).columns)
-
-
-def _connect() -> "duckdb.DuckDBPyConnection":
-    """Open an empty database that cannot reach files."""
-    import duckdb
-
-    return duckdb.connect(":memory:", config={"enable_external_access": "false", "threads": "1"})
 
 
 def _evaluate(texts: Sequence[str], rows: pa.Table, connection: "duckdb.DuckDBPyConnection") -> pa.Table:

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from schemas.names import did_you_mean
 from schemas.queries.errors import QueryError, UnreadFile
+from schemas.queries.in_memory import database_for
 from schemas.queries.shown import shown_files_by
 from schemas.queries.table_views import make_view, make_views_over, reason_of
 from schemas.queries.views import EVERY_CLIP, VIEWS
@@ -141,9 +142,7 @@ def _query(
     whole: Collection[str],
     words: Mapping[str, Sequence[float]],
 ) -> pa.Table:
-    with duckdb.connect(":memory:") as connection:
-        if not store.is_local:
-            connection.register_filesystem(store.filesystem)
+    with database_for(store) as connection:
         # Only for the tables that the statement names, so that a damaged shard of another table does no harm.
         tables, take_downs = _tables_in(sql), TakeDowns(store)
         for table in tables:
