@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import uuid
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import duckdb
@@ -12,7 +13,7 @@ from schemas.queries.columns import COLUMNS, VIEW_COLUMNS
 from schemas.queries.errors import UnreadFile
 from schemas.queries.made_from import FileState, ViewSource, keep_sources, recall_sources
 from schemas.queries.shown import shown_files
-from schemas.queries.table_views import FILE, create_view, make_views_over, quoted, table_view
+from schemas.queries.table_views import FILE, create_view, make_views_over, quoted, table_view, view_of
 from schemas.queries.views import VIEWS
 from schemas.sql import literal
 from schemas.storage.store import Store
@@ -66,7 +67,7 @@ def _write_views(store: Store, connection: duckdb.DuckDBPyConnection, known: Map
         known: what the existing views of tables were made from, by table.
     """
     sources = dict[str, ViewSource]()
-    shown, take_downs, whole = shown_files(store), TakeDowns(store), True
+    shown, take_downs, whole, before = shown_files(store), TakeDowns(store), True, _columns(connection)
     for table in TABLES.values():
         try:
             source = _view_source(store, table, shown[table.name], take_downs)
@@ -76,7 +77,10 @@ def _write_views(store: Store, connection: duckdb.DuckDBPyConnection, known: Map
         except UnreadFile as error:
             whole = False
             log.warning("no view of %s: %s; `segue check` says its cure", table.name, error)
-    changed = {name for name, source in sources.items() if known.get(name) != source}
+    # Views over tables stay as they are while the columns of those tables do. To make them takes longer than all else.
+    after = before if sources == known else _columns(connection)
+    views = {name: view_of(TABLES[name]) for name in sources}
+    changed = {name for name, view in views.items() if name not in known or before[view] != after[view]}
     try:
         make_views_over(connection, store, set(sources), changed=changed)
     except UnreadFile as error:
@@ -86,6 +90,15 @@ def _write_views(store: Store, connection: duckdb.DuckDBPyConnection, known: Map
     if whole:
         keep_sources(connection, sources)
     return whole
+
+
+def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[str, str]]]:
+    """Return the columns of each view of a database, with their types, by the view's name."""
+    sql = "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE NOT internal ORDER BY column_index"
+    columns = defaultdict[str, list[tuple[str, str]]](list)
+    for view, column, kind in connection.execute(sql).fetchall():
+        columns[view].append((column, kind))
+    return columns
 
 
 def _view_source(store: Store, table: Table, files: Sequence[str], take_downs: TakeDowns) -> ViewSource:

@@ -96,6 +96,11 @@ def table_view(
     return f"{statement} WHERE {' AND '.join(conditions)}" if files and conditions else statement
 
 
+def view_of(table: Table) -> str:
+    """Return the name of the view of a table's own rows: `clips` is one over that of the clips."""
+    return EVERY_CLIP if table is CLIPS else table.name
+
+
 def create_view(connection: duckdb.DuckDBPyConnection, statement: str, expected: str, store: Store) -> None:
     """Make a view. DuckDB reads the end of each of its files for that.
 
@@ -118,7 +123,7 @@ def _statement(store: Store, table: Table, files: Sequence[str], kept: bool) -> 
     """Return the statement that makes a table's view. The view has all of the table's columns, even if there is no
     shard yet, or only files of an early release that lack some of them."""
     columns = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in table.schema)
-    name = EVERY_CLIP if table is CLIPS else table.name
+    name = view_of(table)
     view = f"CREATE OR REPLACE VIEW {name} AS SELECT {columns} WHERE false"
     if not files:
         return view

@@ -180,9 +180,36 @@ def test_views_of_tables_with_unchanged_files_are_not_made_again(tmp_path, monke
     assert made == []
     add_track(store, "v1", "second")  # at the same path
     write_views(store)
+    assert made == ["shards of tracks"]
+
+
+def test_views_over_a_table_are_made_again_if_its_columns_changed(tmp_path, monkeypatch):
+    store, made, create = Store(str(tmp_path)), [], table_views.create_view
+    add_track(store, "v1", "first")
+    write_views(store)
+    for module in (table_views, kept_database):
+        monkeypatch.setattr(module, "create_view", lambda *words: [made.append(words[2]), create(*words)])
+    path = store.path(store.shard_path(TRACKS, "v1", "0"))
+    rows = pa.parquet.read_table(path, partitioning=None)
+    pa.parquet.write_table(rows.append_column("of_a_later_release", pa.array([1])), path)
+    write_views(store)
     over = {name for name, view in VIEWS.items() if "tracks" in view.tables}
     assert set(made) == {"shards of tracks"} | over
     assert {"lineage", "artists_in_two_splits"} <= over
+    with duckdb.connect(str(tmp_path / FILE), read_only=True) as client:
+        assert client.execute("SELECT of_a_later_release FROM tracks").fetchall() == [(1,)]
+        assert client.execute("FROM artists_in_two_splits").fetchall() == []
+
+
+def test_a_view_over_a_table_shows_what_the_table_shows_now(tmp_path):
+    store = Store(str(tmp_path))
+    add_track(store, "v1", "first")
+    write_views(store)
+    rows = [{"track_id": name, "artists": ["One"], "split": name} for name in ("train", "valid")]
+    store.write_shard(TRACKS, "v1", "0", pa.Table.from_pylist(rows, schema=TRACKS.schema), "k")
+    write_views(store)
+    with duckdb.connect(str(tmp_path / FILE), read_only=True) as client:
+        assert client.execute("FROM artists_in_two_splits").fetchall() == [("one", ["train", "valid"])]
 
 
 @pytest.mark.parametrize("change", ["a view", "the definitions", "what it says", "all of it"])
@@ -197,23 +224,14 @@ def test_a_database_that_was_changed_or_damaged_is_made_again(tmp_path, monkeypa
         (tmp_path / FILE).write_bytes(b"no database")
     else:
         with duckdb.connect(str(tmp_path / FILE)) as client:
-            macro = f"CREATE OR REPLACE MACRO {made_from.MACRO}() AS 'nothing'"
-            client.execute("CREATE OR REPLACE VIEW tracks AS SELECT 1" if change == "a view" else macro)
+            comment = f"COMMENT ON TYPE {made_from.TYPE} IS 'nothing'"
+            client.execute("CREATE OR REPLACE VIEW tracks AS SELECT 1" if change == "a view" else comment)
     made, create = [], table_views.create_view
     for module in (table_views, kept_database):
         monkeypatch.setattr(module, "create_view", lambda *words: [made.append(words[2]), create(*words)])
     write_views(store)
     assert len(made) == len(TABLES) + len(VIEWS)
     assert everything_in(tmp_path) == expected
-
-
-def test_the_sources_recorded_in_a_database_are_read_and_never_executed(tmp_path):
-    store = Store(str(tmp_path))
-    add_track(store, "v1", "first")
-    write_views(store)
-    with duckdb.connect(str(tmp_path / FILE)) as client:
-        client.execute(f"CREATE OR REPLACE MACRO {made_from.MACRO}() AS error('it was run')")
-        assert made_from.recall_sources(client) == {}
 
 
 def test_a_database_that_is_updated_again_and_again_does_not_grow(tmp_path):
