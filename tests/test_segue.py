@@ -23,7 +23,7 @@ from schemas.tables import TRACKS
 from stages.audio import convert_audio
 from tests.worlds.audiocraft_files import written
 from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
-from tests.worlds.smallest_run import ROOT, SMALLEST
+from tests.worlds.smallest_run import REQUESTED, ROOT, SMALLEST
 from tests.worlds.tiny_models import text_encoder
 
 DESCRIPTION = "calm piano at night"
@@ -159,7 +159,7 @@ def test_the_example_with_own_music_runs(
 ) -> None:
     store = tmp_path / "store"
     shutil.copytree(catalog, store)
-    knobs = [f"{name}={value}" for name, value in SMALLEST.items()]
+    knobs = [f"{name}={value}" for name, value in (SMALLEST | REQUESTED).items()]
     monkeypatch.setattr(sys, "argv", ["own_music.py", str(store / "demo"), str(store), *knobs])
     runpy.run_path(str(ROOT / "examples" / "own_music.py"), run_name="__main__")
     out = capsys.readouterr().out

@@ -48,6 +48,13 @@ SMALLEST = {
 }
 """Differences from the preset `miniature`."""
 
+REQUESTED = {
+    "settings.requests": str(Path(__file__).with_name("smallest_requests.csv")),
+    "settings.accept_refused": "1",
+}
+"""The requests for clips: a line of each kind, where the demo has several lines, and longer clips. One line refers to a
+track that does not exist."""
+
 
 def environment(home: Path) -> dict[str, str]:
     """An environment with a private Prefect and cache, and one thread."""
@@ -57,8 +64,9 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def command(store: Path | str, *words: str) -> list[str]:
-    """The command `segue` on a store, at the smallest settings."""
-    sets = [part for name, value in SMALLEST.items() for part in ("--set", f"{name}={value}")]
+    """The command `segue` on a store, at the smallest settings and, unless others are named, with the requests here."""
+    knobs = SMALLEST if "--requests" in words else SMALLEST | REQUESTED
+    sets = [part for name, value in knobs.items() for part in ("--set", f"{name}={value}")]
     return [sys.executable, "-c", "from flows.cli import main; main()", *words, "--store", str(store), *sets]
 
 
