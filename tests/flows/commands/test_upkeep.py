@@ -1,5 +1,6 @@
 """`segue status` and `segue clean` on the command line."""
 
+import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,13 +16,20 @@ from tests.worlds.command_line import make_recordings
 from tests.worlds.tiny_chain import run_chain, write_inputs
 
 
-@pytest.fixture
-def store(tmp_path):
-    inputs = write_inputs(tmp_path / "in", {"a.txt": "do re", "b.txt": "re mi"}, ["2 calm"])
-    settings = Settings(store=str(tmp_path / "store"), **inputs)
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    """A store after two runs, of which the second had other settings."""
+    folder = tmp_path_factory.mktemp("chain")
+    inputs = write_inputs(folder / "in", {"a.txt": "do re", "b.txt": "re mi"}, ["2 calm"])
+    settings = Settings(store=str(folder / "store"), **inputs)
     run_chain(settings, run_id="first")
     run_chain(settings, scale=2.0, run_id="second")
-    return Store(settings.store)
+    return folder / "store"
+
+
+@pytest.fixture
+def store(two_runs, tmp_path):
+    return Store(shutil.copytree(two_runs, tmp_path / "store"))
 
 
 class Later(datetime):

@@ -1,6 +1,7 @@
 """Cleaning removes what nothing refers to, and nothing that is shown, can be rolled back to, or is being made."""
 
 import os
+import shutil
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +32,27 @@ def settings(tmp_path):
 @pytest.fixture
 def store(settings):
     return Store(settings.store)
+
+
+@pytest.fixture(scope="module")
+def chains(tmp_path_factory):
+    """A folder with a store after a run, `once`, and after another one of other settings, `twice`."""
+    folder = tmp_path_factory.mktemp("chains")
+    settings = Settings(store=str(folder / "twice"), **write_inputs(folder / "in", TEXTS, ["2 calm", "1 loud"]))
+    run_chain(settings)
+    shutil.copytree(folder / "twice", folder / "once")
+    run_chain(settings, scale=2.0)
+    return folder
+
+
+@pytest.fixture
+def once(chains, tmp_path):
+    return Store(shutil.copytree(chains / "once", tmp_path / "store"))
+
+
+@pytest.fixture
+def twice(chains, tmp_path):
+    return Store(shutil.copytree(chains / "twice", tmp_path / "store"))
 
 
 def cleaned(store: Store, keep: timedelta = timedelta(days=30), later: timedelta = LATER) -> set[str]:
@@ -99,67 +121,58 @@ def run(store: Store, settings: Settings, scale: float) -> Store:
     return store
 
 
-def test_nothing_younger_than_an_hour_is_removed(store, settings):
-    for number in range(2):
-        run_chain(settings, scale=1.0 + number)
-    assert cleaned(store, timedelta(0), timedelta(minutes=50)) == set()
+def test_nothing_younger_than_an_hour_is_removed(twice):
+    assert cleaned(twice, timedelta(0), timedelta(minutes=50)) == set()
 
 
-def test_the_version_of_a_live_lease_stays(store, settings):
-    run_chain(settings, scale=1.0)
-    run_chain(settings, scale=2.0)
-    old = next(name for name in store.versions(CHROMA) if name != shown(store, "chroma"))
-    with hold_lease(store, f"chroma-{old}", "other", lambda holder: None, lambda: None):
-        cleaned(store)
-        assert old in store.versions(CHROMA)
-    cleaned(store)
-    assert store.versions(CHROMA) == [shown(store, "chroma")]
+def test_the_version_of_a_live_lease_stays(twice):
+    old = next(name for name in twice.versions(CHROMA) if name != shown(twice, "chroma"))
+    with hold_lease(twice, f"chroma-{old}", "other", lambda holder: None, lambda: None):
+        cleaned(twice)
+        assert old in twice.versions(CHROMA)
+    cleaned(twice)
+    assert twice.versions(CHROMA) == [shown(twice, "chroma")]
 
 
 def shown(store: Store, table: str) -> str:
     return Publications(store).shown()[table].versions[table]
 
 
-def test_drafts_of_a_run_that_ended_long_ago_are_removed_and_recent_ones_stay(store, settings):
-    run_chain(settings)
-    drafts = Drafts(store, TRACKS, shown(store, "tracks"))
-    drafts.write_part("9", store.read(TRACKS, drafts.version).slice(0, 1))
-    assert not any(".part" in path for path in cleaned(store, later=timedelta(days=20)))
-    assert any(path.endswith(".part") for path in cleaned(store))
+def test_drafts_of_a_run_that_ended_long_ago_are_removed_and_recent_ones_stay(once):
+    drafts = Drafts(once, TRACKS, shown(once, "tracks"))
+    drafts.write_part("9", once.read(TRACKS, drafts.version).slice(0, 1))
+    assert not any(".part" in path for path in cleaned(once, later=timedelta(days=20)))
+    assert any(path.endswith(".part") for path in cleaned(once))
     assert drafts.rows_in_work() == {}
 
 
-def test_remains_of_killed_runs_are_removed_everywhere(store, settings):
-    run_chain(settings)
-    before = seen(store)
+def test_remains_of_killed_runs_are_removed_everywhere(once):
+    before = seen(once)
     left = [
         *("segue.duckdb.0f.inprogress", "models/x.0f.inprogress/weights", "audio/version=x/.a.0f.inprogress"),
         *("runs/version=1/.r.0f.inprogress", "report/.index.html.0f.inprogress", "demo.0f.inprogress/a.flac"),
         *("audio/version=x/lost.flac", "models/lost/weights", "scratch/train-lost/state", "damaged/clips/x"),
     ]
     for path in left:
-        store.write_bytes(path, b"left")
+        once.write_bytes(path, b"left")
         old = time.time() - 7200
-        os.utime(store.path(path), (old, old))
-    cleaned(store)
-    assert [path for path in left if Path(store.path(path)).exists()] == []
-    assert seen(store) == before
+        os.utime(once.path(path), (old, old))
+    cleaned(once)
+    assert [path for path in left if Path(once.path(path)).exists()] == []
+    assert seen(once) == before
 
 
-def test_scratch_files_of_a_training_that_may_be_resumed_stay(store, settings):
-    run_chain(settings)
-    store.write_bytes("scratch/train-lost/state", b"state")
-    cleaned(store, later=timedelta(days=20))
-    assert store.exists("scratch/train-lost/state")
+def test_scratch_files_of_a_training_that_may_be_resumed_stay(once):
+    once.write_bytes("scratch/train-lost/state", b"state")
+    cleaned(once, later=timedelta(days=20))
+    assert once.exists("scratch/train-lost/state")
 
 
-def test_the_models_of_shown_clips_stay(store, settings):
-    run_chain(settings)
-    run_chain(settings, scale=2.0)
-    assert store.read_all(CHECKPOINTS).num_rows == 2
-    cleaned(store)
-    assert problems(store) == []
-    used = {row["checkpoint_id"] for row in store.read_all(CHECKPOINTS).to_pylist()}
-    weights = Versions(store).all[shown(store, "generations")].weights()
-    assert weights <= {row["digest"] for row in store.read_all(CHECKPOINTS).to_pylist()}
+def test_the_models_of_shown_clips_stay(twice):
+    assert twice.read_all(CHECKPOINTS).num_rows == 2
+    cleaned(twice)
+    assert problems(twice) == []
+    used = {row["checkpoint_id"] for row in twice.read_all(CHECKPOINTS).to_pylist()}
+    weights = Versions(twice).all[shown(twice, "generations")].weights()
+    assert weights <= {row["digest"] for row in twice.read_all(CHECKPOINTS).to_pylist()}
     assert len(used) <= 2
