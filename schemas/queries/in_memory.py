@@ -1,7 +1,7 @@
-"""Databases in memory, each for one question, in an instance of DuckDB that a process starts once.
+"""Databases in memory, each for one query, in an instance of DuckDB that a process starts once.
 
-To start an instance takes a thirtieth of a second of a processor, as it learns all of DuckDB's functions then; a run
-asks hundreds of questions, most of which take less.
+Starting an instance takes 35 ms of processor time, since it registers all of DuckDB's functions. A run makes several
+queries for each of its stages, most of which take less than that.
 """
 
 import functools
@@ -19,17 +19,17 @@ _numbers = itertools.count()
 
 @contextmanager
 def database_for(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Give an empty database that reads files of a store, and is gone afterwards.
+    """Yield a connection to an empty database that can read a store's files, and remove the database afterwards.
 
-    That of an object store is an instance of its own: what is registered reads for a whole instance, and another store
-    of the same protocol may have other credentials.
+    An object store gets an instance of its own: a filesystem is registered for a whole instance, and another store of
+    the same protocol may have other credentials.
     """
     if not store.is_local:
         with duckdb.connect(":memory:") as connection:
             connection.register_filesystem(store.filesystem)
             yield connection
         return
-    name = f"question_{next(_numbers)}"
+    name = f"query_{next(_numbers)}"
     with _instance(os.getpid()).cursor() as connection:
         connection.execute(f"ATTACH ':memory:' AS {name}; USE {name}")
         try:
@@ -39,7 +39,7 @@ def database_for(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def _leave(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Let a database go; where DuckDB refuses, an error has made the whole instance useless: the next question has
+    """Remove a database. If DuckDB refuses, an error has made the whole instance useless, and the next query starts
     another one."""
     try:
         connection.execute(f"USE memory; DETACH {name}")
@@ -49,17 +49,17 @@ def _leave(connection: duckdb.DuckDBPyConnection, name: str) -> None:
 
 @contextmanager
 def sealed_database() -> Iterator[duckdb.DuckDBPyConnection]:
-    """Give a connection that reaches no file and computes on one thread, in a database where nothing is made to stay:
-    what is registered is seen by this connection alone."""
+    """Yield a connection that cannot reach files and computes on one thread. What is registered with it, no other
+    connection sees."""
     with _sealed_instance(os.getpid()).cursor() as connection:
         yield connection
 
 
 @functools.cache
 def _instance(process: int) -> duckdb.DuckDBPyConnection:
-    """Start the instance of a process: threads of another one are not there in its forks.
+    """Start the instance of a process. A fork needs its own: the threads of its parent's instance do not exist there.
 
-    It keeps nothing of the files that it reads: another shard may take a file's place.
+    It caches nothing of the files that it reads, since a file may be replaced by another shard.
     """
     return duckdb.connect(":memory:", config={"enable_external_file_cache": "false"})
 

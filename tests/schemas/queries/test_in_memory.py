@@ -1,4 +1,4 @@
-"""Questions share an instance of DuckDB, and nothing else."""
+"""Queries share an instance of DuckDB, and nothing else."""
 
 import os
 import threading
@@ -23,7 +23,7 @@ def tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
     return [name for (name,) in connection.execute("SHOW TABLES").fetchall()]
 
 
-def test_views_and_tables_of_a_question_are_seen_by_no_other_and_are_gone_after_it(store: Store) -> None:
+def test_views_and_tables_of_a_query_are_seen_by_no_other_and_are_gone_after_it(store: Store) -> None:
     with database_for(store) as first, database_for(store) as second:
         for number, connection in enumerate((first, second)):
             connection.execute(
@@ -36,7 +36,7 @@ def test_views_and_tables_of_a_question_are_seen_by_no_other_and_are_gone_after_
         assert len(third.execute("SELECT * FROM duckdb_databases() WHERE NOT internal").fetchall()) == 2
 
 
-def test_questions_of_many_threads_have_their_own_answers(store: Store) -> None:
+def test_queries_of_many_threads_have_their_own_answers(store: Store) -> None:
     answers = {}
 
     def ask(number: int) -> None:
@@ -53,23 +53,23 @@ def test_questions_of_many_threads_have_their_own_answers(store: Store) -> None:
     assert answers == {number: [(number,)] for number in range(8)}
 
 
-def test_a_fork_of_a_process_that_has_asked_asks_too(store: Store) -> None:
+def test_a_fork_of_a_process_that_made_a_query_makes_one_too(store: Store) -> None:
     with database_for(store):
-        child = get_context("fork").Process(target=one_question, args=(store,))
+        child = get_context("fork").Process(target=one_query, args=(store,))
         child.start()
         child.join(PATIENCE_SECONDS)
         child.kill()
     assert child.exitcode == 0
 
 
-def one_question(store: Store) -> None:
+def one_query(store: Store) -> None:
     with database_for(store) as connection, sealed_database() as sealed:
         for each in (connection, sealed):
             assert each.execute("SELECT count(*) FROM range(1000000)").fetchall() == [(1_000_000,)]
     os._exit(0)
 
 
-def test_an_instance_that_refuses_to_let_a_database_go_is_asked_nothing_more(store: Store) -> None:
+def test_an_instance_that_cannot_remove_a_database_is_not_used_again(store: Store) -> None:
     with database_for(store) as connection:
         ((name,),) = connection.execute("SELECT current_database()").fetchall()
         connection.execute(f"USE memory; DETACH {name}; CREATE TABLE left_behind AS SELECT 1")
@@ -77,7 +77,7 @@ def test_an_instance_that_refuses_to_let_a_database_go_is_asked_nothing_more(sto
         assert connection.execute("SELECT table_name FROM duckdb_tables()").fetchall() == []
 
 
-def test_a_question_of_conditions_reaches_no_file_and_sees_no_others_rows(tmp_path: Path) -> None:
+def test_a_sealed_connection_reaches_no_file_and_sees_no_rows_of_another(tmp_path: Path) -> None:
     (tmp_path / "secret.csv").write_text("a\n1\n")
     with sealed_database() as first, sealed_database() as second:
         first.register("rows", pa.table({"n": [1]}))
