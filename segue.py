@@ -103,9 +103,9 @@ class Clip(Sound):
 
     def __repr__(self) -> str:
         asked = {name: self.request[name] for name in ("description", "melody", "prompt") if self.request[name]}
-        told = "".join(f", {name}={value!r}" for name, value in asked.items())
+        options = "".join(f", {name}={value!r}" for name, value in asked.items())
         codebooks, frames = self.codes.shape
-        return f"{self._words()}, {codebooks} x {frames} codes{told}, take={self.take}, seed={self.seed})"
+        return f"{self._words()}, {codebooks} x {frames} codes{options}, take={self.take}, seed={self.seed})"
 
 
 def read_sound(path: str | os.PathLike[str]) -> Sound:
@@ -249,8 +249,8 @@ def load_codec(
     from stages.checkpoints.codecs import load_codec as load
     from stages.pipeline.contract import device_of
 
-    with tempfile.TemporaryDirectory(prefix="segue-") as nowhere:
-        home = Store(store).store if store else schemas.Store(nowhere)
+    with tempfile.TemporaryDirectory(prefix="segue-") as temporary:
+        home = Store(store).store if store else schemas.Store(temporary)
         library = WeightsLibrary(home, offline=offline)
         return Codec(load(library.get(WeightsRef(name)).path, device_of(Settings(device=device))))
 
@@ -258,8 +258,8 @@ def load_codec(
 class Model:
     """A language model in memory, with its codec; `load_model` makes one."""
 
-    def __init__(self, options: "RunOptions", nowhere: "tempfile.TemporaryDirectory[str] | None" = None) -> None:
-        self._recipe, self._nowhere = options.recipe, nowhere  # its folder is removed with the model
+    def __init__(self, options: "RunOptions", temporary: "tempfile.TemporaryDirectory[str] | None" = None) -> None:
+        self._recipe, self._temporary = options.recipe, temporary  # its folder is removed with the model
         self._context: Context = options.plan.pipeline().context("generate", "python")
         from stages.generate import load_generator
 
@@ -362,13 +362,13 @@ def load_model(
     from flows.commands.generate import PRESET, recipe_of_checkpoint
     from flows.commands.options import parse_run_options
 
-    nowhere = None if store else tempfile.TemporaryDirectory(prefix="segue-")
-    place = os.fspath(store) if store else nowhere.name if nowhere else ""
+    temporary = None if store else tempfile.TemporaryDirectory(prefix="segue-")
+    place = os.fspath(store) if store else temporary.name if temporary else ""
     home = Store(store).store if store else schemas.Store(place)
     difference = recipe_of_checkpoint(os.fspath(name), home, text_encoder)
     settings = {"store": place, "device": device, "offline": offline}
     options = parse_run_options(["generate"], PRESET, settings, knobs, recipe_difference=difference)
-    return Model(options, nowhere)
+    return Model(options, temporary)
 
 
 def run(

@@ -19,7 +19,7 @@ from prefect.tasks import Task
 
 from flows.recipes.parameters import RecipeParameter, SettingsParameter, asked_for, run_name
 from flows.recipes.recipe import GPU_STAGES, StageName
-from flows.runs.clusters import Channel, hearing_workers, placement, places, task_runner, telling_run
+from flows.runs.clusters import Channel, connected_to_run, placement, places, relaying_progress, task_runner
 from flows.runs.estimates import estimate
 from flows.runs.failures import is_transient
 from flows.runs.job_sizes import sized_jobs
@@ -28,11 +28,11 @@ from flows.runs.reasons import reason_lines
 from flows.runs.running import Run, current_run, other_runs_lines, plan_run, run_stages
 from flows.runs.upgrading import settled_plan
 from flows.service.notifying import sender, tell_failure
-from flows.service.progress_artifact import ReadableProgress, moving_artifact
+from flows.service.progress_artifact import ReadableProgress, live_artifact
 from flows.service.run_log import in_run_log
 from flows.service.summary import leave_summary
 from flows.service.suspending import ask_on_page
-from flows.service.watching import heeding_server
+from flows.service.watching import watching_server
 from schemas import Store
 from stages.pipeline.contract import Context
 from stages.pipeline.jobs import JobResult
@@ -51,9 +51,8 @@ def catalog(*, stages: list[StageName] | None = None, settings: SettingsParamete
 
     Args:
         stages: Names of the stages to run; none means all.
-        settings: Where and by what means; what is not given is as the deployment says.
-        recipe: What is made: a preset, and what differs from it; what is not given is as the deployment and the preset
-            say.
+        settings: Where the data is and how the run works; what is left out comes from the deployment.
+        recipe: What is made: a preset, and changes to it; what is left out comes from the deployment and the preset.
     """
     run_recipe(recipe, settings, stages)
 
@@ -87,7 +86,7 @@ def run_recipe(recipe: RecipeParameter, settings: SettingsParameter, requested: 
     run.progress = progress = ReadableProgress(run.progress)
     problem: BaseException | None = None
     try:
-        with in_run_log(log), moving_artifact(progress):
+        with in_run_log(log), live_artifact(progress):
             run_in_flow(run)
     except BaseException as error:
         problem = error
@@ -98,7 +97,7 @@ def run_recipe(recipe: RecipeParameter, settings: SettingsParameter, requested: 
         try:
             leave_summary(run, problem)
         except Exception:  # such as an unreachable server; the run's own error matters more
-            log.warning("expected Prefect's server to keep the run's summary, got none of it kept", exc_info=True)
+            log.warning("expected Prefect's server to save the run's summary, got an error", exc_info=True)
 
 
 def run_in_flow(run: Run) -> None:
@@ -106,8 +105,8 @@ def run_in_flow(run: Run) -> None:
     settings = run.plan.settings
     with (
         task_runner(settings) as runner,
-        heeding_server(run.stop),
-        hearing_workers(runner, settings, run.progress, run.stop) as channel,
+        watching_server(run.stop),
+        relaying_progress(runner, settings, run.progress, run.stop) as channel,
     ):
         try:
             run_stages(run, _as_tasks(runner, channel))
@@ -169,7 +168,9 @@ def do_job(job: Job) -> Sequence[JobResult]:
         ShardsFailed: some shards failed; the others are done.
     """
     with (
-        nullcontext(job.context) if job.channel is None else telling_run(job.channel, str(job), job.context) as context
+        nullcontext(job.context)
+        if job.channel is None
+        else connected_to_run(job.channel, str(job), job.context) as context
     ):
         results = run_one_by_one(job.stage, context, job.names)
     if any(each.error is not None for each in results):

@@ -139,10 +139,10 @@ def plan(
     if estimate_tracks is not None:
         return _tell_estimate(options, estimate_tracks, track_seconds, clips, clip_seconds, workers)
     if track_seconds is not None or clips or clip_seconds is not None or workers > 1:
-        raise UsageError("expected --estimate TRACKS beside --track-seconds, --clips, --clip-seconds and --workers")
+        raise UsageError("expected --estimate TRACKS with --track-seconds, --clips, --clip-seconds or --workers")
     from flows.runs.codecs import disagreement_lines
     from flows.runs.estimates import estimate, total_line
-    from flows.runs.orders import advice_lines, order_lines, stopping_lines, told_lines
+    from flows.runs.orders import advice_lines, notice_lines, order_lines, stopping_lines
     from flows.runs.output import open_console, plan_rows, print_table
     from flows.runs.reasons import plan_remark_lines, remark_line
     from flows.runs.running import other_runs_lines
@@ -168,10 +168,10 @@ def plan(
         for remark in preview.remarks:
             tell(remark_line(stage, remark))
     remarks = (*advice_lines(options.recipe), *other_runs_lines(Store(options.plan.settings.store)))
-    for line in (*told_lines(plans), *(f"segue: {line}" for line in remarks), *stopping):
+    for line in (*notice_lines(plans), *(f"segue: {line}" for line in remarks), *stopping):
         tell(line)
     if settled.waits:
-        tell(f"segue: a run would wait for a word: {waiting_line(settled)}")
+        tell(f"segue: a run would wait for an answer: {waiting_line(settled)}")
         return WAITS
     for line in settled.lines:
         tell(f"segue: {line}")
@@ -203,9 +203,9 @@ def _tell_estimate(
         clip_seconds=own.clip_seconds if clip_seconds is None else clip_seconds,
     )
     if not size.track_seconds or (clips and not size.clip_seconds):
-        raise UsageError("expected --track-seconds and --clip-seconds, for the store has no rows to tell them by")
+        raise UsageError("expected --track-seconds and --clip-seconds, got a store without rows to take them from")
     made = f"{clips:,} clips of {size.clip_seconds:.1f} s" if clips else "no clips"
-    measured = f"measured of {own.tracks:,} recordings and {own.clips:,} clips"
+    measured = f"measured on {own.tracks:,} recordings and {own.clips:,} clips"
     say(f"{tracks:,} recordings of {size.track_seconds:.1f} s, {made}; {measured}")
     for rows in (stage_rows(rates, size, workers), table_rows(rates, size)):
         print_table(open_console(), rows)

@@ -15,8 +15,8 @@ from flows.recipes.recipe import STAGES, Recipe
 from flows.service.notifying import tell_failure
 
 PARAMETERS = """Args:
-    settings: Where and by what means; what is not given is as the deployment says.
-    recipe: What is made: a preset, and what differs from it; what is not given is as the deployment and the preset say.
+    settings: Where the data is and how the run works; what is left out comes from the deployment.
+    recipe: What is made: a preset, and changes to it; what is left out comes from the deployment and the preset.
 """
 
 

@@ -193,10 +193,10 @@ class LicencePolicy(Config):
         if licence is None or not licence.is_known:
             if self.unknown == "warn":
                 return None
-            return f"expected a licence that is known (licences.unknown = refuse), got {shown}"
+            return f"expected a known licence (licences.unknown = refuse), got {shown}"
         if not self.allow:
             return None
-        return f"expected a licence of licences.allow ({', '.join(self.allow)}), got {shown}"
+        return f"expected a licence in licences.allow ({', '.join(self.allow)}), got {shown}"
 
     def is_unknown(self, text: str | None) -> bool:
         """Return whether a recording with this licence passes only because `unknown` is `warn`."""

@@ -66,8 +66,8 @@ class WeightsNotFetched(MissingWeights):
         field = next(iter(named.values()), "STAGE.FIELD")
         super().__init__(
             f"missing weights {missing}: {' '.join(why.split())[:200]}; run once with a network, or copy them to this "
-            f"machine and give their folder in place of the name, e.g. --set {field}=/path/to/folder"
-            + (f"; by what they turn out to read, {more} may be wanted too" if perhaps else "")
+            f"machine and give their folder in place of the name, such as --set {field}=/path/to/folder"
+            + (f"; depending on their conditions, {more} may also be needed" if perhaps else "")
         )
         self.references, self.why, self.fields = tuple(map(str, references)), why, named
         self.perhaps = tuple(map(str, perhaps))
@@ -110,7 +110,7 @@ class WeightsLibrary:
         self.store = store
         self.recipes = dict(recipes or {})
         self.offline = offline
-        self._found: dict[str, LocalWeights] = {}
+        self._known_weights: dict[str, LocalWeights] = {}
         self._rows: dict[tuple[str, str, str], list[Row]] = {}
         """Rows of `checkpoints`, by version, shard and content: a plan asks for the same ones dozens of times."""
 
@@ -124,10 +124,12 @@ class WeightsLibrary:
         """
         if reference.checkpoint is not None:
             return self._checkpoint(reference, reference.checkpoint)
-        if reference not in self._found:
+        if reference not in self._known_weights:
             path, revision = self._fetch(reference)
-            self._found[reference] = LocalWeights(reference, path, self._hold(reference, path, revision))
-        return self._found[reference]
+            self._known_weights[reference] = LocalWeights(
+                reference, path, self._check_digest(reference, path, revision)
+            )
+        return self._known_weights[reference]
 
     def fetch_all(self, references: Iterable[WeightsRef], perhaps: Iterable[WeightsRef] = ()) -> None:
         """Fetch published weights before any work begins, so that everything missing is reported at once.
@@ -172,11 +174,11 @@ class WeightsLibrary:
         hidden = TakeDowns(self.store).hidden.checkpoint_id if rows else ()
         if any(row["checkpoint_id"] == name for row in rows) and name in hidden:
             raise MissingWeights(
-                f"expected a model that learned from nothing that was taken down, got checkpoint:{name}: train another "
-                "one and name that (`segue explain` and the table `taken_down` tell from what it learned)"
+                f"expected a model that learned from no recording that was taken down, got checkpoint:{name}: train "
+                "another one and name that (`segue explain` and the table `taken_down` show what it learned from)"
             )
-        standing = [row for row in rows if row["checkpoint_id"] not in hidden]
-        return max(standing, key=lambda row: row["created_at"], default=None)
+        allowed = [row for row in rows if row["checkpoint_id"] not in hidden]
+        return max(allowed, key=lambda row: row["created_at"], default=None)
 
     def _rows_of(self, version: str, shard: str) -> list[Row]:
         """Return the rows of a shard of `checkpoints`; the file is read again only if its content changed."""
@@ -191,7 +193,7 @@ class WeightsLibrary:
     def _checkpoint(self, reference: WeightsRef, name: str) -> LocalWeights:
         row = self.checkpoint(name)
         if row is None:
-            advice = f"for the folder of that name give ./{name}" if Path(name).is_dir() else "train it first"
+            advice = f"to name the folder give ./{name}" if Path(name).is_dir() else "train it first"
             raise NotTrainedYet(f"expected a trained checkpoint {name!r} in {self.store.url}, got none: {advice}")
         return LocalWeights(reference, self._trained(reference, row), row["digest"])
 
@@ -205,12 +207,12 @@ class WeightsLibrary:
         if not self.store.is_local and _known_digest(path, _stamp(path)) != row["digest"]:
             shutil.rmtree(path)  # a local copy, perhaps incomplete; the store has the original
             path = self.store.local(row["path"])
-        came = _known_digest(path, _stamp(path)) if path.exists() else ""
-        if came != row["digest"]:
+        digest = _known_digest(path, _stamp(path)) if path.exists() else ""
+        if digest != row["digest"]:
             raise MissingWeights(
                 f"expected the weights of {reference} in {self.store.url}/{row['path']} with digest "
-                f"{row['digest'][:16]}…, as they were trained, got {f'{came[:16]}…' if came else 'nothing there'}: "
-                "restore the folder from a copy, or have it made anew by `segue check --repair`"
+                f"{row['digest'][:16]}…, as they were trained, got {f'{digest[:16]}…' if digest else 'nothing there'}: "
+                "restore the folder from a copy, or have it made again by `segue check --repair`"
             )
         return path
 
@@ -287,7 +289,7 @@ class WeightsLibrary:
         rows = self.store.read(WEIGHTS, "1", shards=[fingerprint(str(reference))]).to_pylist()
         return rows[0] if rows else None
 
-    def _hold(self, reference: str, path: Path, revision: str) -> str:
+    def _check_digest(self, reference: str, path: Path, revision: str) -> str:
         """Return the digest. It is computed only if the files changed since it was recorded, and recorded on first
         use.
 
@@ -311,11 +313,11 @@ class WeightsLibrary:
 
 
 HUB_ANSWERS = {
-    "GatedRepoError": "the hub gives {} only to those who agreed to its terms: agree on its page, then `hf auth login`",
+    "GatedRepoError": "the hub gives {} only if its terms are accepted: accept them on its page, then `hf auth login`",
     "RepositoryNotFoundError": "the hub has no {}, or shows it only to its owners: is the name right?",
-    "RevisionNotFoundError": "the hub has {}, and no such revision",
-    "RemoteEntryNotFoundError": "the hub has {}, and no such file",
-    "EntryNotFoundError": "the hub has {}, and no such file",
+    "RevisionNotFoundError": "the hub has {}, but no such revision",
+    "RemoteEntryNotFoundError": "the hub has {}, but no such file",
+    "EntryNotFoundError": "the hub has {}, but no such file",
 }
 """What the errors of the hub's client mean, by class name."""
 

@@ -124,7 +124,7 @@ def test_a_store_gives_tables_as_arrow_and_pandas(tmp_path: Path) -> None:
 
 def test_a_path_that_is_not_a_store_is_reported(tmp_path: Path) -> None:
     (tmp_path / "project" / "src").mkdir(parents=True)
-    for name, got in (("no", "nothing there"), ("project", "a folder of something else")):
+    for name, got in (("no", "nothing there"), ("project", "a folder with other content")):
         for opening in (segue.Store, partial(segue.load_model, "checkpoint:language_model")):
             with pytest.raises(ValueError, match=f"expected a store at .*{name}, got {got}"):
                 opening(tmp_path / name)

@@ -74,7 +74,7 @@ def print_rows(console: Console, rows: Sequence[Shown], full: bool = True) -> No
     length = None if full else _id_length(rows)
     cells = [{name: _table_cell(value, length) for name, value in row.items()} for row in rows]
     if _fits(cells, console.width):
-        print_table(console, cells, narrowest=NARROWEST)
+        print_table(console, cells, keep_words=True)
     else:
         _print_records(console, cells)
 

@@ -83,7 +83,7 @@ def _convert(
         if form == "peft":
             if codec or dtype:
                 raise ValueError(
-                    "expected neither --codec nor --dtype beside --to peft, which has no codec and rounds nothing"
+                    "expected neither --codec nor --dtype with --to peft, which has no codec and rounds nothing"
                 )
             return finetune.export_updates(source, folder, destination, library)
         reference = WeightsRef(codec) if codec else None

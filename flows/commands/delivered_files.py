@@ -25,11 +25,11 @@ class DeliveredFiles:
             listed = self._of(folder)
         except FileNotFoundError:
             raise ValueError(
-                f"expected a delivery, with {CHECKSUMS} in it, got {folder} without: name its files, or export again "
-                "where an export was stopped"
+                f"expected a delivery, with {CHECKSUMS} in it, got {folder} without it: name its files, or export "
+                "again if an export was stopped"
             ) from None
-        besides = (str(path.relative_to(folder)) for path in folder.rglob("*") if is_sound(path) and path.is_file())
-        return [folder / name for name in sorted({*listed, *besides})]
+        unlisted = (str(path.relative_to(folder)) for path in folder.rglob("*") if is_sound(path) and path.is_file())
+        return [folder / name for name in sorted({*listed, *unlisted})]
 
     def findings(self, path: Path) -> list[Finding]:
         """Return whether a file matches the checksums in its folder or in the parent folder; empty if there are none.
@@ -48,7 +48,7 @@ class DeliveredFiles:
             if name not in digests:
                 return [Finding("checksum", "note", f"{place} does not list it: it was added, or delivered earlier")]
             if not path.exists():
-                return [Finding("checksum", "fails", f"{place} lists it, and it is gone")]
+                return [Finding("checksum", "fails", f"{place} lists it, but it is missing")]
             digest = file_digest(path)
             if digest == digests[name]:
                 return [Finding("checksum", "holds", f"as it was delivered, byte for byte ({place})")]

@@ -39,7 +39,7 @@ class Finding:
 
     state: str
     what: str
-    told: str
+    report: str
 
 
 @app.command()
@@ -48,7 +48,7 @@ def doctor(store: StoreOption = None) -> int:
     findings = [*machine(), *weights(), *settings(store), *trained(store), *service()]
     width = max(len(finding.what) for finding in findings)
     for finding in findings:
-        say(f"{finding.state} {finding.what:<{width}}  {finding.told}", hang=len(finding.state) + width + 3)
+        say(f"{finding.state} {finding.what:<{width}}  {finding.report}", hang=len(finding.state) + width + 3)
     return 1 if any(finding.state == BAD for finding in findings) else 0
 
 
@@ -62,14 +62,15 @@ def machine() -> Iterator[Finding]:
 
     supported = (3, 11) <= sys.version_info[:2] <= (3, 12)
     version = platform.python_version()
-    told = version if supported else f"{version}: 3.11 or 3.12 is needed: make env PYTHON=python3.12"
-    yield Finding(GOOD if supported else BAD, "python", told)
+    report = version if supported else f"{version}: 3.11 or 3.12 is needed: make env PYTHON=python3.12"
+    yield Finding(GOOD if supported else BAD, "python", report)
     yield Finding(GOOD, "segue", release_text())
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
         yield Finding(GOOD, "device", f"cuda, torch {torch.__version__}: {', '.join(names)}")
     else:
-        yield Finding(ABSENT, "device", f"cpu, torch {torch.__version__} sees no GPU; presets but miniature want one")
+        report = f"cpu, torch {torch.__version__} sees no GPU; presets other than miniature need one"
+        yield Finding(ABSENT, "device", report)
     memory = psutil.virtual_memory()
     yield Finding(
         GOOD, "cores", f"{available_cores()}, memory {memory.available / 1e9:.0f} of {memory.total / 1e9:.0f} GB free"
@@ -83,7 +84,7 @@ def weights() -> Iterator[Finding]:
     folder = Path(HF_HUB_CACHE)
     models = sorted(entry.name.removeprefix("models--").replace("--", "/") for entry in folder.glob("models--*"))
     held = f"{len(models)} in {folder}: {', '.join(models[:4])}" if models else f"none in {folder}"
-    network = "the network is not asked (HF_HUB_OFFLINE)" if HF_HUB_OFFLINE else "others are fetched when first used"
+    network = "the network is not used (HF_HUB_OFFLINE)" if HF_HUB_OFFLINE else "others are fetched when first used"
     own = "the presets miniature and study train their own"
     yield Finding(GOOD if models else ABSENT, "published weights", f"{held}; {network}; {own}")
 
@@ -96,8 +97,8 @@ def trained(store: str | None) -> Iterator[Finding]:
     opened = open_store(store or DEFAULT_STORE)
     if not opened.absence():
         kinds = sorted(set(opened.read_all(CHECKPOINTS, ["kind"])["kind"].to_pylist()))
-        told = ", ".join(kinds) if kinds else "none yet"
-        yield Finding(GOOD if kinds else ABSENT, "weights of the store", told)
+        report = ", ".join(kinds) if kinds else "none yet"
+        yield Finding(GOOD if kinds else ABSENT, "weights of the store", report)
 
 
 def settings(store: str | None) -> Iterator[Finding]:
@@ -107,8 +108,8 @@ def settings(store: str | None) -> Iterator[Finding]:
 
     opened = open_store(store or DEFAULT_STORE)
     absence = opened.absence()
-    told = f"none at {opened.url} ({absence}): give --store" if absence else opened.url
-    yield Finding(ABSENT if absence else GOOD, "store", told)
+    report = f"none at {opened.url} ({absence}): give --store" if absence else opened.url
+    yield Finding(ABSENT if absence else GOOD, "store", report)
     places = {
         "disk of the state": state_folder(),
         **({"disk of the store": Path(opened.root)} if opened.is_local else {}),
@@ -116,9 +117,9 @@ def settings(store: str | None) -> Iterator[Finding]:
     for what, place in places.items():
         above = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
         free = shutil.disk_usage(above).free
-        told = f"{free / 1e9:.0f} GB free at {above}"
-        advice = "" if free >= LEAST_FREE else ": make room, `segue clean` tells what of a store may go"
-        yield Finding(GOOD if free >= LEAST_FREE else BAD, what, told + advice)
+        report = f"{free / 1e9:.0f} GB free at {above}"
+        advice = "" if free >= LEAST_FREE else ": make room; `segue clean` lists what can be removed from a store"
+        yield Finding(GOOD if free >= LEAST_FREE else BAD, what, report + advice)
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     advice = "" if files >= LEAST_FILES else f": ulimit -n {LEAST_FILES}"
     yield Finding(GOOD if files >= LEAST_FILES else BAD, "open files", f"{files}{advice}")
@@ -141,14 +142,14 @@ def service() -> Iterator[Finding]:
         if running:
             yield Finding(GOOD, what, f"process {running.pid}, its log: {log_of(name)}")
         elif name in ours.parts:
-            yield Finding(BAD, what, f"it ended, see {log_of(name)}: segue up")
+            yield Finding(BAD, what, f"it ended, see {log_of(name)}; start it again: segue up")
         else:
             yield Finding(ABSENT, what, "not started here: segue up")
     if answers:
         yield from _server(url)
     elif named:
         yield Finding(
-            BAD, "PREFECT_API_URL", f"{named} does not answer, and every run would end: unset PREFECT_API_URL"
+            BAD, "PREFECT_API_URL", f"{named} does not answer, and every run would fail: unset PREFECT_API_URL"
         )
 
 
@@ -173,8 +174,8 @@ def _pools(client: "SyncPrefectClient") -> Iterator[Finding]:
             continue
         workers = client.read_workers_for_work_pool(name)
         online = [worker.name for worker in workers if worker.status is not None and worker.status.value == "ONLINE"]
-        told = f"workers: {', '.join(online)}" if online else "no worker takes its runs: segue up"
-        yield Finding(GOOD if online else BAD, f"pool {name}", told)
+        report = f"workers: {', '.join(online)}" if online else "no worker takes its runs: segue up"
+        yield Finding(GOOD if online else BAD, f"pool {name}", report)
 
 
 def _slots(client: "SyncPrefectClient") -> Iterator[Finding]:
@@ -192,11 +193,11 @@ def _slots(client: "SyncPrefectClient") -> Iterator[Finding]:
         runs = [run for run in client.read_flow_runs(flow_run_filter=ours) if run.state and not run.state.is_final()]
         holders = [f"{run.name} ({run.state_name})" for run in runs if run.state_type in holding]
         waits = sum(run.state_name == "AwaitingConcurrencySlot" for run in runs)
-        told = f"{limit.active_slots:g} of {limit.limit} taken, by {', '.join(holders) or 'no run'}; {waits} wait"
+        report = f"{limit.active_slots:g} of {limit.limit} taken, by {', '.join(holders) or 'no run'}; {waits} wait"
         if limit.active_slots > len(holders):
-            yield Finding(BAD, f"slot of {deployment.name}", f"{told}: it is free within 5 minutes")
+            yield Finding(BAD, f"slot of {deployment.name}", f"{report}: it becomes free within 5 minutes")
         else:
-            yield Finding(GOOD, f"slot of {deployment.name}", told)
+            yield Finding(GOOD, f"slot of {deployment.name}", report)
 
 
 def _runs(client: "SyncPrefectClient") -> Iterator[Finding]:
@@ -205,19 +206,19 @@ def _runs(client: "SyncPrefectClient") -> Iterator[Finding]:
     from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort
 
-    begun = FlowRunFilter(
+    started = FlowRunFilter(
         state=FlowRunFilterState(
             type=FlowRunFilterStateType(any_=[kind for kind in StateType if kind is not StateType.SCHEDULED])
         )
     )
-    for run in client.read_flow_runs(flow_run_filter=begun, sort=FlowRunSort.START_TIME_DESC, limit=RUNS):
-        told = f"{run.start_time or run.expected_start_time:%Y-%m-%d %H:%M} {run.name}: {run.state_name}"
-        yield Finding(BAD if run.state_name in ("Failed", "Crashed") else GOOD, "last run", told)
+    for run in client.read_flow_runs(flow_run_filter=started, sort=FlowRunSort.START_TIME_DESC, limit=RUNS):
+        report = f"{run.start_time or run.expected_start_time:%Y-%m-%d %H:%M} {run.name}: {run.state_name}"
+        yield Finding(BAD if run.state_name in ("Failed", "Crashed") else GOOD, "last run", report)
     due = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])))
     names = {deployment.id: deployment.name for deployment in client.read_deployments()}
-    told_of = set()
+    reported = set()
     for run in client.read_flow_runs(flow_run_filter=due, sort=FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC, limit=200):
-        if run.deployment_id in names and run.deployment_id not in told_of:
-            told_of.add(run.deployment_id)
-            told = f"{run.expected_start_time:%Y-%m-%d %H:%M} {names[run.deployment_id]}: {run.state_name}"
-            yield Finding(BAD if run.state_name == "Late" else GOOD, "next run", told)
+        if run.deployment_id in names and run.deployment_id not in reported:
+            reported.add(run.deployment_id)
+            report = f"{run.expected_start_time:%Y-%m-%d %H:%M} {names[run.deployment_id]}: {run.state_name}"
+            yield Finding(BAD if run.state_name == "Late" else GOOD, "next run", report)

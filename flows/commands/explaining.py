@@ -30,19 +30,19 @@ def explain_clip(store: Store, name: str) -> list[Section]:
         ValueError: there is no such clip, or several requests match.
     """
     clips = _clips(store, name)
-    among = f"request_id = {literal(clips[0]['request'])}"
+    condition = f"request_id = {literal(clips[0]['request'])}"
     if len(clips) == 1:
-        among += f" AND take = {clips[0]['take']}"
+        condition += f" AND take = {clips[0]['take']}"
     models = query(
         store,
         "SELECT model_id, kind, reference, min(distance) AS distance, count(DISTINCT track_id) AS recordings "
-        f"FROM lineage WHERE {among} AND model_id IS NOT NULL GROUP BY ALL ORDER BY distance, kind, model_id",
+        f"FROM lineage WHERE {condition} AND model_id IS NOT NULL GROUP BY ALL ORDER BY distance, kind, model_id",
     ).to_pylist()
     recordings = query(
         store,
         "SELECT string_agg(DISTINCT coalesce(kind, how), ', ' ORDER BY coalesce(kind, how)) AS through, "
         "track_id AS track, title, artist, licence, uri AS source "
-        f"FROM lineage WHERE {among} AND track_id IS NOT NULL GROUP BY ALL ORDER BY artist, title, track",
+        f"FROM lineage WHERE {condition} AND track_id IS NOT NULL GROUP BY ALL ORDER BY artist, title, track",
     ).to_pylist()
     fields = _fields(store)
     described = [
@@ -53,7 +53,7 @@ def explain_clip(store: Store, name: str) -> list[Section]:
     ]
     counts = count_licences({row["track"]: row["licence"] for row in recordings}.values())
     licences = [{"licence": licence, "recordings": count} for licence, count in counts.most_common()]
-    tries = _tries(store, among)
+    tries = _tries(store, condition)
     made_again = [("tries", tries)] if tries else []
     return [("clip", clips), *made_again, ("models", described), ("licences", licences), ("recordings", recordings)]
 
@@ -77,14 +77,12 @@ def _clips(store: Store, name: str) -> list[Row]:
     requests = list(dict.fromkeys(row["request"] for row in rows))
     if not requests:
         raise ValueError(
-            f"expected a clip's request by id or name, with /TAKE for one take, got {name!r}, which no clip that is "
-            f"shown has{did_you_mean(wanted, _names(store))} (`taken_down` and `segue rollback --list` say what "
-            f"was){_quarantined(store, condition)}"
+            f"expected the id or name of a clip's request, with /TAKE for one take, got {name!r}, which no clip in the "
+            f"views has{did_you_mean(wanted, _names(store))} (`taken_down` and `segue rollback --list` show what was "
+            f"there before){_quarantined(store, condition)}"
         )
     if len(requests) > 1:
-        raise ValueError(
-            f"expected one request, got {len(requests)} that {wanted!r} may mean: {', '.join(requests[:3])}"
-        )
+        raise ValueError(f"expected one request, got {len(requests)} that match {wanted!r}: {', '.join(requests[:3])}")
     return rows
 
 
@@ -106,13 +104,13 @@ def _quarantined(store: Store, condition: str) -> str:
     )
 
 
-def _tries(store: Store, among: str) -> list[Row]:
+def _tries(store: Store, condition: str) -> list[Row]:
     """Return the tries of takes that were tried more than once."""
     rows: list[Row] = query(
         store,
-        "SELECT take, retake + 1 AS try, seed, chosen, array_to_string(reasons, '; ') AS \"what spoke "
-        f'against it" FROM tries WHERE {among} AND (request_id, take) IN '
-        f"(SELECT (request_id, take) FROM tries WHERE {among} AND retake > 0) ORDER BY ALL",
+        "SELECT take, retake + 1 AS try, seed, chosen, array_to_string(reasons, '; ') AS \"what spoke against it\" "
+        f"FROM tries WHERE {condition} AND (request_id, take) IN "
+        f"(SELECT (request_id, take) FROM tries WHERE {condition} AND retake > 0) ORDER BY ALL",
     ).to_pylist()
     return rows
 
@@ -127,22 +125,22 @@ def explain_track(store: Store, name: str) -> list[Section]:
         ValueError: there is no such recording, or several match.
     """
     (recording,) = find_recordings(store, [name])
-    among = f"track_id = {literal(recording['track_id'])}"
+    condition = f"track_id = {literal(recording['track_id'])}"
     models = query(
         store,
         "SELECT checkpoint_id AS model, kind, string_agg(DISTINCT learned_by, ', ') AS learned_by, min(distance) AS "
         f"distance, count(DISTINCT (request_id, take)) FILTER (request_id IS NOT NULL) AS clips FROM descendants "
-        f"WHERE {among} AND how = 'learned' GROUP BY ALL ORDER BY distance, kind, model",
+        f"WHERE {condition} AND how = 'learned' GROUP BY ALL ORDER BY distance, kind, model",
     ).to_pylist()
     described = [
         {"model": row["model"], "kind": row["kind"], "clips": row["clips"]}
-        | {"through": "it learned from it" if row["distance"] == 0 else f"made with {row['learned_by']}"}
+        | {"through": "trained on it" if row["distance"] == 0 else f"made with {row['learned_by']}"}
         for row in models
     ]
     clips = query(
         store,
         "SELECT request_id AS request, take, string_agg(DISTINCT how, ', ' ORDER BY how) AS how, "
-        f"min(path) AS file FROM descendants WHERE {among} AND request_id IS NOT NULL GROUP BY ALL "
+        f"min(path) AS file FROM descendants WHERE {condition} AND request_id IS NOT NULL GROUP BY ALL "
         "ORDER BY request, take",
     ).to_pylist()
     facts = {"track": recording["track_id"]} | {key: recording[key] for key in ("title", "artist", "licence", "uri")}

@@ -85,7 +85,7 @@ def export(
     try:
         check_template(name)
         if (table or references) and not dataset:
-            raise ValueError("expected --dataset beside --table and --references, got none")
+            raise ValueError("expected --dataset with --table and --references, got none")
         form = Form(format, sample_rate, None if bit_depth is None else 24 if bit_depth == "24" else 16)
         form.check()
         best = best or (1 if by else None)
@@ -94,23 +94,23 @@ def export(
         chosen = choose_clips(opened, ids, where, best, by, decided)
         if dataset:
             if form != Form() or certificate or unsigned or prune:
-                raise ValueError("expected clips as they are with --dataset, got another form, a signer or --prune")
+                raise ValueError("expected neither another form, a signer nor --prune with --dataset, got one of them")
             return _export_dataset(opened, chosen, destination, [table] if table else ["tracks", "clips"], references)
         if decided is not None:
-            _tell_wanting(opened, ids, decided)
-        held = _quarantined_words(opened, ids)
+            _report_refused_requests(opened, ids, decided)
+        quarantined = _quarantined_words(opened, ids)
         if not chosen:
-            told = f"; {held}" if held else ""
-            raise ValueError(f"expected clips to deliver, got none of {opened.url} that are chosen{told}")
+            also = f"; {quarantined}" if quarantined else ""
+            raise ValueError(f"expected clips to deliver, got none that match in {opened.url}{also}")
         signer = _signer(opened, chosen, form, certificate, key, unsigned)
-        if held:
-            tell(f"segue: {held}")
+        if quarantined:
+            tell(f"segue: {quarantined}")
         return _deliver(opened, chosen, destination, form, signer, name, prune)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
-def _tell_wanting(store: "Store", requests: Collection[str] | None, picks: "Picks") -> None:
+def _report_refused_requests(store: "Store", requests: Collection[str] | None, picks: "Picks") -> None:
     """Report the requests of which a person refused every take, and how to get more takes.
 
     Args:
@@ -123,8 +123,8 @@ def _tell_wanting(store: "Store", requests: Collection[str] | None, picks: "Pick
         takes.setdefault(row["request_id"], []).append(row["take"])
     refused = {
         request
-        for request, there in takes.items()
-        if (requests is None or request in requests) and {(request, take) for take in there} <= picks.refused
+        for request, numbers in takes.items()
+        if (requests is None or request in requests) and {(request, take) for take in numbers} <= picks.refused
     }
     if not refused:
         return
@@ -132,8 +132,8 @@ def _tell_wanting(store: "Store", requests: Collection[str] | None, picks: "Pick
     names = [row["name"] or row["request_id"] for row in rows if row["request_id"] in refused]
     shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
     tell(
-        f"segue: every take of {_count(len(names), 'request')} was refused: {shown}. A run of the order with "
-        "`--set requests.picks=…`, this file, makes one more for each that was refused, and leaves those that are there"
+        f"segue: every take of {_count(len(names), 'request')} was refused: {shown}. To make a new take for each "
+        "refused one, run the order again with this file, `--set requests.picks=…`; existing takes stay"
     )
 
 
@@ -155,7 +155,7 @@ def _quarantined_words(store: "Store", requests: Collection[str] | None) -> str:
         return ""
     shown = ", ".join(clips[:SHOWN]) + (", …" if len(clips) > SHOWN else "")
     return (
-        f"{_count(len(clips), 'clip')} quarantined, and never delivered: {shown} "
+        f"{_count(len(clips), 'clip')} quarantined and not delivered: {shown} "
         '(`segue sql "SELECT request_id, take, reasons FROM quarantine"` says why)'
     )
 
@@ -183,7 +183,7 @@ def deliver_order(store: "Store", destination: str) -> int:
 
     chosen = choose_clips(store)
     if not chosen:
-        raise ValueError(f"expected clips to deliver to {destination}, got none that {store.url} shows")
+        raise ValueError(f"expected clips to deliver to {destination}, got none in the views of {store.url}")
     return _deliver(store, chosen, destination, Form(), None, NAME, prune=False)
 
 
@@ -205,8 +205,8 @@ def _export_dataset(
         raise ValueError(f"expected rows of {' or '.join(tables)} in {store.url}, got none")
     with _working() as (progress, check_stopped):
         done = export_dataset(store, parts, destination, references, progress, check_stopped)
-    files = f"{_count(done.written, 'file')} written, {done.kept:,} as they were"
-    say(f"{destination}: {files if done.written or done.removed else 'all files as they were, nothing to write'}")
+    files = f"{_count(done.written, 'file')} written, {done.kept:,} unchanged"
+    say(f"{destination}: {files if done.written or done.removed else 'all files unchanged, nothing to write'}")
     for (name, split), rows in sorted(done.rows.items()):
         say(f"    {name}, {split}: {_count(rows, 'row')}")
     for uri, reason in done.failed[:SHOWN]:
@@ -254,11 +254,11 @@ def _deliver(
     with _working() as (progress, check_stopped):
         done = deliver(store, chosen, destination, Maker(store, form, signer), name, prune, progress, check_stopped)
     if done.written or done.removed:
-        say(f"{destination}: {_count(done.written, 'clip')} written, {done.kept:,} as they were")
+        say(f"{destination}: {_count(done.written, 'clip')} written, {done.kept:,} unchanged")
     elif done.other_files:
-        say(f"{destination}: {_count(done.kept, 'clip')} as they were, the catalog written anew")
+        say(f"{destination}: {_count(done.kept, 'clip')} unchanged, the catalog rewritten")
     else:
-        say(f"{destination}: {_count(done.kept, 'clip')} as they were, nothing to write")
+        say(f"{destination}: {_count(done.kept, 'clip')} unchanged, nothing to write")
     if done.removed:
         say(f"{_count(done.removed, 'clip')} of earlier exports removed")
     if done.left:
@@ -296,25 +296,25 @@ def _signer(
     signed = {digest for each in changed if (digest := maker.signed_by(each)) is not None}
     if certificate is not None:
         if certificate == DEVELOPMENT and key is not None:
-            raise ValueError(f"expected no --key beside the development certificate, which has its own, got {key}")
+            raise ValueError(f"expected no --key with the development certificate, which has its own, got {key}")
         if certificate != DEVELOPMENT and key is None:
-            raise ValueError(f"expected --key, its private key, beside --certificate {certificate}, got none")
+            raise ValueError(f"expected --key, its private key, with --certificate {certificate}, got none")
         return Signer(Credentials(certificate=certificate, key=key))
     if key is not None:
-        raise ValueError("expected --certificate beside --key, got none")
+        raise ValueError("expected --certificate with --key, got none")
     if not signed or unsigned:
         return None
     if any(maker.ending(each) not in FORMATS for each in changed):
         raise ValueError(
-            f"expected one of {', '.join(FORMATS)} for clips that are signed: give --unsigned for {form.format}"
+            f"expected one of {', '.join(FORMATS)} for signed clips, got {form.format}: it needs --unsigned"
         )
     from stages.audio.credentials.certificates import development_place
 
     if development_place().exists() and signed == {identified_credentials(Credentials()).certificate}:
         return Signer(Credentials())
     raise ValueError(
-        "expected --certificate and --key, as the clips are signed and are to be in another form, got none: name who "
-        "signed them, or give --unsigned"
+        "expected --certificate and --key, because a signed clip in another form must be signed again, got none: give "
+        "those that the clips were signed with, or --unsigned"
     )
 
 
@@ -337,8 +337,8 @@ def _request_ids(store: "Store", words: Sequence[str]) -> set[str]:
         meant = [row["request_id"] for row in rows if row["name"] == word] or [row["request_id"] for row in begins]
         if len(meant) != 1:
             near = did_you_mean(word, [row["name"] for row in rows if row["name"]])
-            unknown = f"{word!r}, which is no file, id or name of one{near}"
-            raise ValueError(f"expected a request, got {f'{len(meant)} that {word!r} may mean' if meant else unknown}")
+            unknown = f"{word!r}, which is neither a file nor the id or name of a request{near}"
+            raise ValueError(f"expected a request, got {f'{len(meant)} that match {word!r}' if meant else unknown}")
         ids.update(meant)
     return ids
 
@@ -361,7 +361,7 @@ def _ids_in_file(rows: "list[dict[str, object]]", url: str) -> set[str]:
     if unknown:
         examples = ", ".join(unknown[:SHOWN])
         raise ValueError(
-            f"expected lines of {url} that this store's order has, got {len(unknown)} that it has not: {examples}"
+            f"expected lines of {url} that are in this store's order, got {len(unknown)} that are not: {examples}"
         )
     return ids
 

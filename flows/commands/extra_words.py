@@ -16,18 +16,18 @@ def with_place(message: str, arguments: Sequence[str]) -> str:
     if not message.startswith(EXTRA):
         return message
     words = message.removeprefix(EXTRA).removesuffix(")")
-    told = f"{words!r} has no place here"
+    problem = f"unexpected argument {words!r}"
     match arguments[0]:
         case "generate" if _is_order(words):
-            return f"{told}: a file of requests is given by --requests {words}"
+            return f"{problem}: give a requests file by --requests {words}"
         case "generate":
-            return f'{told}: say what to make by --text "{words}", or by --requests FILE'
+            return f'{problem}: say what to make by --text "{words}", or by --requests FILE'
         case "finetune":
-            return f"{told}: recordings are given by --source {words}"
+            return f"{problem}: give recordings by --source {words}"
         case "sql":
-            return f"{told}: put the whole query between quotes"
+            return f"{problem}: put the whole query between quotes"
         case command:
-            return f"{told}: see segue {command} --help (words with spaces in them go between quotes)"
+            return f"{problem}: see segue {command} --help (words with spaces in them go between quotes)"
 
 
 def _is_order(name: str) -> bool:

@@ -146,7 +146,7 @@ def finetune(
         _tell(iter(data))
         if dry_run:
             return 0
-        run_and_show(options, told=data)
+        run_and_show(options, known_lines=data)
     _tell(next_lines(options))
     return 0
 
@@ -252,13 +252,13 @@ def data_lines(pipeline: "Pipeline") -> Iterator[str]:
 
     ingest = pipeline.stages["ingest"]
     if not pipeline.store.shards(ingest.module.WRITES, pipeline.context(ingest.name, run_id="plan").fingerprint):
-        yield "data: told once the recordings have been taken in"
+        yield "data: known once the recordings are ingested"
         return
     config = pipeline.stages["train"].config
     assert isinstance(config, Config)
-    told = preview(config, pipeline.context("train", run_id="plan"))
-    yield from told.lines
-    for remark in told.remarks:
+    data = preview(config, pipeline.context("train", run_id="plan"))
+    yield from data.lines
+    for remark in data.remarks:
         yield remark_line("train", remark)
 
 
@@ -278,9 +278,9 @@ def next_lines(options: RunOptions) -> Iterator[str]:
     if row["adapter"] is not None:
         folder = store.location(f"{row['path']}/{ADAPTER}")
         yield f"segue: the updates alone are {folder} (peft's form); requests call them `{row['adapter']}:1`"
-    yield f"segue: take it along whole: `segue convert {checkpoint} ./tuned --to hf {place}` (or audiocraft)"
+    yield f"segue: to use the model elsewhere: `segue convert {checkpoint} ./tuned --to hf {place}` (or audiocraft)"
     if row["adapter"] is not None:
-        yield f"segue: or the updates, for transformers: `segue convert {checkpoint} ./updates --to peft {place}`"
+        yield f"segue: or only the updates, for transformers: `segue convert {checkpoint} ./updates --to peft {place}`"
 
 
 def export_updates(source: str, folder: Path, destination: Path, library: "WeightsLibrary") -> str:
@@ -300,12 +300,12 @@ def export_updates(source: str, folder: Path, destination: Path, library: "Weigh
 
     row = library.checkpoint(WeightsRef(source).checkpoint or source)
     if row is None or row["adapter"] is None:
-        got = "a folder, which does not say so" if row is None else "one that learned all weights, or conditioners too"
-        raise ValueError(f"expected checkpoint:ID of a store that learned by low-rank updates alone, got {got}")
+        got = "a folder" if row is None else "one that trained all weights, or conditioners too"
+        raise ValueError(f"expected checkpoint:ID of a store, trained as low-rank updates alone, got {got}")
     base = _published_base(row, library)
     count = export_adapter(folder, destination, library.get, base)
-    of = f"transformers' MusicGen ({base})" if base else "transformers' MusicGen that training began with"
-    return f"the updates of {source} are written as peft's to {destination}: {count:,} parameters, for {of}"
+    of = f"transformers' MusicGen ({base})" if base else "the MusicGen of transformers that training started from"
+    return f"the updates of {source} are written in peft's form to {destination}: {count:,} parameters, for {of}"
 
 
 def _published_base(row: "Row", library: "WeightsLibrary") -> str | None:

@@ -32,11 +32,11 @@ def run_and_tell(options: RunOptions) -> int:
     return 0
 
 
-def run_and_show(options: RunOptions, told: Collection[str] = ()) -> list[str]:
+def run_and_show(options: RunOptions, known_lines: Collection[str] = ()) -> list[str]:
     """Run what a command line asks for, print what was made, and return the stages that ran, in order.
 
     Args:
-        told: lines that were printed just before and are not printed again.
+        known_lines: lines that were printed just before and are not printed again.
     """
     from rich.console import Console
 
@@ -47,7 +47,7 @@ def run_and_show(options: RunOptions, told: Collection[str] = ()) -> list[str]:
     from schemas import Store
 
     errors = Console(stderr=True)
-    progress = BarProgress(errors, told) if errors.is_terminal else LineProgress(tell, told=told)
+    progress = BarProgress(errors, known_lines) if errors.is_terminal else LineProgress(tell, known_lines=known_lines)
     current = Run(options.plan, progress=progress)
     try:
         with stoppable(current.stop), progress if isinstance(progress, BarProgress) else nullcontext():
@@ -73,17 +73,17 @@ def next_lines(store: "Store", configured: Sequence["ConfiguredStage"], stages: 
     place = typed_place(store.location())
     if "report" in stages:
         yield f"segue: the page is {store.location(PAGE)}"
-        yield f"segue: next, `segue status --store {place}` tells what is there, `segue sql` asks anything of it"
+        yield f"segue: next, `segue status --store {place}` shows what is there, `segue sql` answers any query"
     else:
         table = {stage.name: stage.module.WRITES.name for stage in configured}[stages[-1]]
-        yield f"segue: next, `segue show {table} --store {place}` tells what {stages[-1]} made"
+        yield f"segue: next, `segue show {table} --store {place}` shows what {stages[-1]} made"
 
 
 def _run(options: RunOptions, current: "Run", progress: "RunProgress") -> None:
     """Run what is asked for: as a Prefect flow if there is work, and without Prefect if there is none."""
     from flows.recipes.recipe import GPU_STAGES
     from flows.runs.estimates import estimate, total_line
-    from flows.runs.orders import advice_lines, told_lines
+    from flows.runs.orders import advice_lines, notice_lines
     from flows.runs.running import current_run, other_runs_lines, run_stages
     from flows.runs.upgrading import settled_plan
     from schemas import Store
@@ -95,7 +95,7 @@ def _run(options: RunOptions, current: "Run", progress: "RunProgress") -> None:
     settings = current.plan.settings
     for line in settled.lines:
         tell(f"segue: {line}")
-    for line in told_lines(current.stage_plans):  # what will be dropped is printed first
+    for line in notice_lines(current.stage_plans):  # what will be dropped is printed first
         tell(line)
     for line in advice_lines(options.recipe):
         tell(f"segue: {line}")

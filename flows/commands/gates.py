@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-TOLD = 12
+MOST_SHOWN = 12
 """How many failing excerpts are listed."""
 
 
@@ -52,7 +52,7 @@ def gates(
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
     if not excerpts:
-        raise UsageError(f"expected recordings that can be read under {', '.join(source)}, got none")
+        raise UsageError(f"expected readable recordings under {', '.join(source)}, got none")
     from stages.gate.corpus import summarise
 
     summaries = summarise(excerpts, limits, share)
@@ -94,8 +94,8 @@ def _codec(reference: str | None, store: str | None) -> "AnyCodec | None":
     from schemas.weights import WeightsLibrary
     from stages.checkpoints.codecs import load_codec
 
-    with tempfile.TemporaryDirectory() as nowhere:
-        home = Store(nowhere) if store is None else existing_store(store)
+    with tempfile.TemporaryDirectory() as empty_store:
+        home = Store(empty_store) if store is None else existing_store(store)
         return load_codec(WeightsLibrary(home).get(WeightsRef(reference)).path)
 
 
@@ -153,14 +153,14 @@ def _failing_lines(excerpts: "Sequence[Excerpt]") -> Iterator[str]:
     """Yield how many recordings and excerpts pass, then the first failing ones with their reasons."""
     whole = [each for each in excerpts if each.is_whole]
     yield (
-        f"{_passing(whole)} of {len(whole)} recordings pass whole, "
-        f"{_passing(excerpts) - _passing(whole)} of {len(excerpts) - len(whole)} excerpts of them"
+        f"{_passing(whole)} of {len(whole)} recordings pass as a whole, "
+        f"and {_passing(excerpts) - _passing(whole)} of {len(excerpts) - len(whole)} of their excerpts"
     )
     failing = [each for each in excerpts if each.reasons]
-    for each in failing[:TOLD]:
+    for each in failing[:MOST_SHOWN]:
         yield f"  {each.name}{'' if each.is_whole else f' at {each.begin:g} s'}: {'; '.join(each.reasons)}"
-    if len(failing) > TOLD:
-        yield f"  and {len(failing) - TOLD} more"
+    if len(failing) > MOST_SHOWN:
+        yield f"  and {len(failing) - MOST_SHOWN} more"
 
 
 def _passing(excerpts: "Sequence[Excerpt]") -> int:

@@ -106,18 +106,18 @@ def generate(
     tell("segue: planning …")  # before slow modules are imported
     from flows.runs.codecs import disagreement_lines
     from flows.runs.estimates import estimate
-    from flows.runs.orders import order_lines, stopping_lines, told_lines
+    from flows.runs.orders import notice_lines, order_lines, stopping_lines
     from flows.runs.output import be_quiet
 
     be_quiet()  # before anything imports transformers, which looks only once
     if not text and requests is None:
         raise UsageError('expected an order, --requests FILE or --text "…", got neither')
     if text and requests is not None:
-        raise UsageError("expected one order, got --requests and --text: write the words into the file")
+        raise UsageError("expected one order, got --requests and --text: write the descriptions into the file")
     if text and not all(description.strip() for description in text):
-        raise UsageError("expected words after --text, got none (a variable of the shell that is not set?)")
+        raise UsageError("expected a description after --text, got none (a shell variable that is not set?)")
     if adapter and not text:
-        raise UsageError('expected --text "…" beside --adapter, got none: lines of a file have a column `adapters`')
+        raise UsageError('expected --text "…" with --adapter, got none: a requests file has a column `adapters`')
     place = open_store(store or DEFAULT_STORE)
     if export is not None:
         check_destination(place, export)
@@ -157,7 +157,7 @@ def generate(
             return status if status or export is None else deliver_order(place, export)
         reasons = (*stopping_lines(plans), *disagreement_lines(pipeline, parsed.plan.names))
         stopping = [f"segue: a run would stop: {line}" for line in reasons]
-        for line in (*told_lines(plans), *stopping):
+        for line in (*notice_lines(plans), *stopping):
             tell(line)
         return 1 if stopping else 0
 
@@ -170,8 +170,8 @@ def _check_seconds(seconds: float | None, pipeline: "Pipeline") -> None:
     assert isinstance(config, Config)
     if seconds is not None and seconds > config.max_seconds:
         raise UsageError(
-            f"expected --seconds of at most {config.max_seconds:g}, got {seconds:g}: a longer clip wants "
-            f"--set requests.max_seconds={seconds:g} too"
+            f"expected --seconds of at most {config.max_seconds:g}, got {seconds:g}: a longer clip "
+            f"also needs --set requests.max_seconds={seconds:g}"
         )
 
 
@@ -214,7 +214,7 @@ def model_reference(model: str, store: "Store") -> str:
     in_store = "" if store.absence() else f", and no such checkpoint in {store.location()}"
     raise UsageError(
         "expected a model (a folder, a hub id OWNER/NAME, a URL, or checkpoint:ID of the store), got "
-        f"{model!r}: no such folder is here{_likely_folder(model)}{in_store}"
+        f"{model!r}: there is no such folder{_likely_folder(model)}{in_store}"
     )
 
 
@@ -340,10 +340,10 @@ def told_where_to_put(options: Mapping[str, str]) -> Iterator[None]:
             "; ".join(_cure(reference, error.fields.get(reference, ""), options) for reference in references)
             for references in (error.references, error.perhaps)
         )
-        told = f"missing weights {', '.join(error.references)} ({error.why}): {cures}"
+        message = f"missing weights {', '.join(error.references)} ({error.why}): {cures}"
         if more:
-            told += f". By what it turns out to read it may want {', '.join(error.perhaps)} too: {more}"
-        raise MissingWeights(told) from error
+            message += f". Depending on its conditions it may also need {', '.join(error.perhaps)}: {more}"
+        raise MissingWeights(message) from error
 
 
 def _cure(reference: str, field: str, options: Mapping[str, str]) -> str:
@@ -351,10 +351,10 @@ def _cure(reference: str, field: str, options: Mapping[str, str]) -> str:
     from schemas import WeightsRef
 
     if WeightsRef(reference).demucs is not None:
-        return f"where there is a network run this once, or do without a separator by --set {field}=null"
+        return f"run this once with a network, or go without a separator by --set {field}=null"
     if "://" in reference and not reference.startswith("hf://"):
         put = options.get(field, f"--set {field}={{}}").format("FOLDER")
-        return f"look whether it is there and may be read, or copy it to this machine and name the copy: {put}"
+        return f"check that it exists and can be read, or copy it to this machine and name the copy: {put}"
     name, _, revision = reference.removeprefix("hf://").partition("@")
     parts = name.split("/")
     repository, file = "/".join(parts[:2]), "/".join(parts[2:])
@@ -362,4 +362,4 @@ def _cure(reference: str, field: str, options: Mapping[str, str]) -> str:
     words = ["hf download", repository, *([file] if file else []), *(["--revision", revision] if revision else [])]
     fetch = f"`{' '.join(words)} --local-dir {'.' if file else place}`"
     put = options.get(field, f"--set {field}={{}}").format(place)
-    return f"fetch it where there is a network by {fetch}, put the {kind} here and name it: {put}"
+    return f"download it on a machine with a network by {fetch}, copy the {kind} here and name it: {put}"

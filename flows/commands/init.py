@@ -36,5 +36,5 @@ def init(
     except ValueError as error:
         raise UsageError(str(error)) from error
     named = "" if file == FILE else f" --recipe {file}"
-    say(f"{file} is written: change it; `segue plan{named}` tells what it would make, `segue run{named}` makes it")
+    say(f"{file} is written: change it; `segue plan{named}` shows what it would make, `segue run{named}` makes it")
     return 0

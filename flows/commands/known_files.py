@@ -40,11 +40,11 @@ def find_file(store: "Store", data: bytes, claimed: Mapping[str, str]) -> KnownF
     rows = query(store, f"SELECT * FROM every_clip WHERE sha256 = '{digest}'").to_pylist()
     if rows:
         row = rows[0]
-        shown = query(store, f"SELECT stage, reasons FROM quarantine WHERE sha256 = '{digest}'").to_pylist()
-        if shown:
-            why = f"quarantined by {shown[0]['stage']}: {'; '.join(shown[0]['reasons'])}"
-            return KnownFile([Finding("row", "note", f"{_called(row)}, {why}")], row, data)
-        return KnownFile([Finding("row", "holds", f"{_called(row)}, byte for byte")], row, data)
+        refused = query(store, f"SELECT stage, reasons FROM quarantine WHERE sha256 = '{digest}'").to_pylist()
+        if refused:
+            why = f"quarantined by {refused[0]['stage']}: {'; '.join(refused[0]['reasons'])}"
+            return KnownFile([Finding("row", "note", f"{_clip_name(row)}, {why}")], row, data)
+        return KnownFile([Finding("row", "holds", f"{_clip_name(row)}, byte for byte")], row, data)
     request, take = claimed.get("request", ""), claimed.get("take", "")
     if re.fullmatch(r"[0-9a-f]+", request) and re.fullmatch(r"\d+", take):
         where = f"request_id = '{request}' AND take = {int(take)}"
@@ -55,16 +55,16 @@ def find_file(store: "Store", data: bytes, claimed: Mapping[str, str]) -> KnownF
         store, f"SELECT * FROM reconstructions WHERE '{digest}' IN (original_sha256, decoded_sha256)"
     ).to_pylist()
     if rows:
-        words = f"segment {rows[0]['number']} that the codec {rows[0]['checkpoint_id']} was heard by, byte for byte"
+        words = f"segment {rows[0]['number']} of the evaluation of codec {rows[0]['checkpoint_id']}, byte for byte"
         return KnownFile([Finding("row", "holds", words)])
     rows = query(store, f"SELECT * FROM samples WHERE sha256 = '{digest}'").to_pylist()
     if rows:
         words = f"sample {rows[0]['number']} of step {rows[0]['step']} of the model {rows[0]['checkpoint_id']}"
         return KnownFile([Finding("row", "holds", f"{words}, byte for byte")])
-    return KnownFile([Finding("row", "fails", f"no clip of {store.url} has these bytes, or what the tags name")])
+    return KnownFile([Finding("row", "fails", f"no clip of {store.url} has these bytes, or is named in the tags")])
 
 
-def _called(clip: "Row") -> str:
+def _clip_name(clip: "Row") -> str:
     return f"clip {clip['request_id']} take {clip['take']}"
 
 
@@ -76,7 +76,7 @@ def _delivery(store: "Store", clip: "Row", data: bytes, claimed: Mapping[str, st
     from stages.audio.marks import read_own_tags
     from stages.delivery.comparing import form_of, likeness
 
-    name = f"it calls itself {_called(clip)}"
+    name = f"the tags name {_clip_name(clip)}"
 
     def failed(words: str) -> KnownFile:
         return KnownFile([Finding("row", "fails", f"{name}, {words}")], clip, data)
@@ -99,7 +99,7 @@ def _delivery(store: "Store", clip: "Row", data: bytes, claimed: Mapping[str, st
     ]
     differing = [*others, *compared.problems]
     if differing:
-        return failed(f"in another form, and is not that clip's: {'; '.join(differing)}")
-    words = f"the clip's, as long and as loud; what differs is {compared.ratio:.0f} dB or more below it"
-    row = Finding("row", "holds", f"a delivery of {_called(clip)} in another form")
+        return failed(f"but it is another sound: {'; '.join(differing)}")
+    words = f"the clip's, as long and as loud; the difference is at least {compared.ratio:.0f} dB below it"
+    row = Finding("row", "holds", f"a delivery of {_clip_name(clip)} in another form")
     return KnownFile([row, Finding("sound", "holds", words)], clip, stored)

@@ -158,9 +158,7 @@ def _take_down(store: "Store", recordings: "list[Row]", reason: str, yes: bool, 
         return 0
     if not yes:
         if not sys.stdin.isatty():
-            raise UsageError(
-                "expected a person to confirm this, got no terminal: give --yes, or --dry-run to look first"
-            )
+            raise UsageError("expected a terminal to confirm this in, got none: give --yes, or --dry-run to look first")
         if not typer.confirm(f"Take {_count(len(recordings), 'recording')} down?"):
             return 1
     rows = [
@@ -179,7 +177,7 @@ def _take_down(store: "Store", recordings: "list[Row]", reason: str, yes: bool, 
     write_views(store)
     say(
         f"{_count(len(recordings), 'recording')} taken down, {_count(len(descended.clips), 'clip')} withdrawn; "
-        "the page is removed until `segue run report` writes it anew"
+        "the page is removed until `segue run report` writes it again"
     )
     return 0
 
@@ -191,14 +189,14 @@ def _undo(store: "Store", recordings: "list[Row]", dry_run: bool) -> int:
     take_downs = TakeDowns(store)
     down = sorted(take_downs.reasons.keys() & {row["track_id"] for row in recordings})
     if not down:
-        raise UsageError("expected recordings that were taken down, got none of those")
+        raise UsageError("expected recordings that were taken down, got others")
     if not dry_run:
         take_downs.remove(down)
         write_views(store)
     say(
         f"{_count(len(down), 'recording')} may come back{' (nothing was changed)' if dry_run else ''}: the next run "
-        "takes in what is still at its source and writes the page, and views show the clips whose files no "
-        "`segue clean` has removed"
+        "ingests those that are still at their source and writes the page, and the views show their clips again, "
+        "unless `segue clean` has removed the files"
     )
     return 0
 
@@ -212,11 +210,11 @@ def _sections(recordings: "list[Row]", descended: "Descent") -> "list[Section]":
     ]
     models = [
         {"model": row["checkpoint_id"], "kind": row["kind"], "made": f"{row['created_at']:%Y-%m-%d %H:%M}"}
-        | {"learned from": learned[row["checkpoint_id"]] or "(a parent did)"}
+        | {"learned from": learned[row["checkpoint_id"]] or "(through a parent)"}
         for row in descended.models
     ]
     clips = [{"request": row["request_id"], "take": row["take"], "file": row["path"]} for row in descended.clips]
-    return [("recordings", shown), ("models that come of them", models), ("clips to withdraw", clips)]
+    return [("recordings", shown), ("models trained on them", models), ("clips to withdraw", clips)]
 
 
 def _consequences(recordings: "list[Row]", descended: "Descent") -> list[str]:
@@ -227,13 +225,13 @@ def _consequences(recordings: "list[Row]", descended: "Descent") -> list[str]:
     kinds = dict.fromkeys(row["kind"] for row in descended.models)
     clips, segments = _count(len(descended.clips), "clip"), _count(descended.reconstructions, "kept segment")
     lines = [
-        f"ingest refuses {_count(len(recordings), 'recording')} from now on, under any name and from any place",
-        f"{clips} and {segments} are shown no more; "
+        f"ingest refuses {_count(len(recordings), 'recording')} from now on, whatever their name and source",
+        f"{clips} and {segments} are no longer shown; "
         "`segue clean --yes` removes their files, and a rollback does not bring them back",
     ]
     if descended.untraced:
         lines.append(
-            f"what {', '.join(descended.untraced)} learned from is not known, as an earlier release made "
+            f"what {', '.join(descended.untraced)} learned from is unknown, because an earlier release made "
             f"{'it' if len(descended.untraced) == 1 else 'them'}: to be sure, train again, and clean"
         )
     if kinds:

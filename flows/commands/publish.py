@@ -129,7 +129,7 @@ def _contents(store: "Store", name: str, before: str | None, after: str | None) 
     if before is None:
         return table, *last_contents(store, table)
     if after is None:
-        raise ValueError(f"expected two publications or versions of {name} to compare, got only {before!r}")
+        raise ValueError(f"expected two publications or versions of {name} to compare, got one: {before!r}")
     return table, find_content(store, table, before), find_content(store, table, after)
 
 
@@ -137,7 +137,7 @@ def _reasons(store: "Store", before: "Content", after: "Content") -> Iterator[st
     from schemas.storage.versions import Versions
 
     if before.version == after.version:
-        yield "the same settings, with other rows to work on"
+        yield "the same settings, but other rows to work on"
     yield from Versions(store).differences(before.version, after.version)
 
 
@@ -147,7 +147,7 @@ def _show(publications: "Publications", what: str) -> int:
 
     write_views(publications.store)
     latest = publications.latest()
-    held = "; `segue publish` lets them go on" if latest and latest.held else ""
+    held = "; `segue publish` updates them again" if latest and latest.held else ""
     say(f"{what}{held}")
     return 0
 

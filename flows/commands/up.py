@@ -60,12 +60,12 @@ def up(
     from flows.service.service import load_service
 
     if database is not None and database != SQLITE and not database.startswith(POSTGRESQL):
-        raise UsageError(f"expected --database {POSTGRESQL}user@host/name, or {SQLITE}, got another form of address")
+        raise UsageError(f"expected --database {POSTGRESQL}user@host/name, or {SQLITE}, got another kind of address")
     project = _project()
     with _in_turn():
         _start_missing(project, port, database)
     _tell(
-        f"to ask for a run: PREFECT_API_URL={load_service().url} prefect deployment run ingest/hourly --watch",
+        f"to start a run: PREFECT_API_URL={load_service().url} prefect deployment run ingest/hourly --watch",
         "to look: segue doctor, or the server's page; to end: segue down",
     )
     while stay:
@@ -80,15 +80,15 @@ def up(
                 try:
                     _start_missing(project)
                 except (OSError, RuntimeError, ValueError) as error:  # tried again at the next check
-                    _tell(f"not all of it could be started: {' '.join(str(error).split())}")
+                    _tell(f"not everything could be started: {' '.join(str(error).split())}")
     return 0
 
 
 def _in_turn() -> AbstractContextManager[None]:
     """Return a context that keeps two commands from changing the service at once."""
-    from flows.service.service import only_one
+    from flows.service.service import only_one_process
 
-    return only_one(lambda: _tell("another `segue up` or `segue down` is at work: waiting for it"))
+    return only_one_process(lambda: _tell("another `segue up` or `segue down` is at work: waiting for it"))
 
 
 def _start_missing(project: Path, port: int | None = None, database: str | None = None) -> None:
@@ -258,25 +258,25 @@ def _deploy_all(project: Path, environment: Mapping[str, str]) -> None:
     """
     from flows.service.service import cause_in, log_of
 
-    tell(f"segue: deploying what {project} says, one deployment after the other …")
+    tell(f"segue: deploying all of {project}, one deployment after the other …")
     words = [sys.executable, "-m", "prefect", "deploy", "--all", "--prefect-file", str(project)]
-    told: Any = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    streams: Any = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
     folder = Path.cwd()
     surroundings = {**environment, "PWD": str(folder)}
     try:
-        done = subprocess.run(words, env=surroundings, cwd=folder, timeout=DEPLOY_SECONDS, check=False, **told)
+        done = subprocess.run(words, env=surroundings, cwd=folder, timeout=DEPLOY_SECONDS, check=False, **streams)
     except subprocess.TimeoutExpired:
         raise TimeoutError(
             f"expected `prefect deploy --all` to end within {DEPLOY_SECONDS:g} s with {project}, got a machine or a "
-            f"server that is too busy: type `segue up` again, which goes on from what is there"
+            f"server that is too busy: type `segue up` again, which continues from there"
         ) from None
     if done.returncode != 0:
         log = log_of("deploy")
         log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         log.write_text(done.stdout + done.stderr, encoding="utf-8")
         raise ChildProcessError(
-            f"expected `prefect deploy --all` to take {project}, got: {cause_in(done.stdout + done.stderr)}; mend that "
-            f"and run the same command again (all that Prefect said: {log})"
+            f"expected `prefect deploy --all` to take {project}, got: {cause_in(done.stdout + done.stderr)}; fix that "
+            f"and run the same command again (Prefect's whole output: {log})"
         )
 
 

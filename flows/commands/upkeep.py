@@ -49,12 +49,12 @@ def check(
     for finding in inspection.findings():
         if repair and finding.to_set_aside:
             repaired += 1
-            say(f"{finding.path}: {finding.what}; it lies in {set_aside(opened, finding.path)} now")
+            say(f"{finding.path}: {finding.what}; moved to {set_aside(opened, finding.path)}")
             continue
         problems, notes = problems + finding.is_problem, notes + (not finding.is_problem)
         say(f"{finding.path}: {finding.what}; {finding.cure}")
-    counts = [f"{inspection.shards:,} shards ({inspection.rows:,} rows) and {inspection.files:,} files looked at"]
-    counts += [f"{problems:,} problem{'' if problems == 1 else 's'}", f"{notes:,} to know"]
+    counts = [f"{inspection.shards:,} shards ({inspection.rows:,} rows) and {inspection.files:,} files checked"]
+    counts += [f"{problems:,} problem{'' if problems == 1 else 's'}", f"{notes:,} note{'' if notes == 1 else 's'}"]
     counts += [f"{repaired:,} set aside: run the same command as before to make them again"] if repaired else []
     say(", ".join(counts) + ("" if deep else " (--deep reads every byte)"))
     return 1 if problems else 0
@@ -88,7 +88,7 @@ def clean(
     print_table(open_console(), rows)
     total = f"{counts.total():,} files and folders, {size_text(sizes.total())}"
     if not yes:
-        say(f"{total} would go (--yes removes them)")
+        say(f"{total} would be removed (give --yes)")
         return 0
     remove(opened, plan)
     write_views(opened)
@@ -186,7 +186,7 @@ def _state_lines(store: "Store") -> Iterator[str]:
 
     latest, run = Publications(store).latest(), last_run(store)
     if latest is not None and latest.held:
-        yield f"held: the views stay as they are since {age_text(latest.created_at)}; `segue publish` lets them go on"
+        yield f"held: the views have not changed for {age_text(latest.created_at)}; `segue publish` updates them again"
     for name, holder in runs_at_work(store).items():
         yield f"at work: {holder}, at {name.partition('-')[0]}"
     if run is not None:

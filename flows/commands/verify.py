@@ -67,8 +67,8 @@ def verify(
             return [*checked, *_verify(file, anchors, opened, render), *look.findings(file)]
 
         for place in files:
-            within = delivered.files(place) if place.is_dir() else [place]
-            answers[place] = {str(file): answer(file) for file in within}
+            names = delivered.files(place) if place.is_dir() else [place]
+            answers[place] = {str(file): answer(file) for file in names}
     except FileNotFoundError as error:
         raise UsageError(f"expected a sound or the folder of a delivery, got nothing at {error.filename}") from error
     except (OSError, ValueError) as error:
@@ -97,12 +97,12 @@ def _print_folder(folder: Path, answers: _Answers) -> None:
     failing = {file: findings for file, findings in answers.items() if _fails(findings)}
     _print_answers(failing)
     unlisted = sum(
-        each.subject == "checksum" and each.verdict == "note" for found in answers.values() for each in found
+        each.subject == "checksum" and each.verdict == "note" for findings in answers.values() for each in findings
     )
     sounds = sum(is_sound(Path(file)) for file in answers)
-    besides = f", {unlisted:,} of them not in its checksums" if unlisted else ""
-    outcome = f"something fails of {len(failing):,}" if failing else "all that is claimed of them holds"
-    say(f"{folder}: {len(answers):,} files, {sounds:,} sounds{besides}: {outcome}")
+    note = f", {unlisted:,} of them not in its checksums" if unlisted else ""
+    outcome = f"{len(failing):,} with failures" if failing else "all claims about them hold"
+    say(f"{folder}: {len(answers):,} files, {sounds:,} sounds{note}: {outcome}")
 
 
 def _fails(findings: Sequence[Finding]) -> bool:
@@ -162,17 +162,17 @@ def _signature(claim: "SignedClaim | None", tags: dict[str, str]) -> Iterator[Fi
     from stages.audio.marks import CREDENTIALS_TAG
 
     if claim is None and CREDENTIALS_TAG in tags:
-        words = "the file says that it was signed, and is not: it was encoded again, or the signature was removed"
+        words = "the file says that it was signed, but has no signature: encoded again, or the signature was removed"
         yield Finding("signature", "fails", words)
     elif claim is None:
         yield Finding("signature", "note", "none, so that nothing in the file shows whether it was changed")
     elif claim.problems:
         yield from (Finding("signature", "fails", problem) for problem in claim.problems)
     elif not claim.trusted_by:
-        words = f"valid, by {claim.signer!r}, for whom no root that is trusted here vouches: give theirs by --trust"
+        words = f"valid, by {claim.signer!r}, but no trusted root vouches for it: give the signer's root by --trust"
         yield Finding("signature", "fails", words)
     else:
-        words = f"valid, by {claim.signer!r}, for whom the root {claim.trusted_by!r} vouches"
+        words = f"valid, by {claim.signer!r}, and the trusted root {claim.trusted_by!r} vouches for it"
         yield Finding("signature", "holds", words)
 
 
@@ -239,13 +239,14 @@ def _generated(store: "Store", origin: _Origin) -> Finding:
     differing = np.flatnonzero((ours != theirs).any(axis=0))
     if not len(differing):
         return Finding(
-            "codes", "holds", f"its model gives these for its request and seed, all {ours.shape[1]:,} frames"
+            "codes", "holds", f"generated again from model, request and seed: all {ours.shape[1]:,} frames are equal"
         )
     begin = int(origin.generation["prompt_frames"] or 0)
-    words = f"its model gives others for its request and seed, from frame {differing[0] + 1:,} of {ours.shape[1]:,} on"
+    frame = f"{differing[0] + 1:,} of {ours.shape[1]:,}"
+    words = f"generated again from model, request and seed: they differ from frame {frame} on"
     if differing[0] <= begin:
         return Finding("codes", "fails", words)
-    return Finding("codes", "note", f"{words}: on another kind of processor one rounding changes all that follows")
+    return Finding("codes", "note", f"{words}; on another kind of processor one rounding error changes all later codes")
 
 
 def _rendered(store: "Store", origin: _Origin, sound: bytes) -> Finding:
@@ -266,13 +267,14 @@ def _rendered(store: "Store", origin: _Origin, sound: bytes) -> Finding:
     ours = soundfile.read(io.BytesIO(data), dtype="float64", always_2d=True)[0]
     theirs = soundfile.read(io.BytesIO(sound), dtype="float64", always_2d=True)[0]
     if ours.shape != theirs.shape:
-        return Finding("render", "fails", f"its codes make {len(ours):,} samples, the file has {len(theirs):,}")
+        words = f"decoded again, its codes give {len(ours):,} samples, the file has {len(theirs):,}"
+        return Finding("render", "fails", words)
     difference = float(np.abs(ours - theirs).max(initial=0.0))
     if difference == 0:
-        return Finding("render", "holds", "its codes make these samples, bit for bit")
+        return Finding("render", "holds", "decoded again: the same samples, bit for bit")
     if difference <= 1.01 * ONE_STEP:
-        return Finding("render", "holds", "its codes make these samples but for a step, as another processor does")
-    return Finding("render", "fails", f"its codes make other samples, by up to {difference:.4f} of full scale")
+        return Finding("render", "holds", "decoded again: the same samples within one step, as on another processor")
+    return Finding("render", "fails", f"decoded again: the samples differ by up to {difference:.4f} of full scale")
 
 
 def _render(store: "Store", origin: _Origin) -> bytes:
@@ -310,12 +312,12 @@ def _origin(store: "Store", clip: "Row") -> _Origin:
     ):
         if table.name not in version.inputs:
             continue  # clips of releases without a gate have no verdict
-        found = store.read(table, version.inputs[table.name])
+        matches = store.read(table, version.inputs[table.name])
         for name in key:
-            found = found.filter(pc.equal(found[name], clip[name]))
-        if not found.num_rows:
+            matches = matches.filter(pc.equal(matches[name], clip[name]))
+        if not matches.num_rows:
             raise ValueError(f"expected its row in {table.name}, got none")
-        rows[table.name] = found.to_pylist()[0]
+        rows[table.name] = matches.to_pylist()[0]
     generation = rows[GENERATIONS.name]
     if VERDICTS.name in rows:
         generation = chosen_try(rows[VERDICTS.name], generation)

@@ -49,7 +49,7 @@ class WatermarkSearch:
             return [_finding(claim, self._detect(path, self._detector))]
         if claim is None:
             return []
-        words = f"its tags name one ({claim}), which was not looked for: name its detector by --watermark"
+        words = f"its tags name one ({claim}), which was not checked: name its detector by --watermark"
         return [Finding("watermark", "note", words)]
 
     @cached_property
@@ -64,9 +64,9 @@ class WatermarkSearch:
         from schemas.weights import WeightsLibrary
         from stages.networks.audioseal import load_watermark_detector  # imports torch, which most files do not need
 
-        with tempfile.TemporaryDirectory() as nowhere:
+        with tempfile.TemporaryDirectory() as empty_store:
             # A detector named on the command line is looked up once, and no store records it.
-            library = WeightsLibrary(self._store if self._given is None and self._store else Store(nowhere))
+            library = WeightsLibrary(self._store if self._given is None and self._store else Store(empty_store))
             return load_watermark_detector(library.get(WeightsRef(reference)).path)
 
     def _of_store(self) -> str | None:
@@ -96,8 +96,8 @@ def _finding(claim: str | None, detection: "Detection") -> Finding:
     named = re.fullmatch(r"AudioSeal ([0-9a-f]{4})", claim or "")
     if not detection.found:
         if claim is None:
-            return Finding("watermark", "note", f"none is found ({share})")
-        return Finding("watermark", "fails", f"its tags name one ({claim}), and none is found ({share})")
+            return Finding("watermark", "note", f"none found ({share})")
+        return Finding("watermark", "fails", f"its tags name one ({claim}), but none was found ({share})")
     bits = len(detection.bits)
     if named is None:
         return Finding("watermark", "holds", f"found in {share}, with the message {detection.message:04x}")

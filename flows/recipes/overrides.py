@@ -90,7 +90,7 @@ def _field_at(names: Sequence[str], models: Mapping[str, type[BaseModel]], pair:
         if current is None:
             if _is_mapping(annotation):
                 return Any
-            raise ValueError(f"{where} in --set {pair} has no fields of its own: give it a value")
+            raise ValueError(f"{where} in --set {pair} has no fields: give it a value")
         if name not in current.model_fields:
             raise ValueError(
                 f"{unknown_field(names[: position + 1], list(current.model_fields), models)} (--set {pair})"

@@ -35,7 +35,7 @@ class Form:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         form = handler(schema)
-        _empty(form, handler, done=[])
+        _empty(form, handler, seen=[])
         properties = handler.resolve_ref_schema(form)["properties"]
         for position, (name, field) in enumerate(properties.items(), start=2):
             field["position"] = {"preset": 0, self.first: 1}.get(name, position)
@@ -45,20 +45,20 @@ class Form:
         return form
 
 
-def _empty(schema: Any, handler: GetJsonSchemaHandler, done: list[Any]) -> None:
+def _empty(schema: Any, handler: GetJsonSchemaHandler, seen: list[Any]) -> None:
     """Remove from a schema, and from all schemas it refers to, whatever Prefect's form would post for a field that
     nobody touched: its default, or `false` for a switch. Groups get the field's name as their title. (For an object
     with arbitrary keys the form posts a mark, which Prefect's server removes.)"""
     if isinstance(schema, list):
         for branch in schema:
-            _empty(branch, handler, done)
+            _empty(branch, handler, seen)
     if not isinstance(schema, dict):
         return
     if "$ref" in schema:
         definition = handler.resolve_ref_schema({"$ref": schema["$ref"]})
-        if not any(definition is known for known in done):
-            done.append(definition)
-            _empty(definition, handler, done)
+        if not any(definition is known for known in seen):
+            seen.append(definition)
+            _empty(definition, handler, seen)
     properties = schema.get("properties", {})
     for name, field in properties.items():
         field.pop("default", None)
@@ -67,7 +67,7 @@ def _empty(schema: Any, handler: GetJsonSchemaHandler, done: list[Any]) -> None:
             del field["type"]  # otherwise the form has a switch, which is always on or off
             field["enum"] = [True, False]
     for below in (*properties.values(), *(schema[key] for key in _BELOW if key in schema)):
-        _empty(below, handler, done)
+        _empty(below, handler, seen)
 
 
 _BELOW = ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties")
@@ -103,11 +103,13 @@ def asked_for(recipe: Any, settings: Any) -> Asked:
     """
     deployment = _deployment()
     if deployment is not None:
-        recipe, settings = (_laid_over(deployment, *part) for part in (("recipe", recipe), ("settings", settings)))
+        recipe, settings = (
+            _over_deployment(deployment, *part) for part in (("recipe", recipe), ("settings", settings))
+        )
         if not settings.get("store"):
             raise ValueError(
-                "expected settings.store, the folder or URL of the store, got none: name it among the parameters of "
-                f"this run, or of the deployment {deployment.name} in prefect.yaml (and then `prefect deploy --all`)"
+                "expected settings.store, the folder or URL of the store, got none: give it in the parameters of "
+                f"this run, or of the deployment {deployment.name} in prefect.yaml (then run `prefect deploy --all`)"
             )
     try:
         settings = Settings.model_validate(settings)
@@ -126,7 +128,7 @@ def run_name() -> str:
     assert context.flow is not None
     assert context.flow_run is not None
     parameters = context.parameters or {}
-    recipe = _laid_over(_deployment(), "recipe", parameters.get("recipe", {}))
+    recipe = _over_deployment(_deployment(), "recipe", parameters.get("recipe", {}))
     stages = parameters.get("stages")
     what = " ".join(stages) if stages else context.flow.name
     preset = recipe.get("preset", Recipe.model_fields["preset"].default)
@@ -135,7 +137,7 @@ def run_name() -> str:
 
 def settings_of(flow_run: FlowRun) -> dict[str, Any]:
     """Return the settings of a flow run, merged over those of its deployment, as they were given (not validated)."""
-    return _laid_over(_deployment_of(flow_run), "settings", (flow_run.parameters or {}).get("settings") or {})
+    return _over_deployment(_deployment_of(flow_run), "settings", (flow_run.parameters or {}).get("settings") or {})
 
 
 def _deployment() -> DeploymentResponse | None:
@@ -151,7 +153,7 @@ def _deployment_of(flow_run: FlowRun) -> DeploymentResponse | None:
         return client.read_deployment(flow_run.deployment_id)
 
 
-def _laid_over(deployment: DeploymentResponse | None, name: str, given: Any) -> dict[str, Any]:
+def _over_deployment(deployment: DeploymentResponse | None, name: str, given: Any) -> dict[str, Any]:
     """Return the parameter `name` of a deployment with a run's own value merged over it."""
     own = deployment.parameters.get(name) if deployment else None
     whole: dict[str, Any] = merge({name: own or {}}, {name: given})[name]

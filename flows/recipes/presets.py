@@ -219,22 +219,22 @@ def musicgen_melody() -> Difference:
 
 
 def musicgen_stereo_small() -> Difference:
-    """MusicGen-stereo-small: musicgen-small with both sides by turns, 8 codebooks; published weights around it."""
+    """MusicGen-stereo-small: musicgen-small in stereo, left and right codebooks alternate; published weights."""
     return _stereo(musicgen_small())
 
 
 def musicgen_stereo_medium() -> Difference:
-    """MusicGen-stereo-medium: musicgen-medium with both sides by turns, 8 codebooks; published weights around it."""
+    """MusicGen-stereo-medium: musicgen-medium in stereo, left and right codebooks alternate; published weights."""
     return _stereo(musicgen_medium())
 
 
 def musicgen_stereo_large() -> Difference:
-    """MusicGen-stereo-large: musicgen-large with both sides by turns, 8 codebooks; published weights around it."""
+    """MusicGen-stereo-large: musicgen-large in stereo, left and right codebooks alternate; published weights."""
     return _stereo(musicgen_large())
 
 
 def musicgen_stereo_melody() -> Difference:
-    """MusicGen-stereo-melody: musicgen-melody with both sides by turns, 8 codebooks; published weights around it."""
+    """MusicGen-stereo-melody: musicgen-melody in stereo, left and right codebooks alternate; published weights."""
     return _stereo(musicgen_melody())
 
 
@@ -347,7 +347,7 @@ DEFAULT_PRESET = "miniature"
 
 
 NO_WATERMARK = (
-    "the clips carry no watermark, which the EU's Code of Practice recommends beside signed metadata: name one by "
+    "the clips carry no watermark, which the EU's Code of Practice recommends with signed metadata: name one by "
     "--set decode.watermark.generator=FILE --set decode.watermark.detector=FILE"
 )
 """What runs and plans say if a preset has `eu` over it and no watermark is named. Segue comes without the weights of a
@@ -379,14 +379,14 @@ def preset_difference(name: str) -> Difference:
     """
     preset, *overlays = name.split("+")
     if preset in OVERLAYS:
-        raise ValueError(f"expected a preset that {preset} is laid over, such as miniature+{preset}, got {name!r}")
+        raise ValueError(f"expected a preset to apply {preset} to, such as miniature+{preset}, got {name!r}")
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}{did_you_mean(preset, PRESETS)}; allowed: {', '.join(PRESETS)}")
     difference = PRESETS[preset]()
     for overlay in overlays:
         if overlay not in OVERLAYS:
             raise ValueError(
-                f"expected {' or '.join(OVERLAYS)} to lay over {preset}, got {overlay!r}"
+                f"expected {' or '.join(OVERLAYS)} to apply to {preset}, got {overlay!r}"
                 f"{did_you_mean(overlay, OVERLAYS)}"
             )
         difference = merge(difference, OVERLAYS[overlay]())

@@ -187,11 +187,11 @@ class Recipe(Config):
         return True
 
     @model_validator(mode="after")
-    def _clap_is_there_where_it_is_read(self) -> Self:
+    def _needs_clap_if_the_model_reads_it(self) -> Self:
         if self.train.model.clap is not None and self.clap.model is None:
             raise ValueError(
                 "expected clap.model for a model that reads clap (train.model.clap), got none: "
-                "name one, or let train.model.clap be null"
+                "name one, or set train.model.clap to null"
             )
         return self
 
@@ -294,11 +294,11 @@ def selected_stages(configured: Sequence[ConfiguredStage], requested: Sequence[s
     for name in requested:
         if known_stage(name) not in taking_part:
             raise ValueError(
-                f"{name} takes no part in the preset {preset}, where nothing names what it would make; "
+                f"{name} is not part of the preset {preset}, which names nothing for it to make; "
                 f"allowed: {', '.join(taking_part)}"
             )
-    brought = {"generate": "requests", "decode": "gate"}
-    wanted = {*requested, *(first for name, first in brought.items() if name in requested)}
+    required = {"generate": "requests", "decode": "gate"}
+    wanted = {*requested, *(first for name, first in required.items() if name in requested)}
     wanted |= {stage.after for stage in configured if stage.name in wanted and stage.after in taking_part}
     return [name for name in taking_part if name in wanted]
 

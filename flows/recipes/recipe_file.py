@@ -39,9 +39,9 @@ COMMONEST = (
 
 HEADER = """\
 # What Segue makes here: `segue run`, `segue plan` and `segue status` read this file in its folder, or wherever
-# --recipe names it. What is said last holds: the preset, then this file, then options and --set.
-# A line that begins with # shows what the preset sets; take the # away to set it otherwise. These are the
-# commonest knobs; docs/reference.md has all, and any may stand here under the name that --set takes.
+# --recipe names it. Later values win: the preset, then this file, then options and --set.
+# A line that begins with # shows what the preset sets; remove the # to set another value. These are the
+# commonest knobs; docs/reference.md lists all, and any can be set here by the name that --set takes.
 """
 
 

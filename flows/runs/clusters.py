@@ -45,7 +45,7 @@ class Channel(Protocol):
     def connect(self) -> Exchange:
         """Return a worker's exchange function; call this in the thread of the worker's job."""
 
-    def hear(self, stop: bool) -> Sequence[Event]:
+    def receive(self, stop: bool) -> Sequence[Event]:
         """Return what workers have sent since the last call, and tell them whether the run stops."""
 
 
@@ -77,9 +77,9 @@ def task_runner(settings: Settings) -> TaskRunner[Any]:
         start: Any = local_dask_cluster
         runner: TaskRunner[Any] = DaskTaskRunner(cluster_class=start, cluster_kwargs={"settings": settings})
     else:
-        here = {"num_cpus": settings.concurrency, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        here |= {"object_store_memory": OBJECT_STORE_BYTES}
-        runner = RayTaskRunner(settings.ray_address, {} if settings.ray_address else here)
+        local = {"num_cpus": settings.concurrency, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        local |= {"object_store_memory": OBJECT_STORE_BYTES}
+        runner = RayTaskRunner(settings.ray_address, {} if settings.ray_address else local)
     return runner
 
 
@@ -174,31 +174,31 @@ class DaskChannel:
 
         return exchange
 
-    def hear(self, stop: bool) -> Sequence[Event]:
+    def receive(self, stop: bool) -> Sequence[Event]:
         from distributed import Event as Flag
         from distributed import Queue
 
         if stop:
             Flag(self.name, client=self.client).set()
-        told = Queue(self.name, client=self.client).get(batch=True)
-        return [(job, method, tuple(words)) for events in told for job, method, words in events]
+        batches = Queue(self.name, client=self.client).get(batch=True)
+        return [(job, method, tuple(arguments)) for events in batches for job, method, arguments in events]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"name": self.name, "client": None}
 
 
-class _Box:
+class _Mailbox:
     """The contents of Ray's actor: events that the run has not taken yet, and whether the run stops."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._stop = False
 
-    def tell(self, events: Sequence[Event]) -> bool:
+    def send(self, events: Sequence[Event]) -> bool:
         self._events += events
         return self._stop
 
-    def hear(self, stop: bool) -> Sequence[Event]:
+    def receive(self, stop: bool) -> Sequence[Event]:
         self._stop = stop
         events, self._events = self._events, []
         return events
@@ -213,12 +213,12 @@ class RayChannel:
     def connect(self) -> Exchange:
         import ray
 
-        return lambda events: bool(ray.get(self.actor.tell.remote(events)))
+        return lambda events: bool(ray.get(self.actor.send.remote(events)))
 
-    def hear(self, stop: bool) -> Sequence[Event]:
+    def receive(self, stop: bool) -> Sequence[Event]:
         import ray
 
-        events: Sequence[Event] = ray.get(self.actor.hear.remote(stop))
+        events: Sequence[Event] = ray.get(self.actor.receive.remote(stop))
         return events
 
 
@@ -227,11 +227,11 @@ def _open_channel(runner: TaskRunner[Any], settings: Settings) -> Channel:
         return DaskChannel(f"segue-{uuid.uuid4().hex}", runner.client)  # type: ignore[attr-defined]
     import ray
 
-    return RayChannel(ray.remote(num_cpus=0)(_Box).remote())
+    return RayChannel(ray.remote(num_cpus=0)(_Mailbox).remote())
 
 
 @contextmanager
-def hearing_workers(
+def relaying_progress(
     runner: TaskRunner[Any], settings: Settings, progress: Progress, stop: threading.Event
 ) -> Iterator[Channel | None]:
     """While the context lasts, pass what workers report on to `progress`, and tell the workers whether the run stops.
@@ -245,7 +245,7 @@ def hearing_workers(
     def listen() -> None:
         while not ended.wait(PULSE_SECONDS):
             with suppress(Exception):  # if the cluster is gone, the jobs themselves fail
-                relay.replay(channel.hear(stop.is_set()))
+                relay.replay(channel.receive(stop.is_set()))
 
     listener = threading.Thread(target=listen, name="workers", daemon=True)
     listener.start()
@@ -253,12 +253,12 @@ def hearing_workers(
         yield channel
     finally:
         until = time.monotonic() + GRACE_SECONDS
-        while stop.is_set() and relay.in_work and time.monotonic() < until:
+        while stop.is_set() and relay.is_busy and time.monotonic() < until:
             time.sleep(PULSE_SECONDS)
         ended.set()
         listener.join()
         with suppress(Exception):
-            relay.replay(channel.hear(stop.is_set()))
+            relay.replay(channel.receive(stop.is_set()))
         relay.close()
 
 
@@ -271,11 +271,11 @@ class _Relay:
         self._threads: dict[str, ThreadPoolExecutor] = {}
 
     @property
-    def in_work(self) -> bool:
+    def is_busy(self) -> bool:
         return bool(self._threads)
 
     def replay(self, events: Sequence[Event]) -> None:
-        for job, method, words in events:
+        for job, method, arguments in events:
             if method == "end":
                 if job in self._threads:
                     self._threads.pop(job).shutdown()
@@ -283,14 +283,14 @@ class _Relay:
             if job not in self._threads:
                 self._threads[job] = ThreadPoolExecutor(max_workers=1)
             if method != "begin":
-                self._threads[job].submit(getattr(self._progress, method), *words)
+                self._threads[job].submit(getattr(self._progress, method), *arguments)
 
     def close(self) -> None:
         for thread in self._threads.values():
             thread.shutdown()
 
 
-class _ToldProgress(Progress):
+class _BufferedProgress(Progress):
     """A job's progress in a worker, kept until it is sent. Successive counts are sent as their sum."""
 
     def __init__(self, job: str) -> None:
@@ -319,20 +319,20 @@ class _ToldProgress(Progress):
             events, self._events = self._events, []
         return events
 
-    def _add(self, method: str, *words: Any) -> None:
+    def _add(self, method: str, *arguments: Any) -> None:
         with self._lock:
-            self._events.append((self._job, method, words))
+            self._events.append((self._job, method, arguments))
 
 
 @contextmanager
-def telling_run(channel: Channel, job: str, context: Context) -> Iterator[Context]:
+def connected_to_run(channel: Channel, job: str, context: Context) -> Iterator[Context]:
     """Yield a job's context whose progress is reported to the run, and which stops with the run."""
     name, stop, ended = f"{job}-{uuid.uuid4().hex[:8]}", threading.Event(), threading.Event()
-    progress, exchange = _ToldProgress(name), channel.connect()
+    progress, exchange = _BufferedProgress(name), channel.connect()
     if exchange([(name, "begin", ())]):
         stop.set()
 
-    def talk() -> None:
+    def exchange_events() -> None:
         is_last = False
         while not is_last:
             is_last = ended.wait(PULSE_SECONDS)
@@ -340,10 +340,10 @@ def telling_run(channel: Channel, job: str, context: Context) -> Iterator[Contex
                 if exchange([*progress.take(), *([(name, "end", ())] if is_last else [])]):
                     stop.set()
 
-    talker = threading.Thread(target=talk, name="run", daemon=True)
-    talker.start()
+    exchanging = threading.Thread(target=exchange_events, name="run", daemon=True)
+    exchanging.start()
     try:
         yield replace(context, progress=progress, stop=stop)
     finally:
         ended.set()
-        talker.join()
+        exchanging.join()

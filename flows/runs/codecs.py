@@ -79,14 +79,14 @@ def _check(
     pipeline: "Pipeline",
     names: Sequence[str],
     field: str,
-    speaker: WeightsRef,
+    source: WeightsRef,
     codecs: Mapping[str, WeightsRef | None],
 ) -> None:
     """Check that codecs read the codes of a model or codec, as far as all of them exist yet.
 
     Args:
         field: the field that names the model or codec.
-        speaker: the model that makes the codes, or the codec that encodes the training set.
+        source: the model that makes the codes, or the codec that encodes the training set.
         codecs: the codecs, by the fields that name them.
 
     Raises:
@@ -94,48 +94,48 @@ def _check(
     """
     others: dict[WeightsRef, str] = {}
     for name, codec in codecs.items():
-        if codec is not None and codec != speaker and not _is_to_come(pipeline, names, codec):
+        if codec is not None and codec != source and not _is_to_come(pipeline, names, codec):
             others.setdefault(codec, name)
-    if not others or _is_to_come(pipeline, names, speaker):
+    if not others or _is_to_come(pipeline, names, source):
         return
-    own = _digest_of_codec(pipeline, field, speaker)
+    own = _digest_of_codec(pipeline, field, source)
     others = {codec: name for codec, name in others.items() if pipeline.weights(codec).digest != own}
     if not others:
         return
     from stages.checkpoints.codecs import load_matching_network  # imports torch, which most plans do not need
 
     try:
-        codes = _codes(pipeline, field, speaker)
+        codes = _codes(pipeline, field, source)
     except NotTrainedYet:  # the codec that the model names
         return
     for codec, name in others.items():
         if codes is not None and codes.reference != codec:
             path = pipeline.weights(codec).path
-            load_matching_network(codes, path, f"{name} = {codec}", f"{field} = {speaker}")
+            load_matching_network(codes, path, f"{name} = {codec}", f"{field} = {source}")
 
 
-def _digest_of_codec(pipeline: "Pipeline", field: str, speaker: WeightsRef) -> str | None:
+def _digest_of_codec(pipeline: "Pipeline", field: str, source: WeightsRef) -> str | None:
     """Return the digest of the codec that encodes the training set, or of the codec whose codes a model in this
     project's form makes, as the model says; None if the codec must be loaded to find out."""
     from stages.checkpoints.facts import read_facts
     from stages.checkpoints.loading import detect_form
 
-    weights = pipeline.weights(speaker)
+    weights = pipeline.weights(source)
     if field == "tokenize.codec":
         return weights.digest
     codec = read_facts(weights.path).codec if detect_form(weights.path) == "segue" else None
     return None if codec is None else codec.digest
 
 
-def _codes(pipeline: "Pipeline", field: str, speaker: WeightsRef) -> "CodesFormat | None":
+def _codes(pipeline: "Pipeline", field: str, source: WeightsRef) -> "CodesFormat | None":
     """Return the format of the codes that a model makes, or that the training set is encoded in; None if the model
     does not say."""
     from stages.checkpoints.codecs import CodesFormat, codes_of_checkpoint, load_codec
 
-    folder = pipeline.weights(speaker).path
+    folder = pipeline.weights(source).path
     if field != "tokenize.codec":
         return codes_of_checkpoint(folder, pipeline.weights)
     config: Any = pipeline.stages["tokenize"].config
     codec = load_codec(folder, "cpu", config.codebooks, 2 if config.channels == "stereo" else None)
     sizes = (codec.codebooks, codec.cardinality, codec.frame_rate)
-    return CodesFormat(*sizes, codec.identity, codec.channels, str(speaker))
+    return CodesFormat(*sizes, codec.identity, codec.channels, str(source))

@@ -103,8 +103,8 @@ def total_line(estimates: Sequence[Estimate]) -> str | None:
         return None
     unknown = [each.stage for each in estimates if each.seconds is None]
     seconds, size = sum(each.seconds or 0 for each in known), sum(each.bytes or 0 for each in known)
-    total = f"about {duration(seconds)} and {amount(size)}, by what runs of this store took"
-    return f"{total}; not known of {', '.join(unknown)}, which never ran here" if unknown else total
+    total = f"about {duration(seconds)} and {amount(size)}, judging by earlier runs of this store"
+    return f"{total}; unknown for {', '.join(unknown)}, which never ran here" if unknown else total
 
 
 def latest_runs(store: Store) -> Mapping[str, Sequence[Row]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from schemas.storage.file_store import NotTaken
+from schemas.storage.file_store import WriteRefused
 from stages.pipeline.contract import Stopped
 from stages.pipeline.runner import StageFailed
 
@@ -41,18 +41,18 @@ be asked (no credentials)."""
 ADVICE = (
     (
         ("Unable to locate credentials", "NoCredentialsError"),
-        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; a provider other than Amazon wants "
-        "AWS_ENDPOINT_URL as well",
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; a provider other than Amazon "
+        "needs AWS_ENDPOINT_URL as well",
     ),
-    (("bucket does not exist", "NoSuchBucket"), "make the bucket, or give --store one that is there"),
+    (("bucket does not exist", "NoSuchBucket"), "create the bucket, or give --store one that exists"),
     (
         ("Access Denied", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
         "the keys in use need s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject of this bucket; "
-        "AWS_PROFILE or AWS_ACCESS_KEY_ID choose others",
+        "AWS_PROFILE or AWS_ACCESS_KEY_ID select others",
     ),
     (
         ("educe your request rate", "SlowDown", "Service Unavailable", "ServiceUnavailable"),
-        "the object store throttles or is in trouble: run the same command again later, what is done is kept",
+        "the object store throttles requests or has a fault: run the same command again later; what is done is kept",
     ),
 )
 """What to do about an object store's answer, by words in it."""
@@ -69,7 +69,7 @@ def is_transient(error: BaseException) -> bool:
     disk or missing weights, whatever caused them."""
     if isinstance(error, ValueError):
         return False
-    if isinstance(error, NotTaken):
+    if isinstance(error, WriteRefused):
         return error.__cause__ is not None and is_transient(error.__cause__)
     if isinstance(error, ConnectionError | TimeoutError):
         return True
@@ -115,9 +115,9 @@ def format_error(error: BaseException) -> str:
     if advice is not None:
         return f"{message}: {advice}"
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full: {message}; make room, and run the same command again to go on"
+        return f"the disk is full: {message}; make room, and run the same command again to continue"
     if isinstance(cause, OSError) and cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"not permitted: {message}; have the disk mounted for writing, or be a user who may read and write there"
+        return f"not permitted: {message}; mount the disk for writing, or use an account that may read and write there"
     if isinstance(cause, MemoryError):
         return (
             f"out of memory: {message}; lower settings.workers or settings.concurrency, and run the same command again"

@@ -36,7 +36,7 @@ def order_lines(pipeline: "Pipeline", plans: Sequence[Plan], estimates: Sequence
     yield f"to make: {', '.join(to_make)}, {_minutes(sound)} of sound; {_cost(pipeline, estimates)}"
 
 
-def told_lines(plans: Sequence[Plan]) -> Iterator[str]:
+def notice_lines(plans: Sequence[Plan]) -> Iterator[str]:
     """Yield what stages report before they work: what they refuse, each with its full reason, and what would be
     dropped."""
     for plan in plans:
@@ -46,8 +46,8 @@ def told_lines(plans: Sequence[Plan]) -> Iterator[str]:
             yield from (f"  {reject.message} ({reject.kind})" for reject in certain)
         if waiting:
             lines = _counted(len(waiting), "line")
-            yield f"{plan.stage}: {lines} with recordings that may be there {plan.reason}"
-        yield from (f"{plan.stage}: {line}" for line in plan.told)
+            yield f"{plan.stage}: {lines} with recordings that may exist {plan.reason}"
+        yield from (f"{plan.stage}: {line}" for line in plan.notices)
 
 
 def advice_lines(recipe: "Recipe") -> Iterator[str]:
@@ -103,7 +103,7 @@ def _cost(pipeline: "Pipeline", estimates: Sequence[Estimate]) -> str:
         return "time and bytes unknown: no run of this store has made clips yet"
     each_time = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in times.items())
     size = amount(sum(each.bytes or 0 for each in of_clips))
-    return f"about {duration(sum(times.values()))} ({each_time}) and {size}, by what runs of this store took"
+    return f"about {duration(sum(times.values()))} ({each_time}) and {size}, judging by earlier runs of this store"
 
 
 def _counted(number: int, what: str) -> str:

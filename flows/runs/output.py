@@ -74,16 +74,16 @@ def plan_rows(plans: "Sequence[Plan]", estimates: "Sequence[Estimate]" = ()) -> 
             "reuse": plan.reuse,
             "drop": plan.drop,
             "refused": plan.refused,
-            "about": _told(by_stage.get(plan.stage, nothing).seconds, duration),
-            "size": _told(by_stage.get(plan.stage, nothing).bytes, amount),
+            "about": _formatted(by_stage.get(plan.stage, nothing).seconds, duration),
+            "size": _formatted(by_stage.get(plan.stage, nothing).bytes, amount),
             "why": plan.reason,
         }
         for plan in plans
     ]
 
 
-def _told(value: float | None, tell: Callable[[float], str]) -> str:
-    return "" if value is None else tell(value)
+def _formatted(value: float | None, format_value: Callable[[float], str]) -> str:
+    return "" if value is None else format_value(value)
 
 
 def open_console() -> Console:
@@ -92,19 +92,19 @@ def open_console() -> Console:
     return console if console.is_terminal else Console(width=WIDE, emoji=False)
 
 
-def print_table(console: Console, rows: Sequence[Mapping[str, object]], narrowest: int = 0) -> None:
+def print_table(console: Console, rows: Sequence[Mapping[str, object]], keep_words: bool = False) -> None:
     """Print rows as a table of text; cells are data, never markup.
 
     Args:
-        narrowest: if above 0, columns without spaces in any cell are never broken; with 0, any text is broken where it
-            must be. The value itself is not used.
+        keep_words: whether columns without a space in any cell are never broken; otherwise any text is broken where it
+            must be.
     """
     if not rows:
         return
     grid = Grid(box=None, pad_edge=False, header_style="bold")
     for name in rows[0]:
         numeric = all(isinstance(row[name], int | float) or str(row[name]).startswith("~") for row in rows)
-        whole = numeric or (narrowest > 0 and not any(" " in str(row[name]) for row in rows))
+        whole = numeric or (keep_words and not any(" " in str(row[name]) for row in rows))
         grid.add_column(name, justify="right" if numeric else "left", no_wrap=whole, overflow="fold")
     for row in rows:
         grid.add_row(*(Text(str(value)) for value in row.values()))

@@ -38,7 +38,7 @@ class Work:
     note: str = ""
     bar: TaskID | None = None
     started: float = field(default_factory=time.monotonic)
-    told: float = field(default_factory=time.monotonic)
+    reported_at: float = field(default_factory=time.monotonic)
     """When the last line about it was written, by the monotonic clock, seconds."""
 
     def rate(self) -> float:
@@ -67,9 +67,9 @@ def stage_share(stage: Work, works: Collection[Work]) -> float:
 class RunProgress(Progress):
     """The progress of a run, which may have estimates of what the run takes."""
 
-    def __init__(self, told: Collection[str]) -> None:
+    def __init__(self, known_lines: Collection[str]) -> None:
         self._pace = RunPace()
-        self._told = frozenset(told)
+        self._known_lines = frozenset(known_lines)
         """Lines that whoever listens knows already."""
 
     def expect(self, estimates: Sequence[Estimate]) -> None:
@@ -78,7 +78,7 @@ class RunProgress(Progress):
 
     def _news(self, lines: Sequence[str]) -> list[str]:
         """Return the lines that are not known already."""
-        return [line for line in lines if line not in self._told]
+        return [line for line in lines if line not in self._known_lines]
 
 
 class _TimeLeft(TimeRemainingColumn):
@@ -93,8 +93,8 @@ class BarProgress(RunProgress):
     for all shards of the stage if there are several, and one for the whole run if its time is known. Each is one line,
     however narrow the terminal is."""
 
-    def __init__(self, console: Console, told: Collection[str] = ()) -> None:
-        super().__init__(told)
+    def __init__(self, console: Console, known_lines: Collection[str] = ()) -> None:
+        super().__init__(known_lines)
         self._bars = Bars(
             TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", max_width=26)),
             BarColumn(bar_width=30 if console.width >= ROOMY else 10),
@@ -180,9 +180,9 @@ class LineProgress(RunProgress):
     of a stage that has several. Each line ends with what is left of the whole run, if that is known."""
 
     def __init__(
-        self, write: Callable[[str], object], seconds: float = LINE_SECONDS, told: Collection[str] = ()
+        self, write: Callable[[str], object], seconds: float = LINE_SECONDS, known_lines: Collection[str] = ()
     ) -> None:
-        super().__init__(told)
+        super().__init__(known_lines)
         self._write = write
         self._seconds = seconds
         self._works: dict[int, Work] = {}
@@ -227,9 +227,9 @@ class LineProgress(RunProgress):
                 return
             work.done, work.note = work.done + count, note
             ended = work.done >= work.total
-            if not ended and time.monotonic() - work.told < self._seconds:
+            if not ended and time.monotonic() - work.reported_at < self._seconds:
                 return
-            work.told = time.monotonic()
+            work.reported_at = time.monotonic()
             line = f"{work.line()}{self._of_run()}"
             if ended:
                 del self._works[threading.get_ident()]

@@ -69,11 +69,11 @@ def reason_lines(store: Store, stages: Sequence[str]) -> list[str]:
         remark_line(row["stage"], Remark(row["what"], row["location"], row["count"], tuple(row["examples"] or ())))
         for row in remarks
     ]
-    held = [f"{row['count']:,} × {row['stage']}, such as {_whole(row['reason'])}" for row in quarantined]
-    refused, kept = (sum(row["count"] for row in rows) for rows in (refusals, quarantined))
+    quarantine_reasons = [f"{row['count']:,} × {row['stage']}, such as {_whole(row['reason'])}" for row in quarantined]
+    refused, withheld = (sum(row["count"] for row in rows) for rows in (refusals, quarantined))
     return [
         *_commonest(f"refused {refused:,}:", reasons, REFUSALS, store),
-        *_commonest(f"quarantined {kept:,}, which `clips` does not show:", held, QUARANTINE, store),
+        *_commonest(f"quarantined {withheld:,}, which `clips` does not show:", quarantine_reasons, QUARANTINE, store),
         *_commonest("noticed:", noticed, REMARKS, store),
     ]
 

@@ -98,8 +98,8 @@ class Run:
 def other_runs_lines(store: Store) -> list[str]:
     """Return a line about each run at work on a store, for whoever is about to start another."""
     return [
-        f"another run is at work on this store: {holder}, at {name.partition('-')[0]}; what both would make is made "
-        "once, and waited for"
+        f"another run is at work on this store: {holder}, at {name.partition('-')[0]}; what both "
+        "need is made once, and the other run waits for it"
         for name, holder in runs_at_work(store).items()
     ]
 

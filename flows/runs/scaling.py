@@ -319,7 +319,7 @@ def stage_rows(rates: Rates, size: Size, workers: int) -> list[dict[str, str | i
         {
             "stage": stage.stage,
             "grows with": stage.grows,
-            **{f"on {number:,}": _told(stage, size, number) for number in sorted({1, workers})},
+            **{f"on {number:,}": _duration_text(stage, size, number) for number in sorted({1, workers})},
             "spreads": stage.spreads_words,
             "by": stage.measured_by or "nothing yet",
         }
@@ -344,21 +344,22 @@ def total_lines(rates: Rates, size: Size, workers: int) -> Iterator[str]:
     """Yield lines with the totals, and with what they leave out."""
     known = [stage for stage in rates.stages if stage.seconds is not None]
     linear = sum(stage.seconds_of(size, workers) or 0 for stage in known if stage.grows not in BOUNDS)
-    size_told = amount(sum(table.bytes_of(size) for table in rates.tables))
+    size_text = amount(sum(table.bytes_of(size) for table in rates.tables))
     files = sum(table.files_of(size) for table in rates.tables)
     rows = sum(table.rows_of(size) for table in rates.tables)
-    yield f"in all: {duration(linear)} on {workers:,}, {size_told}, {files:,} files, {rows:,} rows"
+    yield f"in all: {duration(linear)} on {workers:,}, {size_text}, {files:,} files, {rows:,} rows"
     for stage in known:
         if stage.grows in BOUNDS and size.clips:
-            yield f"besides: {_told(stage, size, workers)} of {stage.stage}, as if comparing were all that it does"
+            seconds = _duration_text(stage, size, workers)
+            yield f"in addition: {seconds} for {stage.stage}, as if it spent all its time on comparing"
     if unknown := [stage.stage for stage in rates.stages if stage.seconds is None]:
-        yield f"not known: {', '.join(unknown)}, which never ran here and which no benchmark times"
+        yield f"unknown: {', '.join(unknown)}, which never ran here and has no benchmark"
     if any(stage.measured_by == "benchmarks" for stage in known):
-        yield f"by benchmarks: published sizes on {BENCHMARKED}, whatever this machine is"
+        yield f"by benchmarks: published sizes on {BENCHMARKED}, not on this machine"
     yield "not counted: models, and tables of stages that never ran here; not linear: see docs/scaling.md"
 
 
-def _told(stage: StageRate, size: Size, workers: int) -> str:
+def _duration_text(stage: StageRate, size: Size, workers: int) -> str:
     seconds = stage.seconds_of(size, workers)
     if seconds is None:
         return ""

@@ -95,8 +95,8 @@ def wait_for_server() -> None:
                 )
             if time.monotonic() > deadline:
                 raise TimeoutError(
-                    f"expected Prefect's server to start within {START_SECONDS:.0f} s, got no answer: let this machine "
-                    f"do less beside it and give the same command again, or {cure}"
+                    f"expected Prefect's server to start within {START_SECONDS:.0f} s, got no answer: run less else on "
+                    f"this machine and give the same command again, or {cure}"
                 )
             time.sleep(0.1)
 

@@ -22,15 +22,15 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 INTERRUPTED = 130
 """The exit code of a run that was asked to stop by either signal (128 + SIGINT)."""
 
-STOPPED = "segue: stopped; what is done is kept, and the same command goes on from there"
+STOPPED = "segue: stopped; what is done is kept, and the same command continues from there"
 
-STOPPING = "segue: stopping after the batch in work; Ctrl-C once more ends it at once"
+STOPPING = "segue: stopping after the current batch; Ctrl-C again stops at once"
 
 GRACE_SECONDS = 15.0
 """Seconds that a run has to end in good order when asked to stop. After that it is ended at once, which the store
 survives as it survives a kill."""
 
-SAME_SECONDS = 1.0
+SAME_REQUEST_SECONDS = 1.0
 """Seconds within which further signals count as the same request: `timeout` signals the process and then its group."""
 
 
@@ -42,7 +42,7 @@ def stoppable(stop: threading.Event) -> Iterator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if first:
-            if time.monotonic() - first[0] > SAME_SECONDS:
+            if time.monotonic() - first[0] > SAME_REQUEST_SECONDS:
                 _end_at_once()
             return
         first.append(time.monotonic())

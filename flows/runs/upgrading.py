@@ -84,7 +84,7 @@ def settle(plan: RunPlan) -> Settled:
     seconds = _seconds_more(plan, plans, kept, kept_plans) if policy != "keep" else None
     lines += _lines(working, again, plans)
     if _all_kept(working):
-        lines.append(f"that takes {_told(seconds)} more than to keep what is there")
+        lines.append(f"that takes {_duration_text(seconds)} more than keeping what is there")
     waits = policy == "keep" or (policy == "ask" and (seconds is None or seconds > ASK_SECONDS))
     return Settled(chosen, plans, lines, waits, may_keep=_all_kept(working))
 
@@ -98,8 +98,8 @@ def _unmade_line(upgrade: Upgrade) -> str:
     """Return a line about a table that a release changed, and that the run reads but does not make."""
     makes = f"`segue run {upgrade.stage}` makes it again"
     if upgrade.outdated:
-        return f"{upgrade.stage}: {upgrade.text}: what it made is not read any more ({upgrade.outdated}); {makes}"
-    return f"{upgrade.stage}: {upgrade.text}: what it made is read as it is with settings.on_upgrade=keep; {makes}"
+        return f"{upgrade.stage}: {upgrade.text}: what it made can no longer be read ({upgrade.outdated}); {makes}"
+    return f"{upgrade.stage}: {upgrade.text}: settings.on_upgrade=keep reads what it made as it is; {makes}"
 
 
 def _rows_again(upgrade: Upgrade, plan: RunPlan, plans: Sequence[Plan], kept: Sequence[Plan]) -> int:
@@ -142,10 +142,10 @@ def settled_plan(plan: RunPlan, ask: Ask | None = None) -> Settled:
 
 def waiting_line(settled: Settled) -> str:
     """Return one line that says what a run waits for and how to answer."""
-    keep = ", or settings.on_upgrade=keep to go on with what is there"
+    keep = ", or settings.on_upgrade=keep to continue with what is there"
     return (
-        f"a release changed {'; '.join(settled.lines)}: say settings.on_upgrade=remake to make it again"
-        f"{keep if settled.may_keep else ', for it cannot be kept'}"
+        f"a release changed {'; '.join(settled.lines)}: give settings.on_upgrade=remake to make it again"
+        f"{keep if settled.may_keep else '; it cannot be kept'}"
     )
 
 
@@ -153,9 +153,9 @@ def _lines(upgrades: Sequence[Upgrade], again: Mapping[str, int], plans: Sequenc
     after = [plan.stage for plan in plans if plan.jobs and plan.follows]
     lines = []
     for each in upgrades:
-        why = f" ({each.outdated}, so that it cannot be kept)" if each.outdated else ""
+        why = f" ({each.outdated}, so it cannot be kept)" if each.outdated else ""
         lines.append(f"{each.stage}: {each.text}{why}, {again[each.stage]:,} rows again")
-    return [*lines, f"after them {', '.join(after)}"] if after else lines
+    return [*lines, f"then also {', '.join(after)}"] if after else lines
 
 
 def _seconds_more(plan: RunPlan, plans: Sequence[Plan], kept: RunPlan, kept_plans: Sequence[Plan]) -> float | None:
@@ -168,5 +168,5 @@ def _seconds_more(plan: RunPlan, plans: Sequence[Plan], kept: RunPlan, kept_plan
     return sum(seconds or 0 for seconds in again) - sum(seconds or 0 for seconds in less)
 
 
-def _told(seconds: float | None) -> str:
-    return "a time that no run of this store tells" if seconds is None else f"about {duration(max(seconds, 0))}"
+def _duration_text(seconds: float | None) -> str:
+    return "an unknown time" if seconds is None else f"about {duration(max(seconds, 0))}"

@@ -82,16 +82,16 @@ class ReadableProgress(Progress):
 
 
 @contextmanager
-def moving_artifact(progress: ReadableProgress) -> Iterator[None]:
+def live_artifact(progress: ReadableProgress) -> Iterator[None]:
     """Show the progress of the work within this block as an artifact of the current flow run."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         yield
         return
     ended, done = threading.Event(), threading.Event()
-    within = copy_context()  # with the Prefect settings that are in effect here
+    surroundings = copy_context()  # with the Prefect settings that are in effect here
     words = (context.flow_run.id, progress, ended, done)
-    thread = threading.Thread(target=within.run, args=(_tell, *words), daemon=True)
+    thread = threading.Thread(target=surroundings.run, args=(_tell, *words), daemon=True)
     thread.start()
     try:
         yield
@@ -118,11 +118,11 @@ def _tell(flow_run: UUID, progress: ReadableProgress, ended: threading.Event, do
                 client.update_artifact(artifact, ArtifactUpdate(description=reading.text, data=reading.percent))
             last = reading
     if artifact is not None:
-        last_text = f"last of all, {last.text}" if last else "nothing was told"
+        last_text = f"at the end, {last.text}" if last else "nothing was reported"
         update = (
-            ArtifactUpdate(description=f"all of it is done; {last_text}", data=100.0)
+            ArtifactUpdate(description=f"everything is done; {last_text}", data=100.0)
             if done.is_set()
-            else ArtifactUpdate(description=f"ended before all of it was done; {last_text}")
+            else ArtifactUpdate(description=f"ended before everything was done; {last_text}")
         )
         with suppress(Exception), get_client(sync_client=True) as client:
             client.update_artifact(artifact, update)

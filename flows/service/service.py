@@ -171,19 +171,19 @@ def save_service(service: Service) -> None:
 
 
 @contextmanager
-def only_one(waits: Callable[[], None]) -> Iterator[None]:
+def only_one_process(on_wait: Callable[[], None]) -> Iterator[None]:
     """Run a block while no other process runs one under the same state folder. Two processes that start missing parts
     at the same time would start each part twice, and two servers would want one port.
 
     Args:
-        waits: called once if another process is in such a block and must be waited for.
+        on_wait: called once if another process is in such a block and must be waited for.
     """
     state_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(state_folder() / "up.lock", "ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            waits()
+            on_wait()
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -222,7 +222,7 @@ def start_server(service: Service) -> Service:
     with closing(socket.socket()) as probe:
         if probe.connect_ex((HOST, service.port)) == 0:
             raise ValueError(
-                f"expected port {service.port} of this machine to be free, got an answer of another program: end it, "
+                f"expected port {service.port} of this machine to be free, got an answer from another program: end it, "
                 "or give another --port"
             )
     log = log_of(SERVER)
@@ -231,9 +231,9 @@ def start_server(service: Service) -> Service:
     deadline = time.monotonic() + START_SECONDS
     while not service.answers():
         if service.running(SERVER) is None or time.monotonic() > deadline:
-            said = log.read_bytes()[known:].decode(errors="replace")
+            output = log.read_bytes()[known:].decode(errors="replace")
             raise ChildProcessError(
-                f"expected Prefect's server to answer within {START_SECONDS:.0f} s, got: {cause_in(said)} "
+                f"expected Prefect's server to answer within {START_SECONDS:.0f} s, got: {cause_in(output)} "
                 f"(its log: {log})"
             )
         time.sleep(0.5)
@@ -265,7 +265,7 @@ def cause_in(output: str) -> str:
     as in a traceback, or else the last four lines."""
     lines = [line.strip() for line in output.splitlines() if line.strip() and line.strip() != "An exception occurred."]
     named = [line for line in lines if ERROR_LINE.match(line)]
-    return " ".join(named[-1:] or lines[-4:]) or "nothing said"
+    return " ".join(named[-1:] or lines[-4:]) or "no message"
 
 
 def end_service(service: Service) -> list[str]:
@@ -284,14 +284,14 @@ def end_service(service: Service) -> list[str]:
 def members() -> list[psutil.Process]:
     """Return the processes of the service, including those whose parent is gone: all have the state folder in their
     environment."""
-    ours, found = str(state_folder()), []
+    ours, processes = str(state_folder()), []
     for process in psutil.process_iter():
         try:
             if process.pid != os.getpid() and process.environ().get(MARK) == ours:
-                found.append(process)
+                processes.append(process)
         except psutil.Error:  # another user's process, or one that is gone
             continue
-    return found
+    return processes
 
 
 def end_processes(processes: Sequence[psutil.Process]) -> None:

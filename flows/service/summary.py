@@ -58,7 +58,7 @@ def summary_text(run: Run, problem: BaseException | None) -> str:
     parts += ["\n".join(f"- {fact}" for fact in _facts(run)), _stages(run)]
     store = Store(run.plan.settings.store)
     if reasons := reason_lines(store, [result.stage for result in run.results]):
-        parts += ["## Refused and noticed", _lines(reasons)]
+        parts += ["## Refusals and remarks", _lines(reasons)]
     parts += _checks(store, run)
     parts += _pictures(store, run)
     return "\n\n".join(parts) + "\n"
@@ -66,7 +66,7 @@ def summary_text(run: Run, problem: BaseException | None) -> str:
 
 def _heading(run: Run, problem: BaseException | None) -> str:
     if problem is not None:
-        return f"Run {run.run_id} did not end well"
+        return f"Run {run.run_id} ended with an error"
     return f"Run {run.run_id} is complete" if any(each.changed for each in run.results) else "There was nothing to do"
 
 

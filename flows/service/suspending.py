@@ -32,7 +32,7 @@ WAIT_SECONDS = 7 * 86_400
 """Seconds after which a run without an answer fails: a week."""
 
 
-class Word(RunInput):
+class Answer(RunInput):
     """What to do with the tables that a release changed."""
 
     on_upgrade: Literal["keep", "remake"]
@@ -55,25 +55,25 @@ def ask_on_page(lines: Sequence[str]) -> str:
         return ""
     text = _text(lines)
     if context.flow_run.deployment_id is None:
-        create_markdown_artifact(key=KEY, markdown=text, description="Waits for a word")
+        create_markdown_artifact(key=KEY, markdown=text, description="Waits for an answer")
         return ""
     if KEY not in (context.flow_run.empirical_policy.pause_keys or ()):  # else the run was resumed and has its answer
-        create_markdown_artifact(key=KEY, markdown=text, description="Waits for a word")
+        create_markdown_artifact(key=KEY, markdown=text, description="Waits for an answer")
         if not _cancel_waiting(context.flow_run.deployment_id):
-            message = f"a release changed {'; '.join(lines)}: resume the run with a word, keep or remake"
+            message = f"a release changed {'; '.join(lines)}: resume the run with an answer, keep or remake"
             tell_failure(context.flow, context.flow_run, Suspended(message=message))
-    form = Word.with_initial_data(description=text)
+    form = Answer.with_initial_data(description=text)
     return suspend_flow_run(wait_for_input=form, timeout=WAIT_SECONDS, key=KEY).on_upgrade
 
 
 def _text(lines: Sequence[str]) -> str:
-    told = "\n".join(f"    {' '.join(line.split())}" for line in lines)  # indented, so that it is not read as Markdown
+    changes = "\n".join(f"    {' '.join(line.split())}" for line in lines)  # indented: not Markdown
     return (
-        f"# A release changed what made this store's tables\n\n{told}\n\n"
-        "Nothing was done yet. **Resume** this run with a word:\n\n"
-        "- `keep`: go on with what is there; new rows join it\n"
+        f"# A release changed what made this store's tables\n\n{changes}\n\n"
+        "Nothing was done yet. **Resume** this run with an answer:\n\n"
+        "- `keep`: continue with what is there; new rows are added to it\n"
         "- `remake`: make it again\n\n"
-        "`settings.on_upgrade` of the deployment gives that word for all its runs.\n"
+        "`settings.on_upgrade` of the deployment gives the answer for all its runs.\n"
     )
 
 
@@ -84,5 +84,5 @@ def _cancel_waiting(deployment: UUID) -> int:
     with get_client(sync_client=True) as client:
         waiting = client.read_flow_runs(flow_run_filter=suspended, deployment_filter=ours)
         for run in waiting:
-            client.set_flow_run_state(run.id, Cancelled(message="A later run waits for the same word."), force=True)
+            client.set_flow_run_state(run.id, Cancelled(message="A later run waits for the same answer."), force=True)
     return len(waiting)

@@ -33,7 +33,7 @@ HEARTBEAT = "prefect.flow-run.heartbeat"
 
 
 @contextmanager
-def heeding_server(stop: threading.Event) -> Iterator[None]:
+def watching_server(stop: threading.Event) -> Iterator[None]:
     """Set `stop` within this block as soon as the server says that the current flow run is cancelled or crashed.
 
     Raises:
@@ -43,23 +43,23 @@ def heeding_server(stop: threading.Event) -> Iterator[None]:
     if context is None or context.flow_run is None:
         yield
         return
-    flow_run, ended, said = context.flow_run.id, threading.Event(), list[State]()
-    within = copy_context()  # with the Prefect settings that are in effect here
-    threading.Thread(target=within.run, args=(_watch, flow_run, stop, ended, said), daemon=True).start()
+    flow_run, ended, states = context.flow_run.id, threading.Event(), list[State]()
+    surroundings = copy_context()  # with the Prefect settings that are in effect here
+    threading.Thread(target=surroundings.run, args=(_watch, flow_run, stop, ended, states), daemon=True).start()
     try:
         yield
     except Exception as error:
-        if not said:
+        if not states:
             raise
-        if said[0].is_cancelling():
+        if states[0].is_cancelling():
             with get_client(sync_client=True) as client:
                 client.set_flow_run_state(flow_run, Cancelled(message="It ended at its next batch."), force=True)
-        raise Abort(f"Prefect's server says that this run is {said[0].name}") from error
+        raise Abort(f"Prefect's server says that this run is {states[0].name}") from error
     finally:
         ended.set()
 
 
-def _watch(flow_run: UUID, stop: threading.Event, ended: threading.Event, said: list[State]) -> None:
+def _watch(flow_run: UUID, stop: threading.Event, ended: threading.Event, states: list[State]) -> None:
     away = False
     # Prefect's client would retry for a minute, with longer and longer waits, even if the server is back by then.
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
@@ -68,7 +68,7 @@ def _watch(flow_run: UUID, stop: threading.Event, ended: threading.Event, said: 
             with suppress(Exception), get_client(sync_client=True) as client:  # the server may be down
                 state = client.read_flow_run(flow_run).state
                 if state is not None and (state.is_cancelling() or state.is_cancelled() or state.is_crashed()):
-                    said.append(state)
+                    states.append(state)
                     stop.set()
                     return
                 if was_away:

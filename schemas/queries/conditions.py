@@ -151,15 +151,15 @@ def _columns_of(text: str, schema: pa.Schema, connection: "duckdb.DuckDBPyConnec
     for expression in _expressions(_parse(text, wanted, connection)):
         kind = expression["class"]
         if kind not in CLASSES:
-            raise ValueError(f"{wanted}: a {kind.lower()} is none")
+            raise ValueError(f"{wanted}: a {kind.lower()} is not allowed")
         if kind == "FUNCTION" and (name := expression["function_name"]) not in FUNCTIONS:
             allowed = ", ".join(sorted(each for each in FUNCTIONS if each.isidentifier()))
-            raise ValueError(f"{wanted}: the function {name} is none of {allowed}")
+            raise ValueError(f"{wanted}: the function {name} is not one of {allowed}")
         if kind == "COLUMN_REF":
             column = ".".join(expression["column_names"])
             match = next((name for name in schema.names if name.lower() == column.lower()), None)
             if match is None:
-                raise ValueError(f"{wanted}: there is no column {column}; there are {', '.join(schema.names)}")
+                raise ValueError(f"{wanted}: there is no column {column}; the columns are {', '.join(schema.names)}")
             names[match] = None
     return tuple(names)
 

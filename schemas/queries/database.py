@@ -59,14 +59,14 @@ def query(
         except UnreadFile as error:
             # A shard was replaced while it was read, or the network failed for a moment.
             if attempt >= READS and shown == _shown(publications, named):
-                raise QueryError(f"{error}; `segue check` says what is damaged, and its cure") from error
+                raise QueryError(f"{error}; `segue check` shows what is damaged, with its repair") from error
         else:
             if shown == _shown(publications, named):
                 return answer
         if time.monotonic() > deadline:
             break
     raise QueryError(
-        f"expected {store.url} to stay as it is for one query, got {attempt} changes in {PATIENCE:.0f} s; ask again"
+        f"expected {store.url} to stay as it is for one query, got {attempt} changes in {PATIENCE:.0f} s; try again"
     )
 
 
@@ -160,12 +160,12 @@ def _query(
                 raise QueryError(f"expected one SELECT (the store is read-only here), got {kinds}")
             return connection.sql(sql).to_arrow_table()
         except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException) as error:
-            raise QueryError(_what_was_meant(reason_of(error))) from error
+            raise QueryError(_with_suggestion(reason_of(error))) from error
         except (duckdb.Error, OSError) as error:
             raise UnreadFile(reason_of(error)) from error
 
 
-def _what_was_meant(message: str) -> str:
+def _with_suggestion(message: str) -> str:
     """Return DuckDB's message about an unknown name, with a suggestion from the whole store. DuckDB itself knows only
     the tables that the statement names."""
     table = re.match(r"Catalog Error: Table with name (\w+) does not exist", message)

@@ -67,7 +67,7 @@ def _write_views(store: Store, connection: duckdb.DuckDBPyConnection, known: Map
         known: what the existing views of tables were made from, by table.
     """
     sources = dict[str, ViewSource]()
-    shown, take_downs, whole, before = shown_files(store), TakeDowns(store), True, _columns(connection)
+    shown, take_downs, is_complete, before = shown_files(store), TakeDowns(store), True, _columns(connection)
     for table in TABLES.values():
         try:
             source = _view_source(store, table, shown[table.name], take_downs)
@@ -75,21 +75,21 @@ def _write_views(store: Store, connection: duckdb.DuckDBPyConnection, known: Map
                 create_view(connection, source.statement, f"shards of {table.name}", store)
             sources[table.name] = source
         except UnreadFile as error:
-            whole = False
-            log.warning("no view of %s: %s; `segue check` says its cure", table.name, error)
-    # Views over tables stay as they are while the columns of those tables do. To make them takes longer than all else.
+            is_complete = False
+            log.warning("no view of %s: %s; `segue check` shows how to repair it", table.name, error)
+    # Making the views over tables takes longest, so they stay unless the columns of their tables have changed.
     after = before if sources == known else _columns(connection)
     views = {name: view_of(TABLES[name]) for name in sources}
     changed = {name for name, view in views.items() if name not in known or before[view] != after[view]}
     try:
         make_views_over(connection, store, set(sources), changed=changed)
     except UnreadFile as error:
-        whole = False
-        log.warning("no view over tables: %s; `segue check` says its cure", error)
+        is_complete = False
+        log.warning("no view over tables: %s; `segue check` shows how to repair it", error)
     _comment(connection)
-    if whole:
+    if is_complete:
         keep_sources(connection, sources)
-    return whole
+    return is_complete
 
 
 def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[str, str]]]:
@@ -131,10 +131,10 @@ def _comment(connection: duckdb.DuckDBPyConnection) -> None:
     meanings = {**COLUMNS, **VIEW_COLUMNS}
     views = "SELECT view_name FROM duckdb_views() WHERE NOT internal AND comment IS NULL"
     columns = "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal AND comment IS NULL"
-    silent = {name for (name,) in connection.execute(views).fetchall()}
+    uncommented = {name for (name,) in connection.execute(views).fetchall()}
     unexplained = connection.execute(columns).fetchall()
     connection.begin()  # one write to the disk, not one for each of hundreds of comments
-    for name in silent & about.keys():
+    for name in uncommented & about.keys():
         connection.execute(f"COMMENT ON VIEW {name} IS {literal(f'One row is {about[name]}.')}")
     for name, column in unexplained:
         if column in meanings:
@@ -158,4 +158,4 @@ def follow_move(store: Store) -> None:
         if not all(literal(f"{store.root}/") in statement for statement in statements):
             write_views(store)
     except (duckdb.Error, OSError, ValueError) as error:
-        log.info("the views of %s are left as they are: %s", store.url, error)
+        log.info("the views of %s stay as they are: %s", store.url, error)

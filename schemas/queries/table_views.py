@@ -13,7 +13,7 @@ import pyarrow as pa
 from schemas.queries.errors import UnreadFile
 from schemas.queries.views import EVERY_CLIP, VIEWS
 from schemas.sql import literal
-from schemas.storage.addresses import ADDRESS, HERE
+from schemas.storage.addresses import ADDRESS, STORE_PREFIX
 from schemas.storage.store import Store
 from schemas.storage.take_downs import HIDDEN_BY, TakeDowns
 from schemas.tables import CLIPS, Table
@@ -21,15 +21,15 @@ from schemas.tables import CLIPS, Table
 FILE = "segue.duckdb"
 """The database of views at the root of a store on a local disk."""
 
-PLACE = "segue_store"
+PLACE_VARIABLE = "segue_store"
 """The DuckDB variable that says where a store lies: `SET VARIABLE segue_store = '/mnt/store'`."""
 
-OPENED_IN = f"nullif(regexp_extract(current_setting('temp_directory'), '^(.*/){re.escape(FILE)}[.]tmp$', 1), '')"
+OPENED_FOLDER = f"nullif(regexp_extract(current_setting('temp_directory'), '^(.*/){re.escape(FILE)}[.]tmp$', 1), '')"
 """SQL expression for the folder of the database that a client opened; NULL if that is not a store's. DuckDB has no
 function for it, but keeps temporary files beside the database. A table function may use this, a subquery may not."""
 
 ONE_STORE = f"""(
-    SELECT CASE WHEN {OPENED_IN} IS NULL OR getvariable('{PLACE}') IS NOT NULL OR count(*) < 2 THEN true
+    SELECT CASE WHEN {OPENED_FOLDER} IS NULL OR getvariable('{PLACE_VARIABLE}') IS NOT NULL OR count(*) < 2 THEN true
            ELSE error('expected one store in a session that opened its database, got several: open none, as in '
                       || '`duckdb`, and ATTACH each')
            END
@@ -57,7 +57,7 @@ def make_views_over(
     for name, view in VIEWS.items():
         if made.issuperset(view.tables) and (changed is None or not set(view.tables).isdisjoint(changed)):
             statement = f"FROM {EVERY_CLIP}" if name == CLIPS.name and name in whole else view.statement
-            create_view(connection, f"CREATE OR REPLACE VIEW {name} AS {statement}", name, store)
+            create_view(connection, f"CREATE OR REPLACE_VARIABLE VIEW {name} AS {statement}", name, store)
 
 
 def make_view(
@@ -132,16 +132,16 @@ def _statement(store: Store, table: Table, files: Sequence[str], kept: bool) -> 
     once = f"DISTINCT ON ({', '.join(quoted(name) for name in table.key)}) *" if table.combined else "*"
     rows = f"{columns} WHERE false UNION ALL BY NAME SELECT {once} FROM {source}"
     if not table.locations:
-        return f"CREATE OR REPLACE VIEW {name} AS SELECT {rows}"
+        return f"CREATE OR REPLACE_VARIABLE VIEW {name} AS SELECT {rows}"
     located = ", ".join(f"{_located(store, table, each, kept)} AS {quoted(each)}" for each in table.locations)
-    return f"CREATE OR REPLACE VIEW {name} AS SELECT * REPLACE ({located}) FROM (SELECT {rows})"
+    return f"CREATE OR REPLACE_VARIABLE VIEW {name} AS SELECT * REPLACE_VARIABLE ({located}) FROM (SELECT {rows})"
 
 
 def _located(store: Store, table: Table, column: str, kept: bool) -> str:
     """Return the SQL expression for a column of addresses in which those inside the store are full addresses."""
 
     def located(address: str) -> str:
-        return f"replace({address}, {literal(HERE)}, {_prefix(store, kept)})"
+        return f"replace({address}, {literal(STORE_PREFIX)}, {_prefix(store, kept)})"
 
     if pa.types.is_list(table.schema.field(column).type):
         return f"[struct_update(record, {ADDRESS} := {located(f'record.{ADDRESS}')}) FOR record IN {quoted(column)}]"
@@ -154,9 +154,9 @@ def quoted(name: str) -> str:
 
 def _prefix(store: Store, kept: bool) -> str:
     """Return the SQL expression for what precedes the paths of a store's files: where the store is now. Views that are
-    kept first try the client's variable `PLACE`, and then the folder of the database that the client opened."""
+    kept first try the client's variable `PLACE_VARIABLE`, then the folder of the database that the client opened."""
     url = literal(f"{store.root if store.is_local else store.filesystem.unstrip_protocol(store.root)}/")
-    return f"coalesce(getvariable('{PLACE}') || '/', {OPENED_IN}, {url})" if kept else url
+    return f"coalesce(getvariable('{PLACE_VARIABLE}') || '/', {OPENED_FOLDER}, {url})" if kept else url
 
 
 def _sql_type(kind: pa.DataType) -> str:

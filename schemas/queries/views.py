@@ -55,7 +55,7 @@ CLIPS_AND_REASONS = tuple(_REASONS)
 
 VIEWS = {
     "tries": View(
-        "a try of a take at the gate: its number and seed, what speaks against it, and what it was judged by",
+        "a try of a take at the gate: its number and seed, the reasons against it, and its measurements",
         ("verdicts",),
         """
         SELECT request_id, take, checkpoint_id, t.retake = verdicts.retake AS chosen, unnest(t)
@@ -63,7 +63,7 @@ VIEWS = {
         """,
     ),
     "quarantine": View(
-        "a clip that was made and that `clips` does not show, with the stage that has something against it, and what",
+        "a clip that was made but that `clips` does not show, with the stage that quarantined it and the reasons",
         CLIPS_AND_REASONS,
         f"""
         SELECT request_id, take, stage, q.reasons, title, checkpoint_id, seed, retake, path, sha256
@@ -90,7 +90,7 @@ VIEWS = {
         """,
     ),
     "artists_in_two_splits": View(
-        "an artist whose recordings are in several splits; there is none in a store that is as it should be",
+        "an artist with recordings in several splits; a correct store has none",
         ("tracks",),
         """
         SELECT lower(artist) AS artist, list(DISTINCT split ORDER BY split) AS splits
@@ -98,7 +98,7 @@ VIEWS = {
         """,
     ),
     "copies_in_two_splits": View(
-        "a recording and one that it is a copy of in another split; there is none in a store that is as it should be",
+        "a recording that is a copy of one in another split; a correct store has none",
         ("tracks",),
         """
         SELECT c.track_id, c.split, o.track_id AS copy_of, o.split AS split_of_that
@@ -107,7 +107,7 @@ VIEWS = {
         """,
     ),
     "ancestry": View(
-        "a model that had a hand in another, at `distance` 0 the model itself",
+        "a model and one that it was made from; at `distance` 0 the model itself",
         ("checkpoints", "weights"),
         """
         WITH RECURSIVE parentage AS (
@@ -130,7 +130,7 @@ VIEWS = {
         """,
     ),
     "lineage": View(
-        "a clip, a model that had a hand in it, and a recording that this model learned from or the request refers to",
+        "a clip, a model that contributed to it, and a recording that this model learned from or the request refers to",
         (*CLIPS_AND_REASONS, "checkpoints", "weights", "learned", "requests", "tracks"),
         f"""
         SELECT request_id, take, clips.checkpoint_id, ancestor_id AS model_id, kind, reference, distance,
@@ -147,7 +147,7 @@ VIEWS = {
         """,
     ),
     "descendants": View(
-        "a recording, a model that it had a hand in, and a clip of that model or of a request that refers to it",
+        "a recording, a model that learned from it, and a clip of that model or of a request that refers to it",
         (*CLIPS_AND_REASONS, "checkpoints", "weights", "learned", "requests", "tracks"),
         f"""
         SELECT track_id, learned.title, artist, licence, uri, 'learned' AS how, learner.checkpoint_id AS learned_by,

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from schemas.tables import Table
 
-HERE = "segue-store://"
+STORE_PREFIX = "segue-store://"
 """Stands for the store's folder in a written address."""
 
 ADDRESS = "uri"
@@ -28,7 +28,7 @@ def written_address(uri: str, prefix: str) -> str:
     Args:
         prefix: what a full address inside the store begins with, up to and including the slash; empty for none.
     """
-    return f"{HERE}{uri[len(prefix) :]}" if prefix and uri.startswith(prefix) else uri
+    return f"{STORE_PREFIX}{uri[len(prefix) :]}" if prefix and uri.startswith(prefix) else uri
 
 
 def written_addresses(table: Table, rows: pa.Table, prefix: str) -> pa.Table:
@@ -43,7 +43,7 @@ def written_addresses(table: Table, rows: pa.Table, prefix: str) -> pa.Table:
     def shorten(texts: pa.Array) -> pa.Array:
         import pyarrow.compute as pc
 
-        return pc.replace_substring_regex(texts, pattern, rf"\1{HERE}")
+        return pc.replace_substring_regex(texts, pattern, rf"\1{STORE_PREFIX}")
 
     return _with_addresses(table, rows, prefix, shorten)
 
@@ -58,17 +58,17 @@ def read_addresses(table: Table, rows: pa.Table, prefix: str) -> pa.Table:
     def lengthen(texts: pa.Array) -> pa.Array:
         import pyarrow.compute as pc
 
-        return pc.replace_substring(texts, HERE, prefix)
+        return pc.replace_substring(texts, STORE_PREFIX, prefix)
 
-    return _with_addresses(table, rows, HERE, lengthen)
+    return _with_addresses(table, rows, STORE_PREFIX, lengthen)
 
 
-def _with_addresses(table: Table, rows: pa.Table, sign: str, change: Callable[[pa.Array], pa.Array]) -> pa.Table:
-    """Return rows with their addresses changed by `change`, in the columns where any address contains `sign`. Most
+def _with_addresses(table: Table, rows: pa.Table, marker: str, change: Callable[[pa.Array], pa.Array]) -> pa.Table:
+    """Return rows with their addresses changed by `change`, in the columns where any address contains `marker`. Most
     tables have no such column."""
     for name in table.locations:
         number = rows.schema.get_field_index(name)
-        if number < 0 or not _holds(rows.column(name), sign):
+        if number < 0 or not _holds(rows.column(name), marker):
             continue
         field = rows.schema.field(name)
         chunks = [_changed(chunk, change) for chunk in rows.column(name).chunks]
@@ -76,15 +76,15 @@ def _with_addresses(table: Table, rows: pa.Table, sign: str, change: Callable[[p
     return rows
 
 
-def _holds(values: pa.ChunkedArray, sign: str) -> bool:
-    """Return whether any address in a column contains `sign`."""
+def _holds(values: pa.ChunkedArray, marker: str) -> bool:
+    """Return whether any address in a column contains `marker`."""
     import pyarrow.compute as pc
 
     if pa.types.is_list(values.type):
         if values.type.value_type.get_field_index(ADDRESS) < 0:  # only other fields of the records were read
             return False
         values = pc.struct_field(pc.list_flatten(values), ADDRESS)
-    return bool(pc.any(pc.match_substring(values, sign)).as_py())
+    return bool(pc.any(pc.match_substring(values, marker)).as_py())
 
 
 def _changed(values: pa.Array, change: Callable[[pa.Array], pa.Array]) -> pa.Array:

@@ -25,7 +25,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
-from schemas.storage.file_store import NotTaken, cache_folder
+from schemas.storage.file_store import WriteRefused, cache_folder
 from schemas.storage.shards import Footer, distinct, row_keys, sort_shards
 from schemas.storage.store import Store
 from schemas.tables import Table
@@ -92,8 +92,8 @@ class Drafts:
         self.store.write_rows(where, self.table, rows, input_key, refused, passing)
         for part in self._parts(shard):
             self.store.remove(part)
-        if self._here is not None:
-            self._here.remove_parts(shard)
+        if self._local is not None:
+            self._local.remove_parts(shard)
 
     def write_part(self, shard: str, rows: pa.Table) -> None:
         """Keep rows of a shard that is not complete yet, on this machine if a remote store does not accept them. Each
@@ -102,52 +102,52 @@ class Drafts:
         try:
             self.store.write_rows(where, self.table, rows, "")
         except Exception as error:
-            if self._here is None:
+            if self._local is None:
                 raise
-            self._here.write_part(shard, rows)
+            self._local.write_part(shard, rows)
             log.warning("%s", self._refusal(shard, error))
 
     @contextmanager
-    def kept_here(self, shard: str, rows: pa.Table) -> Iterator[None]:
+    def kept_locally(self, shard: str, rows: pa.Table) -> Iterator[None]:
         """Keep all rows of a shard on this machine if a remote store does not accept everything written in this block.
 
         Raises:
-            NotTaken: the store did not accept it; the message says how often, and since when.
+            WriteRefused: the store did not accept it; the message says how often, and since when.
         """
         try:
             yield
         except Exception as error:
-            if self._here is None:
+            if self._local is None:
                 raise
-            before = self._here._parts(shard)
-            self._here.write_part(shard, rows)
+            before = self._local._parts(shard)
+            self._local.write_part(shard, rows)
             for part in before:
-                self._here.store.remove(part)
-            raise NotTaken(self._refusal(shard, error)) from error
+                self._local.store.remove(part)
+            raise WriteRefused(self._refusal(shard, error)) from error
 
     def parts(self, shard: str) -> pa.Table:
         """Return the rows kept of a shard in progress, each key once."""
         kept = [self.store.read_files(self.table, [part]) for part in self._parts(shard)]
-        return distinct(self.table, [*kept, *([self._here.parts(shard)] if self._here else [])])
+        return distinct(self.table, [*kept, *([self._local.parts(shard)] if self._local else [])])
 
     def remove_parts(self, shard: str) -> None:
         """Remove what was kept of a shard in progress, and the record of failed writes to a remote store."""
         for part in [*self._parts(shard), *self._refusals(shard)]:
             self.store.remove(part)
 
-    def rows_in_work(self) -> dict[str, list[tuple[str, ...]]]:
+    def unfinished_keys(self) -> dict[str, list[tuple[str, ...]]]:
         """Return the keys of the rows kept of shards in progress, by shard."""
         keys: dict[str, list[tuple[str, ...]]] = {}
         for name in self._names("drafts"):
             if match := PART_NAME.fullmatch(name):
                 rows = self.store.read_files(self.table, [f"{self._folder}/drafts/{name}"], self.table.key)
                 keys.setdefault(match[1], []).extend(row_keys(rows, self.table.key))
-        for shard, rows_here in (self._here.rows_in_work() if self._here else {}).items():
-            keys[shard] = list(dict.fromkeys([*keys.get(shard, []), *rows_here]))
+        for shard, local_keys in (self._local.unfinished_keys() if self._local else {}).items():
+            keys[shard] = list(dict.fromkeys([*keys.get(shard, []), *local_keys]))
         return keys
 
     @cached_property
-    def _here(self) -> "Drafts | None":
+    def _local(self) -> "Drafts | None":
         """The same version in this machine's cache, for what a remote store does not accept; None if the store is
         local."""
         if self.store.is_local:
@@ -156,14 +156,14 @@ class Drafts:
 
     def _refusal(self, shard: str, error: Exception) -> str:
         """Record that a remote store did not accept part of a shard, and return a message about it."""
-        assert self._here is not None
-        noted = [self._here.store.read_bytes(file).decode() for file in self._here._refusals(shard)]
-        times = [*"".join(noted).split(), f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"]
-        self._here.store.write_bytes(f"{self._folder}/drafts/shard={shard}.refusals", "\n".join(times).encode())
+        assert self._local is not None
+        earlier = [self._local.store.read_bytes(file).decode() for file in self._local._refusals(shard)]
+        times = [*"".join(earlier).split(), f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"]
+        self._local.store.write_bytes(f"{self._folder}/drafts/shard={shard}.refusals", "\n".join(times).encode())
         often = "once" if len(times) == 1 else f"{len(times)} times since {times[0]}"
         reason = " ".join(str(error).split()) or type(error).__name__
         return (
-            f"{self.store.url} did not take shard {shard} of {self.table.name}, {often}: {reason}; its rows are kept "
+            f"{self.store.url} did not accept shard {shard} of {self.table.name}, {often}: {reason}; its rows are kept "
             "on this machine, and the next try sends them without computing them again"
         )
 
@@ -185,14 +185,14 @@ class Drafts:
 
     def find_replaced(self, keys: Iterable[tuple[str, ...]]) -> pa.Table:
         """Return the rows with these keys in replaced shards, each key once."""
-        wanted, found = set(keys), []
+        wanted, rows_found = set(keys), []
         for file, names in self._keys_of_replaced(wanted).items():
             if wanted & names:
                 rows = self.store.read_files(self.table, [file])
                 kept = [key in wanted for key in row_keys(rows, self.table.key)]
-                found.append(rows.filter(pa.array(kept, pa.bool_())))
+                rows_found.append(rows.filter(pa.array(kept, pa.bool_())))
                 wanted -= names
-        return distinct(self.table, found)
+        return distinct(self.table, rows_found)
 
     def _keys_of_replaced(self, wanted: set[tuple[str, ...]]) -> dict[str, set[tuple[str, ...]]]:
         """Return the keys in each file of the history; empty if no keys are wanted."""

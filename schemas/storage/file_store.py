@@ -40,7 +40,7 @@ class StoreGone(OSError):
     """The store that a run began with is no longer where it was."""
 
 
-class NotTaken(OSError):
+class WriteRefused(OSError):
     """A remote store did not accept a write. The error's cause says why, the message what happened to the work."""
 
 
@@ -77,12 +77,12 @@ class FileStore:
             reason = error.strerror or error  # without the name of the probe file, which means nothing to a user
             raise ValueError(f"expected a store that can be written, got {self.url}: {reason}") from error
 
-    def check_taking(self) -> None:
+    def check_accepts_files(self) -> None:
         """Check that a remote store accepts files before computing what it is to keep. Otherwise each retry would
         compute the same again. A local store is not checked, since its disk reports errors at once.
 
         Raises:
-            NotTaken: the store accepts no files.
+            WriteRefused: the store accepts no files.
         """
         if self.is_local:
             return
@@ -92,8 +92,8 @@ class FileStore:
             raise
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise NotTaken(
-                f"expected {self.url} to take files, got: {reason}; so nothing was computed in this try, and what was "
+            raise WriteRefused(
+                f"expected {self.url} to accept files, got: {reason}; nothing was computed in this try, and what was "
                 "done before is kept"
             ) from error
 
@@ -149,7 +149,7 @@ class FileStore:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreGone(f"expected the identity of a store in {path}, got a file that is none: {error}") from error
+            raise StoreGone(f"expected the identity of a store in {path}, got another file: {error}") from error
 
     # -- files ----------------------------------------------------------------------------------------------------
 
@@ -363,7 +363,7 @@ class FileStore:
 
 def _not_found_but_listed(path: str) -> OSError:
     """Return the error for a place that is listed but not found."""
-    return OSError(errno.ESTALE, "expected what its folder lists, got an answer that it is not there; try again", path)
+    return OSError(errno.ESTALE, "expected what its folder lists, got the answer that it is absent; try again", path)
 
 
 def cache_folder() -> Path:

@@ -70,7 +70,7 @@ class Lease:
     def __init__(self, store: Store, name: str, number: int, holder: Holder) -> None:
         self._store, self._folder, self._number, self._holder = store, _folder(name), number, holder
         self._released, self._lost = threading.Event(), False
-        self._thread = threading.Thread(target=self._keep, name=f"lease of {name}", daemon=True)
+        self._thread = threading.Thread(target=self._keep_alive, name=f"lease of {name}", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
@@ -82,7 +82,7 @@ class Lease:
         if self._lost or _numbers(self._store, self._folder)[-1:] != [self._number]:
             raise LeaseLost(
                 f"expected to be the only run that writes {self._folder.partition('/')[2]} in {self._store.url}, got "
-                f"another one, since this one gave no sign of life for {SILENT_SECONDS:.0f} seconds; what is done is "
+                f"another one, because this one gave no sign of life for {SILENT_SECONDS:.0f} seconds; what is done is "
                 "kept: run the same command again"
             )
 
@@ -93,7 +93,7 @@ class Lease:
         with suppress(OSError):  # if the file stays, the next run finds it silent
             self._store.remove(f"{self._folder}/{self._number}")
 
-    def _keep(self) -> None:
+    def _keep_alive(self) -> None:
         beat = 0
         while not self._released.wait(BEAT_SECONDS):
             beat += 1

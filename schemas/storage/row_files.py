@@ -69,7 +69,7 @@ def _problems(
         elif size is not None and columns.bytes and row[columns.bytes] not in (None, size):
             yield f"{path} has {size} bytes, {row[columns.bytes]} were written"
         elif size is not None and columns.small and columns.sha256 and _digest(store, path) != row[columns.sha256]:
-            yield f"{path} is another version's"
+            yield f"{path} belongs to another version"
 
 
 def _digest(store: Store, path: str) -> str:

@@ -123,12 +123,12 @@ def column_bytes(tail: bytes, path: str) -> dict[str, int]:
         ValueError: the bytes are not the end of a Parquet file.
     """
     metadata = _metadata(tail, path)
-    taken: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
             name = column.path_in_schema.split(".")[0]
-            taken[name] = taken.get(name, 0) + column.total_compressed_size
-    return taken
+            sizes[name] = sizes.get(name, 0) + column.total_compressed_size
+    return sizes
 
 
 def _metadata(tail: bytes, path: str) -> pq.FileMetaData:
@@ -243,6 +243,6 @@ def _footer_of(metadata: Mapping[bytes, bytes], rows: int) -> Footer:
 
 def _unreadable(path: str, error: Exception) -> ValueError:
     return ValueError(
-        f"expected a Parquet shard at {path}, got a file that is damaged: {error}; remove it, or let `segue check "
-        "--repair` do so, and the next run makes it anew"
+        f"expected a Parquet shard at {path}, got a file that is damaged: {error}; remove it, or run `segue check "
+        "--repair`, and the next run makes it again"
     )

@@ -58,7 +58,7 @@ class Store(FileStore):
             return "nothing there"
         if self.exists(IDENTITY) or any(map(self.versions, (RUNS, PUBLICATIONS))):
             return ""
-        what = "a folder of something else" if self.files("") or self.folders("") else "an empty folder"
+        what = "a folder with other content" if self.files("") or self.folders("") else "an empty folder"
         return f"{what}, without the {IDENTITY} that a first run writes"
 
     @staticmethod

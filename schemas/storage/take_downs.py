@@ -85,18 +85,18 @@ class TakeDowns:
         moment, names = datetime.now(UTC), sorted(row["track_id"] for row in rows)
         shard = fingerprint([moment.isoformat(), names])
         self._write(shard, pa.Table.from_pylist([{**row, "taken_down_at": moment} for row in rows], TAKEN_DOWN.schema))
-        self._remove(names, besides=shard)  # after writing: a kill in between must not let anything back in
+        self._remove(names, keep=shard)  # after writing: a kill in between must not let anything back in
 
     def remove(self, track_ids: Collection[str]) -> int:
         """Undo the take-downs of some recordings, and return how many there were."""
         return self._remove(track_ids)
 
-    def _remove(self, track_ids: Collection[str], besides: str | None = None) -> int:
+    def _remove(self, track_ids: Collection[str], keep: str | None = None) -> int:
         removed, names = 0, sorted(track_ids)
         for shard in self._store.shards(TAKEN_DOWN, "1"):
             rows = self._store.read(TAKEN_DOWN, "1", [shard])
             kept = _without(rows, "track_id", names)
-            if shard == besides or kept.num_rows == rows.num_rows:
+            if shard == keep or kept.num_rows == rows.num_rows:
                 continue
             removed += rows.num_rows - kept.num_rows
             if kept.num_rows:

@@ -97,7 +97,7 @@ class Versions:
         old, new = self.all.get(before), self.all.get(after)
         for fingerprint, version in ((before, old), (after, new)):
             if version is None:
-                yield f"version {fingerprint[:SHORT]} was made by a release that did not keep what it is made with"
+                yield f"version {fingerprint[:SHORT]} was made by a release that did not record what it was made with"
         if old is None or new is None:
             return
         if old.stage != new.stage:

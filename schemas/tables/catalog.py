@@ -88,7 +88,7 @@ TRY = pa.struct(
 """One try of a take: its seed, whether it passed, the reasons why not, and the measures that it was judged by."""
 VERDICTS = Table(
     "verdicts",
-    "a take at the gate: the try of it that passed, or that least speaks against, with all of its tries",
+    "a take at the gate: the try that passed, or else the best one, with all tries",
     ("request_id", "take"),
     columns(
         request_id=TEXT,
@@ -137,7 +137,7 @@ HEARD_MARK = pa.struct(
 of the message are right, and whether the clip counts as marked."""
 WATERMARKS = Table(
     "watermarks",
-    "what of a clip's watermark is found again, in several forms of its file, and what it did to the sound",
+    "how much of a clip's watermark is detected in several forms of its file, and how it changed the sound",
     ("request_id", "take"),
     columns(
         request_id=TEXT,

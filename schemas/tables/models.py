@@ -58,7 +58,7 @@ TRAINING = Table(
 )
 RECONSTRUCTIONS = Table(
     "reconstructions",
-    "a held-out segment through a codec that was trained here, kept to be heard beside the original",
+    "a held-out segment after a codec that was trained here, kept for listening beside the original",
     ("checkpoint_id", "number"),
     columns(
         checkpoint_id=TEXT,
@@ -80,7 +80,7 @@ RECONSTRUCTIONS = Table(
 )
 SAMPLES = Table(
     "samples",
-    "a clip of a fixed text that a model made while it learned, with the same chance at every step",
+    "a clip that a model made of a fixed text while it trained, with the same random numbers at every step",
     ("checkpoint_id", "step", "number"),
     columns(
         checkpoint_id=TEXT,

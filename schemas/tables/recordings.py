@@ -59,7 +59,7 @@ TRACKS = Table(
 )
 WITHHELD = Table(
     "withheld",
-    "a recording that was measured, and that `ingest.accept`, its licence or a take-down keeps out of `tracks`",
+    "a measured recording that `ingest.accept`, its licence or a take-down keeps out of `tracks`",
     ("track_id",),
     TRACKS.schema,
     identity=TRACKS.identity,
@@ -67,7 +67,7 @@ WITHHELD = Table(
 )
 PRINTS = Table(
     "prints",
-    "what copies of a recording are known by: where in time and pitch it is strongest (`stages.analysis.prints`)",
+    "what copies of a recording are recognised by: its strongest points in time and pitch (`stages.analysis.prints`)",
     ("track_id",),
     columns(
         track_id=TEXT,
@@ -79,7 +79,7 @@ PRINTS = Table(
 )
 PIECES = Table(
     "pieces",
-    "a piece of the demo corpus, with the truth about it",
+    "a piece of the demo corpus, with its true properties",
     ("piece_id",),
     columns(
         piece_id=TEXT,
@@ -111,7 +111,7 @@ CHROMA = Table(
 )
 RHYTHM = Table(
     "rhythm",
-    "the beats and downbeats of a track, seconds, with its tempo and how sure they are",
+    "the beats and downbeats of a track, seconds, with its tempo and their confidence",
     ("track_id",),
     columns(
         track_id=TEXT,
@@ -138,13 +138,13 @@ HARMONY = Table(
 )
 CLAP = Table(
     "clap",
-    "joint audio-text embeddings of a track, one a window, with the window's start in seconds",
+    "joint audio-text embeddings of a track, one for each window, with the window's start in seconds",
     ("track_id",),
     columns(track_id=TEXT, starts=pa.list_(pa.float64()), embeddings=pa.list_(VECTOR)),
 )
 DESCRIPTIONS = Table(
     "descriptions",
-    "what is said of a track, with its embedding in one space with those of sounds",
+    "the description of a track, with its embedding in the same space as those of sounds",
     ("track_id",),
     columns(track_id=TEXT, description=TEXT, description_embedding=VECTOR),
 )

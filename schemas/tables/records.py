@@ -7,14 +7,14 @@ from schemas.tables.table import TEXT, TEXTS, Table, columns
 
 WEIGHTS = Table(
     "weights",
-    "published or local weights, held to what the first use of their name got",
+    "published or local weights, fixed to what the first use of their name got",
     ("reference",),
     columns(reference=TEXT, revision=TEXT, digest=TEXT, stamp=TEXT, bytes=pa.int64()),
     accumulates=True,
 )
 TAKEN_DOWN = Table(
     "taken_down",
-    "a recording that is refused for ever, and the models and requests that it was in",
+    "a permanently refused recording, and the models and requests that it was used in",
     ("track_id",),
     columns(
         track_id=TEXT,
@@ -40,7 +40,7 @@ REJECTS = Table(
 )
 REMARKS = Table(
     "remarks",
-    "something that a stage noticed and went on: what, where, how often, with examples",
+    "something that a stage noticed without stopping: what, where, how often, with examples",
     ("stage", "what", "location"),
     columns(stage=TEXT, what=TEXT, location=TEXT, count=pa.int64(), examples=TEXTS, run_id=TEXT),
     identity=("stage", "what", "location", "count"),
@@ -71,7 +71,7 @@ RUNS = Table(
 )
 CHECKS = Table(
     "checks",
-    "something that was looked at before a stage's rows were published",
+    "a check before a stage's rows were published",
     ("run_id", "stage", "check"),
     columns(
         run_id=TEXT,
@@ -90,7 +90,7 @@ CHECKS = Table(
 _POINTER = pa.map_(TEXT, pa.int64())
 PUBLICATIONS = Table(
     "publications",
-    "a change of what the views show: a stage that passed, or a catalog held back, released or taken back by hand",
+    "a change of what the views show: a stage that passed, or a catalog that was held, released or rolled back by hand",
     ("sequence",),
     columns(
         sequence=pa.int64(),
@@ -108,7 +108,7 @@ PUBLICATIONS = Table(
 )
 VERSIONS = Table(
     "versions",
-    "a version of a stage's table: all that its rows depend on, but for which rows there are",
+    "a version of a stage's table: everything that its rows depend on, except which rows there are",
     ("fingerprint",),
     columns(fingerprint=TEXT, stage=TEXT, stage_version=pa.int32(), config=TEXT, inputs=pa.map_(TEXT, TEXT)),
     accumulates=True,

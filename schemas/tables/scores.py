@@ -37,8 +37,8 @@ SCORES = Table(
 )
 CONTROLS = Table(
     "controls",
-    "a sound that clips are compared with, scored as they are: a held-out recording, the same through the codec, or "
-    "what a model of random weights, other conditions or another guidance make of a request",
+    "a sound that clips are compared with, scored in the same way: a held-out recording, also after the codec, or "
+    "a clip made with random weights, other conditions or another guidance",
     ("sounds", "item"),
     columns(
         sounds=TEXT,

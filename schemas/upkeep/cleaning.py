@@ -118,10 +118,10 @@ class _Cleaning:
         for table in BESIDE:
             for version in versions_of(self._store, table):
                 if version not in self._kept_versions | self._whole.keys():
-                    self._remove(self._store.folder(table, version), "of a version that nothing reaches")
+                    self._remove(self._store.folder(table, version), "of a version that nothing uses")
         self._checkpoints()
         for path, size in unnamed_files(self._store, self._named, self._time).items():
-            self._plan.remove.append(Item(path, size, "no row that stays names it"))
+            self._plan.remove.append(Item(path, size, "no row that is kept names it"))
         self._remains()
         return self._plan
 
@@ -172,7 +172,7 @@ class _Cleaning:
             if run["started_at"] >= self._cutoff:
                 versions = (run["fingerprint"], *dict(run["inputs"]).values())
                 reasons |= dict.fromkeys(versions, f"a run of the last {self._days}")
-        reasons |= dict.fromkeys(self._leased, "a run that makes it now")
+        reasons |= dict.fromkeys(self._leased, "a run is making it now")
         for fingerprint, why in list(reasons.items()):
             for version in self._versions.upstream(fingerprint):
                 reasons.setdefault(version, why)
@@ -187,21 +187,23 @@ class _Cleaning:
         if needed:
             why = self._why_published(table, version)
         elif not why and table.name not in self._ever_published:
-            why = "a release that kept no publications"
+            why = "made by a release without publications"
         if not why:
-            if self._remove(folder, "nothing reaches this version"):
+            if self._remove(folder, "nothing uses this version"):
                 return
-            why = "the last hour"
+            why = "written in the last hour"
         self._kept_versions.add(version)
         size = 0
         for holding in holdings(self._store, table, version):
             if holding.kind == "history" and (holding.shard, holding.digest) not in needed:
-                goes = self._remove(holding.path, "replaced, and no publication that is kept shows it")
+                removed = self._remove(holding.path, "replaced, and no publication that is kept shows it")
             elif holding.kind in ("draft", "part") and version not in self._leased:
-                goes = self._remove(holding.path, f"of a run that ended {self._days} ago", self._keep.total_seconds())
+                removed = self._remove(
+                    holding.path, f"of a run that ended {self._days} ago", self._keep.total_seconds()
+                )
             else:
-                goes = False
-            if not goes:
+                removed = False
+            if not removed:
                 size += holding.bytes
                 self._name_files(table, holding.path)
         self._plan.keep.append(Item(folder, size, why))
@@ -247,13 +249,13 @@ class _Cleaning:
                 self._store.shard_path(table, version, shard)
                 for table in (CHECKPOINTS, TRAINING, RECONSTRUCTIONS, SAMPLES)
             ]
-            goes = not any(row["checkpoint_id"] in used for row in rows) and self._remove(
-                paths[0], "no clip or table that stays was made with this model"
+            removed = not any(row["checkpoint_id"] in used for row in rows) and self._remove(
+                paths[0], "no clip or table that is kept was made with this model"
             )
-            if goes:
+            if removed:
                 for path in paths[1:]:
                     if self._store.exists(path):
-                        self._remove(path, "of a model that goes", 0.0)
+                        self._remove(path, "of a model that is removed", 0.0)
                 continue
             self._named |= {row["path"] for row in rows if row["path"]}
             training_sets |= {row["training_set"] for row in rows}
@@ -268,11 +270,11 @@ class _Cleaning:
             self._name_files(SAMPLES, paths[3])
         for name in self._store.shards(LEARNED, "1"):
             if name not in training_sets:
-                self._remove(self._store.shard_path(LEARNED, "1", name), "no model that stays learned from these")
+                self._remove(self._store.shard_path(LEARNED, "1", name), "no model that is kept learned from these")
 
     def _checkpoints_in_use(self, rows: list[Row]) -> dict[str, str]:
         """Return the ids of the models to keep, with the reason."""
-        used = dict.fromkeys(self._used_checkpoints, "clips that stay were made with it")
+        used = dict.fromkeys(self._used_checkpoints, "clips that are kept were made with it")
         versions = self._kept_versions | self._whole.keys()
         unknown = self._kept_versions - self._versions.all.keys()
         weights = {
@@ -283,9 +285,9 @@ class _Cleaning:
             newest[f"kind {row['kind']}"] = newest[f"recipe {row['recipe']}"] = row
         for row in rows:
             if unknown:
-                used.setdefault(row["checkpoint_id"], "what some versions were made with is not known")
+                used.setdefault(row["checkpoint_id"], "it is unknown what some versions were made with")
             elif row["digest"] in weights:
-                used.setdefault(row["checkpoint_id"], "tables that stay were made with it")
+                used.setdefault(row["checkpoint_id"], "tables that are kept were made with it")
             elif row["checkpoint_id"] in self._hidden.checkpoint_id and row["created_at"] < self._cutoff:
                 continue  # a model hidden by a take-down counts as not trained
             elif newest[f"kind {row['kind']}"] is row:
@@ -299,13 +301,15 @@ class _Cleaning:
         while waiting:
             for parent in by_id.get(waiting.pop(), {}).get("parents") or ():
                 if parent not in used:
-                    used[parent] = "a model that stays was trained from it"
+                    used[parent] = "a model that is kept was trained from it"
                     waiting.append(parent)
         return used
 
     @staticmethod
     def _why_trained(rows: list[Row], used: dict[str, str]) -> str:
-        return next((used[row["checkpoint_id"]] for row in rows if row["checkpoint_id"] in used), "the last hour")
+        return next(
+            (used[row["checkpoint_id"]] for row in rows if row["checkpoint_id"] in used), "written in the last hour"
+        )
 
     # -- leftovers ----------------------------------------------------------------------------------------------------
 
@@ -321,7 +325,7 @@ class _Cleaning:
                 self._remove(f"scratch/{name}", f"work that nobody resumed for {self._days}", seconds)
         for name in store.folders("leases"):
             if name not in self._leases:
-                self._remove(f"leases/{name}", "of a run that is gone")
+                self._remove(f"leases/{name}", "of a run that has ended")
         for path in _files(store, DAMAGED):
             self._remove(path, f"set aside by a repair {self._days} ago", seconds)
 

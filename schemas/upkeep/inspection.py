@@ -76,7 +76,9 @@ class Inspection:
         named: set[str] = set()
         for table in self._tables:
             for path, size in foreign_files(self._store, table).items():
-                yield Finding(path, f"a file of {size:,} bytes that is not the store's", "move it away", False)
+                yield Finding(
+                    path, f"a file of {size:,} bytes that does not belong to the store", "move it away", False
+                )
             published: list[pa.Table] = []
             for version in versions_of(self._store, table):
                 yield from self._version(table, version, named, published)
@@ -89,7 +91,7 @@ class Inspection:
             for path, size in unnamed_files(self._store, named).items():
                 yield Finding(path, f"a file of {size:,} bytes that no row names", cure, False)
             for path, size in leftovers(self._store).items():
-                yield Finding(path, f"{size:,} bytes that a killed run left", cure, False)
+                yield Finding(path, f"{size:,} bytes left by a killed run", cure, False)
 
     def _version(self, table: Table, version: str, named: set[str], published: list[pa.Table]) -> Iterator[Finding]:
         """Inspect every file with rows of a version, and append the published rows to `published`."""
@@ -127,14 +129,14 @@ class Inspection:
         if self._deep and footer.data_digest:
             digest = data_digest(self._store.read_bytes(holding.path)[: footer.data_bytes])
             if digest != footer.data_digest:
-                raise ValueError(f"expected bytes of the digest {footer.data_digest}, got {digest}")
+                raise ValueError(f"expected bytes with the digest {footer.data_digest}, got {digest}")
         digests = [name for columns in table.files for name in (columns.sha256, columns.folder_digest) if name]
         copies = [table.copies] if table.copies else []
         hiding = HIDDEN_BY.get(table.name, ())
         rows = _read_columns(self._store, table, holding.path, [*file_columns(table), *digests, *copies, *hiding])
         keys = keys_digest(output_keys(table, rows))
         if keys != footer.output_key:
-            raise ValueError(f"expected rows of the keys {footer.output_key}, got {keys}")
+            raise ValueError(f"expected rows with the keys digest {footer.output_key}, got {keys}")
         return rows
 
     def _input(self, holding: Holding, footer: Footer) -> Iterator[Finding]:
@@ -151,7 +153,7 @@ class Inspection:
             return  # reported when that table is inspected
         if read is None or read.output_key != footer.input_key:
             what = f"made from other rows than {driver} has in shard {holding.shard} now"
-            yield Finding(holding.path, what, "the next run makes it anew", False)
+            yield Finding(holding.path, what, "the next run makes it again", False)
 
     def _shown(self, table: Table) -> Iterator[Finding]:
         """Yield faults in what the view of a table shows, compared with its publication."""
@@ -168,9 +170,9 @@ class Inspection:
             except ValueError:
                 continue  # reported when its version is inspected
             if footer is None or footer.data_digest != shard.digest:
-                state = "not there" if footer is None else "another one"
-                what = f"publication {record.sequence} shows this shard, and it is {state}"
-                yield Finding(file, what, "the next run with its settings makes it anew")
+                state = "is missing" if footer is None else "has other rows"
+                what = f"publication {record.sequence} shows this shard, which {state}"
+                yield Finding(file, what, "the next run with its settings makes it again")
 
     @cached_property
     def _passed(self) -> Mapping[str, str]:
@@ -198,9 +200,9 @@ class Inspection:
             for path, row_problems in problems.items():
                 if all(row_problems):
                     what = row_problems[-1].removeprefix(f"{path} ")
-                    yield Finding(path, what, "the next run with its settings makes it anew")
+                    yield Finding(path, what, "the next run with its settings makes it again")
                 elif self._deep and (what := self._other_content(columns, rows_of[path])):
-                    yield Finding(path, what, f"{REPAIR}, and the next run makes it anew", to_set_aside=True)
+                    yield Finding(path, what, f"{REPAIR}, and the next run makes it again", to_set_aside=True)
 
     def _other_content(self, columns: FileColumns, rows: Sequence[Row]) -> str:
         """Return a sentence if a file or folder has none of the digests in the rows that name it; empty if it has one
@@ -235,9 +237,9 @@ def set_aside(store: Store, path: str) -> str:
 def _damaged(holding: Holding, what: str) -> Finding:
     """Return the finding about a damaged file with rows, with what happens once it is set aside."""
     after = {
-        "published": ", and the next run makes it anew" if holding.table.name in MADE else "; what it records is lost",
-        "draft": ", and the next run makes it anew",
-        "part": ", and the next run makes those rows anew",
+        "published": ", and the next run makes it again" if holding.table.name in MADE else "; what it records is lost",
+        "draft": ", and the next run makes it again",
+        "part": ", and the next run makes those rows again",
         "history": "; the catalogs that showed it cannot be taken back",
     }
     return Finding(holding.path, what, REPAIR + after[holding.kind], to_set_aside=True)

@@ -201,7 +201,7 @@ class SourcePlan:
     """What it would reject, if that is known now. If the store holds other rejects, there is work to do."""
     checks: Sequence[CheckResult] = ()
     """What the source must satisfy before users see what was read."""
-    told: Sequence[str] = ()
+    notices: Sequence[str] = ()
     """What a person should know before the work is done, one text of one or more sentences each."""
     content: Mapping[int, Sequence[Row]] | None = None
     """All rows of WRITES as they would be, by shard, if they are known now. Then what follows from them can be planned

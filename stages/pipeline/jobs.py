@@ -79,7 +79,7 @@ def run_job(stage: ConfiguredStage, context: Context, job: str) -> Counts:
 def _do_job(stage: ConfiguredStage, context: Context, job: str) -> Counts:
     if hasattr(stage.module, "plan_source"):
         if job.startswith(PART):
-            context.store.check_taking()
+            context.store.check_accepts_files()
             read_part(stage, context, job)
             return Counts()
         return _run_source(stage, context)
@@ -136,7 +136,7 @@ def _run_shard(stage: ConfiguredStage, context: Context, shard: str) -> Counts:
     todo = inputs[0].filter(pa.array([key in unfinished for key in drivers], pa.bool_()))
     work = _ShardInWork(context, drafts, shard, consulted, rejects)
     if todo.num_rows:
-        store.check_taking()
+        store.check_accepts_files()
         work.keep(module.shard(stage.config, replace(context, kept=kept_keys), todo, *inputs[1:]))
     made = work.made()
     _check_result(stage, wanted_keys(module, todo), kept_keys, set(row_keys(made, module.WRITES.key)), work.rejects)
@@ -144,7 +144,7 @@ def _run_shard(stage: ConfiguredStage, context: Context, shard: str) -> Counts:
     input_key = keys_digest(output_keys(module.READS[0], inputs[0]))
     passing = sum(1 for reject in work.all_rejects if reject["passing"])
     rows = _in_order(pa.concat_tables([kept, made]), module.WRITES, wanted_keys(module, inputs[0]))
-    with drafts.kept_here(shard, rows):
+    with drafts.kept_locally(shard, rows):
         work.write_rejects()
         _write_remarks(context, shard)
         drafts.write(shard, rows, input_key, len(work.all_rejects), passing)
@@ -267,7 +267,7 @@ def _run_reduce(stage: ConfiguredStage, context: Context) -> Counts:
         # no longer be listed looks like an empty one.
         names = ", ".join(table.name for table in module.READS)
         raise OSError(f"expected {names} as they were when {stage.name} was planned, got others: run it again")
-    context.store.check_taking()
+    context.store.check_accepts_files()
     result = module.reduce(stage.config, context, *inputs)
     for name, beside in result.also.items():
         table = TABLES[name]
@@ -286,7 +286,7 @@ def _run_reduce(stage: ConfiguredStage, context: Context) -> Counts:
 def _run_source(stage: ConfiguredStage, context: Context) -> Counts:
     """Read a source, and write each shard that changes as a draft, with the stage's rejects and remarks."""
     module, drafts = stage.module, Drafts(context.store, stage.module.WRITES, context.fingerprint)
-    context.store.check_taking()
+    context.store.check_accepts_files()
     if is_staged(module):
         drafts.discard()
     known = drafts.read()

@@ -64,7 +64,7 @@ def _plan_source(stage: ConfiguredStage, context: Context) -> Plan:
         remarks=tuple(planned.remarks or ()),
         rejects=tuple(planned.rejects or ()),
         checks=tuple(planned.checks),
-        told=tuple(planned.told),
+        notices=tuple(planned.notices),
         content=known_content if work and planned.content is not None else None,
     )
 

@@ -52,7 +52,7 @@ class Plan:
     """What the stage would refuse of its source, if that is known when planning."""
     checks: tuple[CheckResult, ...] = ()
     """The checks of the stage's source, with what they found."""
-    told: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
     """Sentences that a person should read before the work is done."""
     content: Content | None = field(default=None, compare=False, repr=False)
     """What the stage's table will hold; None if it stays as it is, or cannot be known yet."""

@@ -80,7 +80,7 @@ class _Planner:
         self.source, self.version = module.READS[0], context.versions[module.READS[0].name]
         self.planned = contents.get(self.source.name)
         self.drafts = Drafts(context.store, module.WRITES, context.fingerprint)
-        self.existing, self.in_work = self.drafts.footers(), self.drafts.rows_in_work()
+        self.existing, self.in_work = self.drafts.footers(), self.drafts.unfinished_keys()
         read = context.store.shards(self.source, self.version) if self.planned is None else ()
         self.read = {shard: context.store.shard_path(self.source, self.version, shard) for shard in read}
         self.footers = context.store.footers_of(self.read)

@@ -160,7 +160,7 @@ def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.T
         remarks=order.remarks,
         rejects=order.rejects,
         checks=list(order_checks(order, context.settings, lines)),
-        told=list(losses(order)),
+        notices=list(losses(order)),
         content={number: list(rows.values()) for number, rows in _by_shard(order.rows).items()},
     )
 

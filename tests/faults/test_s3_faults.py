@@ -14,7 +14,7 @@ from s3fs import S3FileSystem
 
 from flows.runs.failures import format_error, is_transient
 from schemas import Settings, Store
-from schemas.storage.file_store import NotTaken
+from schemas.storage.file_store import WriteRefused
 from schemas.tables import CHROMA, TOKENS
 from stages.pipeline import jobs
 from stages.pipeline.pipeline import Pipeline
@@ -225,13 +225,15 @@ def test_rows_that_a_store_refuses_are_computed_once_and_only_sent_again(
 ) -> None:
     with proxy.failing(S3Fault("unavailable", 2, lasting=True, of="put")):  # after the check for writing
         for _ in range(2):
-            with pytest.raises(NotTaken, match=r"did not take shard 0 of chroma, .*reduce your request rate") as failed:
+            with pytest.raises(
+                WriteRefused, match=r"did not accept shard 0 of chroma, .*reduce your request rate"
+            ) as failed:
                 refused()
             assert is_transient(failed.value), "Prefect tries the shard again"
     assert refused.calls == ["a", "b", "c"]
     assert " 5 times since 20" in str(failed.value), "three parts once, and the shard twice"
     assert "run the same command again later" in format_error(failed.value)
-    assert "did not take shard 0 of chroma, once" in caplog.messages[0]
+    assert "did not accept shard 0 of chroma, once" in caplog.messages[0]
     assert refused() == jobs.Counts(made=0, reused=3)
     assert refused.calls == ["a", "b", "c"]
     assert kept_keys(refused.store, CHROMA) == [("a",), ("b",), ("c",)]
@@ -250,7 +252,7 @@ def test_a_denied_write_is_not_tried_again_and_its_rows_are_kept_for_the_next_tr
 
     with monkeypatch.context() as denied:
         denied.setattr(refused.store.filesystem, "pipe_file", deny)
-        with pytest.raises(NotTaken, match="Access Denied") as failed:
+        with pytest.raises(WriteRefused, match="Access Denied") as failed:
             refused()
     assert not is_transient(failed.value)
     assert refused() == jobs.Counts(made=0, reused=3)
@@ -300,7 +302,7 @@ def test_work_that_a_store_refuses_is_computed_once_and_later_tries_give_up_befo
     with proxy.failing(S3Fault("unavailable", 1, lasting=True, of="put")):
         for _ in range(2):
             with pytest.raises(
-                NotTaken, match=r"to take files, got: .*reduce your request rate.* nothing was"
+                WriteRefused, match=r"to take files, got: .*reduce your request rate.* nothing was"
             ) as failed:
                 attempt()
             assert is_transient(failed.value), "Prefect tries it again"

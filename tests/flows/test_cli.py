@@ -89,7 +89,7 @@ def test_a_path_that_is_not_a_store_is_reported_and_left_unchanged(words, tmp_pa
     (tmp_path / "empty").mkdir()
     (tmp_path / "project" / "src").mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
-    for name, got in (("file", "the file"), ("empty", "an empty folder"), ("project", "a folder of something else")):
+    for name, got in (("file", "the file"), ("empty", "an empty folder"), ("project", "a folder with other content")):
         assert run_command([*words, "--store", name]) == 2
         assert f"got {got}" in capfd.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before

@@ -94,7 +94,7 @@ def test_an_empty_policy_refuses_nothing():
 
 def test_a_refusal_says_what_was_expected_and_what_was_given():
     sentence = LicencePolicy(allow=["CC0-1.0", "CC-BY"]).refusal("CC BY-NC 4.0")
-    assert sentence == "expected a licence of licences.allow (CC0-1.0, CC-BY), got 'CC BY-NC 4.0'"
+    assert sentence == "expected a licence in licences.allow (CC0-1.0, CC-BY), got 'CC BY-NC 4.0'"
     denied = LicencePolicy(deny=["*-NC-*"]).refusal("CC BY-NC 4.0")
     assert denied == "expected a licence that licences.deny does not name, got 'CC BY-NC 4.0', which is *-NC-*"
 

@@ -12,5 +12,5 @@ def kept_keys(store: Store, table: Table) -> list[tuple[str, ...]]:
     for name in store.folders(table.name):
         drafts = Drafts(store, table, name.removeprefix("version="))
         keys += [tuple(row[key] for key in table.key) for row in drafts.read().to_pylist()]
-        keys += [key for rows in drafts.rows_in_work().values() for key in rows]
+        keys += [key for rows in drafts.unfinished_keys().values() for key in rows]
     return sorted(keys)

@@ -34,7 +34,7 @@ def change_a_byte(path: Path) -> None:
 
 def test_an_unchanged_delivery_is_verified_in_one_line(delivery, capsys):
     assert run_command(["verify", str(delivery)]) == 0
-    assert capsys.readouterr().out == f"{delivery}: 13 files, 8 sounds: all that is claimed of them holds\n"
+    assert capsys.readouterr().out == f"{delivery}: 13 files, 8 sounds: all claims about them hold\n"
 
 
 def test_a_changed_byte_of_an_unsigned_clip_is_reported_for_the_clip_and_for_its_folder(delivery, capsys):
@@ -69,7 +69,7 @@ def test_removed_added_and_changed_files_of_a_delivery_are_reported(delivery, ca
     findings = {Path(name).name: each for name, each in json.loads(capsys.readouterr().out).items()}
     checksums = {name: (each[0]["verdict"], each[0]["words"], len(each)) for name, each in findings.items()}
     place = f"{delivery}/SHA256SUMS"
-    assert checksums["opening_1.mp3"] == ("fails", f"{place} lists it, and it is gone", 1)
+    assert checksums["opening_1.mp3"] == ("fails", f"{place} lists it, but it is missing", 1)
     assert checksums["added.mp3"][:2] == ("note", f"{place} does not list it: it was added, or delivered earlier")
     assert checksums["catalog.csv"][0] == "fails"
     assert checksums["metadata.csv"] == ("holds", f"as it was delivered, byte for byte ({place})", 1)

@@ -40,7 +40,7 @@ def test_the_doctor_does_not_take_a_folder_with_other_files_for_a_store(capsys, 
     assert run_command(["doctor", "--store", str(tmp_path)]) == 0
     (told,) = [line for line in capsys.readouterr().out.splitlines() if line[3:].startswith("store ")]
     assert told.startswith("--")
-    assert "a folder of something else" in told
+    assert "a folder with other content" in told
 
 
 def test_the_doctor_lists_published_weights_and_weights_trained_in_the_store(capsys, tmp_path):
@@ -81,7 +81,7 @@ def test_the_doctor_names_the_runs_that_take_slots_and_the_next_run_of_each_sche
         for year in (2040, 2041):
             due = Scheduled(scheduled_time=datetime(year, 1, 1, tzinfo=UTC))
             client.create_flow_run_from_deployment(other, state=due)
-        told = {(finding.what, finding.state, finding.told) for finding in doctor._server(on_server.url)}
+        told = {(finding.what, finding.state, finding.report) for finding in doctor._server(on_server.url)}
         assert ("slot of train", "ok", f"1 of 1 taken, by {holder.name} (Pending); 1 wait") in told
         assert [line for what, _, line in told if what == "next run" and "other" in line] == [
             "2040-01-01 00:00 other: Scheduled"

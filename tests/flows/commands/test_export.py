@@ -36,10 +36,10 @@ def export(store: Store, capsys: pytest.CaptureFixture[str]) -> Segue:
 
 
 def test_an_export_says_what_was_written_and_whether_anything_was(export: Segue, tmp_path: Path) -> None:
-    assert f"{tmp_path}/d: 8 clips written, 0 as they were\n" in export(tmp_path / "d")
-    assert export(tmp_path / "d") == f"{tmp_path}/d: 8 clips as they were, nothing to write\n"
+    assert f"{tmp_path}/d: 8 clips written, 0 unchanged\n" in export(tmp_path / "d")
+    assert export(tmp_path / "d") == f"{tmp_path}/d: 8 clips unchanged, nothing to write\n"
     told = export(tmp_path / "d", "--where", "take = 2")
-    assert f"{tmp_path}/d: 1 clip as they were, the catalog written anew\n" in told
+    assert f"{tmp_path}/d: 1 clip unchanged, the catalog rewritten\n" in told
     assert "7 clips of earlier exports not chosen now (--prune removes them):\n    clips/CON_1.flac\n" in told
     assert "7 clips of earlier exports removed" in export(tmp_path / "d", "--where", "take = 2", "--prune")
 
@@ -70,7 +70,7 @@ def test_requests_are_chosen_by_name_by_id_and_by_a_file(export: Segue, tmp_path
     assert "got 7 that '0000' may mean" in export(tmp_path / "d", "--requests", "0000", code=2)
     assert "'nothing', which is no file, id or name" in export(tmp_path / "d", "--requests", "nothing", code=2)
     told = export(tmp_path / "d", "--requests", "openning", code=2)
-    assert "'openning', which is no file, id or name of one (did you mean opening?)" in told
+    assert "'openning', which is neither a file nor the id or name of a request (did you mean opening?)" in told
 
 
 def test_the_best_takes_are_chosen_among_those_that_a_person_did_not_refuse(export: Segue, tmp_path: Path) -> None:
@@ -113,12 +113,12 @@ def test_quarantined_clips_are_left_out_of_a_delivery_and_reported(
     assert run_command(["export", str(tmp_path / "d"), "--store", store.url]) == 0
     told = capsys.readouterr()
     assert "7 clips written" in told.out
-    assert "segue: 1 clip quarantined, and never delivered: opening/2 (`segue sql" in told.err
+    assert "segue: 1 clip quarantined and not delivered: opening/2 (`segue sql" in told.err
     assert run_command(["export", str(tmp_path / "e"), "--requests", "test", "--store", store.url]) == 0
     assert "quarantined" not in capsys.readouterr().err
     words = ["export", str(tmp_path / "f"), "--where", "take = 2", "--store", store.url]
     assert run_command(words) == 2
-    assert "that are chosen; 1 clip quarantined, and never delivered: opening/2" in capsys.readouterr().err
+    assert f"that match in {store.url}; 1 clip quarantined and not delivered: opening/2" in capsys.readouterr().err
     assert run_command(["explain", "clip", "opening/2", "--store", store.url]) == 2
     told = capsys.readouterr().err
     assert "take 2 is quarantined by gate: dc: expected none, got some" in told
@@ -137,8 +137,8 @@ def test_quarantined_clips_are_left_out_of_a_delivery_and_reported(
         (("--sample-rate", "3"), "from 8000 to 192000 Hz, got 3"),
         (("--picks", "/no/picks.json"), "expected picks as JSON or CSV at /no/picks.json, got nothing there"),
         (("--key", "a.pem"), "expected --certificate beside --key"),
-        (("--certificate", "a.pem"), "expected --key, its private key, beside --certificate a.pem, got none"),
-        (("--certificate", "development", "--key", "a.pem"), "expected no --key beside the development certificate"),
+        (("--certificate", "a.pem"), "expected --key, its private key, with --certificate a.pem, got none"),
+        (("--certificate", "development", "--key", "a.pem"), "expected no --key with the development certificate"),
     ],
 )
 def test_an_invalid_option_is_refused_in_one_line_and_nothing_is_written(export, tmp_path, words, message) -> None:

@@ -78,7 +78,7 @@ def test_the_plan_describes_the_training_data_only_of_the_given_recordings(tmp_p
     settings = {"source": str(tmp_path), "store": str(tmp_path / "store")}
     options = parse_run_options(stages, "musicgen-small", settings, [], recipe_difference=difference)
     pipeline = options.plan.pipeline()
-    unread = ["data: told once the recordings have been taken in"]
+    unread = ["data: known once the recordings are ingested"]
     assert list(data_lines(pipeline)) == unread
     row = {"track_id": "a", "split": "train", "seconds": 3600.0}
     rows = pa.Table.from_pylist([row], schema=TRACKS.schema)
@@ -119,7 +119,7 @@ def test_the_adapter_of_a_store_is_exported_for_peft_and_other_models_are_refuse
     (row,) = query(Store(str(place / "store")), "SELECT checkpoint_id, path FROM checkpoints").to_pylist()
     export = ["--to", "peft", "--store", str(place / "store")]
     assert run_command(["convert", f"checkpoint:{row['checkpoint_id']}", str(tmp_path / "updates"), *export]) == 0
-    assert "parameters, for transformers' MusicGen that training began with" in capsys.readouterr().out
+    assert "parameters, for the MusicGen of transformers that training started from" in capsys.readouterr().out
     assert (tmp_path / "updates" / "adapter_model.safetensors").is_file()
     assert str(place) not in (tmp_path / "updates" / "adapter_config.json").read_text()
     assert run_command(["convert", str(place / "model"), str(tmp_path / "none"), *export]) == 2

@@ -23,7 +23,7 @@ from flows.service.service import (
     end_service,
     load_service,
     members,
-    only_one,
+    only_one_process,
     save_service,
     start_server,
     state_folder,
@@ -107,11 +107,11 @@ def test_commands_that_change_the_service_wait_for_each_other():
     waits, order = threading.Event(), []
 
     def second() -> None:
-        with only_one(waits.set):
+        with only_one_process(waits.set):
             order.append("second")
 
     other = threading.Thread(target=second)
-    with only_one(lambda: order.append("waited for nobody")):
+    with only_one_process(lambda: order.append("waited for nobody")):
         other.start()
         assert waits.wait(PATIENCE_SECONDS)
         order.append("first")

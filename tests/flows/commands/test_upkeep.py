@@ -52,8 +52,8 @@ def test_clean_only_lists_files_until_it_is_confirmed(store, monkeypatch, capsys
     monkeypatch.setattr(cleaning, "datetime", Later)
     lines = output(capsys, store, "clean")
     assert any(line.startswith("chroma/version=") and "shown (publication" in line for line in lines)
-    assert any(line.startswith("chroma ") and "nothing reaches this version" in line for line in lines)
-    assert lines[-1].endswith("would go (--yes removes them)")
+    assert any(line.startswith("chroma ") and "nothing uses this version" in line for line in lines)
+    assert lines[-1].endswith("would be removed (give --yes)")
     assert len(store.versions(CHROMA)) == 2
     lines = output(capsys, store, "clean", "--yes")
     assert lines[-1].endswith(": removed")

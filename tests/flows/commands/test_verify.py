@@ -67,7 +67,7 @@ def test_all_claims_of_an_unchanged_clip_hold(world, tmp_path, capsys):
     store, label = world
     path, _ = clip_of(world, tmp_path)
     code, found = verify(capsys, path, "--trust", label.root, "--store", store.url, "--render")
-    assert found["render"] == ("holds", "its codes make these samples, bit for bit")
+    assert found["render"] == ("holds", "decoded again: the same samples, bit for bit")
     held = dict.fromkeys(("marks", "signature", "claim", "row", "render"), "holds")
     assert {subject: verdict for subject, (verdict, _) in found.items()} == held | {"codes": "note"}
     assert "cannot be generated again here" in found["codes"][1]  # this store never had the model
@@ -134,5 +134,5 @@ def test_a_decoded_segment_of_a_codec_is_recognised_as_a_file_of_its_store(tmp_p
     store.write_shard(RECONSTRUCTIONS, "1", "c0dec", pa.Table.from_pylist([row], schema=RECONSTRUCTIONS.schema), "k")
     (tmp_path / "3.flac").write_bytes(data)
     code, findings = verify(capsys, tmp_path / "3.flac", "--store", tmp_path / "s")
-    assert findings["row"] == ("holds", "segment 3 that the codec c0dec was heard by, byte for byte")
+    assert findings["row"] == ("holds", "segment 3 of the evaluation of codec c0dec, byte for byte")
     assert code == 0

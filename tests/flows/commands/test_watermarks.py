@@ -65,7 +65,7 @@ def test_the_watermark_of_a_marked_file_is_named_and_found_by_its_detector(world
     verdict, words = verify(capsys, path)["watermark"]
     assert (verdict, words) == (
         "note",
-        "its tags name one (AudioSeal 1234), which was not looked for: name its detector by --watermark",
+        "its tags name one (AudioSeal 1234), which was not checked: name its detector by --watermark",
     )
     verdict, words = verify(capsys, path, "--watermark", world.pair[1])["watermark"]
     assert verdict == "holds"

@@ -12,7 +12,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows.runs.clusters import _Box, _offers_gpus, hearing_workers, local_dask_cluster, placement, places, telling_run
+from flows.runs.clusters import (
+    _Mailbox,
+    _offers_gpus,
+    connected_to_run,
+    local_dask_cluster,
+    placement,
+    places,
+    relaying_progress,
+)
 from schemas import Settings, Store
 from schemas.queries.database import query
 from schemas.tables import CHROMA
@@ -27,11 +35,11 @@ class InProcess:
     """A channel with both ends in one process: Ray's actor, called directly."""
 
     def __init__(self) -> None:
-        self.box = _Box()
-        self.hear = self.box.hear
+        self.box = _Mailbox()
+        self.receive = self.box.receive
 
     def connect(self):
-        return self.box.tell
+        return self.box.send
 
 
 class Heard(Progress):
@@ -64,9 +72,9 @@ RAY = Settings(task_runner="ray")
 def test_a_run_receives_the_progress_of_each_job_as_if_from_its_own_thread(tmp_path: Path, channel: InProcess) -> None:
     heard, context = Heard(), context_in(tmp_path)
     with (
-        hearing_workers(None, RAY, heard, threading.Event()) as opened,
-        telling_run(opened, "one", context) as one,
-        telling_run(opened, "other", context) as other,
+        relaying_progress(None, RAY, heard, threading.Event()) as opened,
+        connected_to_run(opened, "one", context) as one,
+        connected_to_run(opened, "other", context) as other,
     ):
         one.progress.start("decode", 100, "tracks")
         for number in range(100):
@@ -90,20 +98,20 @@ def test_a_stop_reaches_running_and_later_jobs_and_waits_for_running_ones(tmp_pa
     stop, ended, context = threading.Event(), [], context_in(tmp_path)
 
     def work() -> None:
-        with telling_run(channel, "one", context) as job:
+        with connected_to_run(channel, "one", context) as job:
             while not job.stop.wait(0.01):
                 pass
             time.sleep(0.2)  # the rest of its batch
         ended.append("one")
 
-    with hearing_workers(None, RAY, Progress(), stop):
+    with relaying_progress(None, RAY, Progress(), stop):
         worker = threading.Thread(target=work)
         worker.start()
         time.sleep(0.1)
         stop.set()
     worker.join()
     assert ended == ["one"]
-    with pytest.raises(Stopped), telling_run(channel, "later", context) as job:
+    with pytest.raises(Stopped), connected_to_run(channel, "later", context) as job:
         job.check_stopped()
 
 

@@ -119,7 +119,7 @@ def test_a_run_ends_with_the_address_of_the_page_and_what_to_do_next(tmp_path):
     assert page == f"segue: the page is {tmp_path}/report/index.html"
     assert f"segue status --store {tmp_path}`" in after
     (line,) = next_lines(store, configured, ["demo", "ingest"])
-    assert line == f"segue: next, `segue show tracks --store {tmp_path}` tells what ingest made"
+    assert line == f"segue: next, `segue show tracks --store {tmp_path}` shows what ingest made"
     assert list(next_lines(store, configured, [])) == []
 
 

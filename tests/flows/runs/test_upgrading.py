@@ -127,10 +127,8 @@ def test_outdated_rows_are_never_kept_and_the_reason_is_given(world):
         with pytest.raises(UpgradeWaits) as waiting:
             settled_plan(world(2, outdated=outdated, on_upgrade=policy))
         text = str(waiting.value)
-        assert (
-            "mapping: version 1 -> 2 (its keys meant something else, so that it cannot be kept), 4 rows again" in text
-        )
-        assert "on_upgrade=remake to make it again, for it cannot be kept" in text
+        assert "mapping: version 1 -> 2 (its keys meant something else, so it cannot be kept), 4 rows again" in text
+        assert "on_upgrade=remake to make it again; it cannot be kept" in text
     with pytest.raises(UpgradeWaits):
         settled_plan(world(2, outdated=outdated), lambda lines: "keep")
     with pytest.raises(UpgradeWaits, match=r"is not read any more \(its keys.*segue run mapping"):

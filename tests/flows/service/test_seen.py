@@ -19,7 +19,7 @@ from prefect.context import FlowRunContext
 
 import flows.single
 from flows.service import progress_artifact
-from flows.service.progress_artifact import ReadableProgress, moving_artifact
+from flows.service.progress_artifact import ReadableProgress, live_artifact
 from flows.service.summary import KEY
 from stages.pipeline.contract import Progress
 from tests.worlds.command_line import make_recordings
@@ -107,7 +107,7 @@ def test_the_progress_artifact_moves_and_says_how_the_stage_ended(client, monkey
         def percents() -> list[float]:
             return [artifact["data"] for artifact in shown()]
 
-        with suppress(ValueError), moving_artifact(progress):
+        with suppress(ValueError), live_artifact(progress):
             progress.begin_stage("train", 1)
             progress.start("train", 4, "steps")
             for step in range(3):
@@ -196,7 +196,7 @@ def test_a_failed_run_is_reported_to_a_block_or_an_address_and_no_secret_is_show
     assert message["subject"].endswith(": Failed")
     assert "refused" in message["text"]
     assert str(tmp_path / "store") in message["text"]
-    assert "did not end well" in artifacts(client, key=KEY)[0]["data"]
+    assert "ended with an error" in artifacts(client, key=KEY)[0]["data"]
     logs = client.request("POST", "/logs/filter", json={"limit": 200, "sort": "TIMESTAMP_DESC"}).text
     runs = client.request("POST", "/flow_runs/filter", json={"limit": 5, "sort": "START_TIME_DESC"}).text
     shown = logs + runs + json.dumps(artifacts(client))

@@ -55,7 +55,7 @@ def test_a_run_that_changed_nothing_or_failed_shows_no_pictures(store):
     idle = summary_text(run(store, changed=False), None)
     assert idle.startswith("# There was nothing to do")
     failed = summary_text(run(store, changed=False), StageFailed("decode: all of it\nfailed"))
-    assert "# Run r1 did not end well\n\n    decode: all of it failed" in failed
+    assert "# Run r1 ended with an error\n\n    decode: all of it failed" in failed
     assert "data:" not in idle + failed
 
 

@@ -13,7 +13,7 @@ from schemas.queries.columns import COLUMNS
 from schemas.queries.database import query
 from schemas.queries.errors import QueryError
 from schemas.queries.kept_database import follow_move, write_views
-from schemas.queries.table_views import FILE, PLACE
+from schemas.queries.table_views import FILE, PLACE_VARIABLE
 from schemas.queries.views import EVERY_CLIP, VIEWS
 from schemas.tables import REJECTS, REMARKS, RUNS, TABLES, TRACKS
 
@@ -311,7 +311,7 @@ def test_attached_stores_are_read_from_where_their_views_were_made_or_from_a_giv
     moved = places[0].rename(tmp_path / "moved")
     with pytest.raises(duckdb.IOException):
         attached(moved)
-    assert attached(moved, before=[f"SET VARIABLE {PLACE} = '{moved}'"]) == ["one"]
+    assert attached(moved, before=[f"SET VARIABLE {PLACE_VARIABLE} = '{moved}'"]) == ["one"]
     follow_move(Store(str(moved)))
     assert attached(moved, places[1]) == ["one", "other"]
 

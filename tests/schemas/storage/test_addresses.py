@@ -11,7 +11,7 @@ from schemas import Store
 from schemas.queries.database import query
 from schemas.queries.kept_database import write_views
 from schemas.queries.table_views import FILE
-from schemas.storage.addresses import HERE
+from schemas.storage.addresses import STORE_PREFIX
 from schemas.tables import REJECTS, TRACKS
 
 OUTSIDE = ("/music/a.flac", "s3://bucket/a.flac", "tar://a.flac::/music/more.tar", "/music/store/a.flac")
@@ -63,8 +63,8 @@ def test_a_part_of_the_fields_of_records_is_read_as_among_all_fields(store: Stor
 def test_a_file_of_rows_does_not_contain_the_place_of_the_store(store: Store) -> None:
     rows = pq.ParquetFile(store.path(store.shard_path(TRACKS, "v", "0"))).read().to_pylist()
     assert not [uri for uri in uris(rows) if uri and store.root in uri]
-    assert rows[0]["uri"] == f"{HERE}demo/it's a.flac"
-    assert rows[1]["uri"] == f"tar://x.flac::{HERE}more.tar"
+    assert rows[0]["uri"] == f"{STORE_PREFIX}demo/it's a.flac"
+    assert rows[1]["uri"] == f"tar://x.flac::{STORE_PREFIX}more.tar"
 
 
 def test_a_moved_store_returns_the_new_addresses_of_its_recordings(store: Store, tmp_path: Path) -> None:

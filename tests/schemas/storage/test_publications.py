@@ -56,10 +56,10 @@ def test_a_complete_shard_replaces_its_parts(store):
     drafts.write_part("0", rows("a"))
     drafts.write_part("0", rows("b"))
     assert sorted(drafts.parts("0").column("track_id").to_pylist()) == ["a", "b"]
-    assert drafts.rows_in_work().keys() == {"0"}
+    assert drafts.unfinished_keys().keys() == {"0"}
     drafts.write("0", rows("a", "b"), "k")
     assert drafts.parts("0").num_rows == 0
-    assert drafts.rows_in_work() == {}
+    assert drafts.unfinished_keys() == {}
 
 
 def test_dropped_rows_are_found_again(store):

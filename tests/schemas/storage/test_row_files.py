@@ -49,7 +49,7 @@ def test_a_page_with_a_shared_name_is_identified_by_its_content(store):
         }
         for page in ("page 1", "page 2")
     ]
-    assert absent_files(store, REPORTS, rows(REPORTS, *pages)) == ["", "report/index.html is another version's"]
+    assert absent_files(store, REPORTS, rows(REPORTS, *pages)) == ["", "report/index.html belongs to another version"]
 
 
 def test_files_that_no_row_names_are_listed_with_their_sizes(store):

@@ -143,7 +143,7 @@ def test_drafts_of_a_run_that_ended_long_ago_are_removed_and_recent_ones_stay(on
     drafts.write_part("9", once.read(TRACKS, drafts.version).slice(0, 1))
     assert not any(".part" in path for path in cleaned(once, later=timedelta(days=20)))
     assert any(path.endswith(".part") for path in cleaned(once))
-    assert drafts.rows_in_work() == {}
+    assert drafts.unfinished_keys() == {}
 
 
 def test_remains_of_killed_runs_are_removed_everywhere(once):

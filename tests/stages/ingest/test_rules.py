@@ -34,8 +34,8 @@ def test_a_policy_withholds_other_licences_and_another_policy_reads_no_sound(tmp
     world = licensed(tmp_path, licences={"allow": ["CC-BY"], "unknown": "refuse"})
     world.run()
     assert set(world.rows()) == {"a.flac"}
-    assert reasons(world)["b.flac"].startswith("expected a licence of licences.allow (CC-BY), got 'https://creative")
-    assert reasons(world)["c.flac"].startswith("expected a licence that is known (licences.unknown = refuse), got none")
+    assert reasons(world)["b.flac"].startswith("expected a licence in licences.allow (CC-BY), got 'https://creative")
+    assert reasons(world)["c.flac"].startswith("expected a known licence (licences.unknown = refuse), got none")
     for policy, kept in (
         ({"deny": ["*-NC*"]}, "ac"),
         ({}, "abc"),

@@ -89,8 +89,8 @@ def test_a_wrong_file_does_not_replace_an_order(store: Store, tmp_path: Path) ->
     wrong = write(tmp_path / "wrong.jsonl", *({"description": f"other {number}"} for number in range(19)))
     planned = plan(store, wrong)
     assert (planned.make, planned.drop, planned.reuse) == (19, 26, 0)
-    assert planned.told[-1].startswith("would drop 52 clips of 26 requests of the last order (n0, n1, ")
-    assert planned.told[-1].endswith(" and 6 more)")
+    assert planned.notices[-1].startswith("would drop 52 clips of 26 requests of the last order (n0, n1, ")
+    assert planned.notices[-1].endswith(" and 6 more)")
     with pytest.raises(StageFailed, match=r"would drop 52 clips of 26 requests.*--drop"):
         take_in(store, wrong, **STRICT)
     assert rows_of(store) == before

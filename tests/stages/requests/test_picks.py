@@ -69,7 +69,7 @@ def test_a_plan_without_the_picks_says_that_it_would_drop_a_clip(store: Store, o
     file = write_picks(tmp_path / "picks.json", (rows_of(store)[0]["request_id"], 1, "refuse"))
     take_in(store, order, Config(picks=file))
     plan = plan_stage(ConfiguredStage("requests", requests, Config()), context_for(store, order), by_name=False)
-    assert any("1 clip" in told for told in plan.told), plan.told
+    assert any("1 clip" in notice for notice in plan.notices), plan.notices
 
 
 def test_refused_takes_of_another_order_are_remarked(store: Store, order: Path, tmp_path: Path) -> None:
