@@ -38,7 +38,7 @@ FIGURES = {
     "coarse-first": ("Coarse first: the whole first codebook, then the others", "coarse_first"),
     "grouped": ("Grouped: groups of codebooks one after another, flattened", "grouped --frames 4"),
     "stereo": (
-        "Stereo: left and right by turns, a delay for each pair",
+        "Stereo: left and right alternate, a delay for each pair",
         "delay --codebooks 8 --delays 0,0,1,1,2,2,3,3",
     ),
 }
@@ -97,7 +97,7 @@ ORDER BY words, likeness DESC, request_id""",
 SELECT genre, arg_max(words, likeness) AS words, round(max(likeness), 2) AS likeness
 FROM (SELECT genre, words, avg(list_max([list_cosine_similarity(e, w.embedding) FOR e IN c.embeddings])) AS likeness
       FROM words w, clap c JOIN tracks USING (track_id) GROUP BY ALL) GROUP BY genre ORDER BY likeness DESC LIMIT 5""",
-    "Which recordings sound most like what is said of another one?": """
+    "Which recordings sound most like the description of another one?": """
 SELECT d.description, t.title, t.genre,
        round(list_max([list_cosine_similarity(e, description_embedding) FOR e IN c.embeddings])::DOUBLE, 2) AS likeness
 FROM descriptions d, clap c JOIN tracks t USING (track_id)

@@ -57,7 +57,7 @@ def make_views_over(
     for name, view in VIEWS.items():
         if made.issuperset(view.tables) and (changed is None or not set(view.tables).isdisjoint(changed)):
             statement = f"FROM {EVERY_CLIP}" if name == CLIPS.name and name in whole else view.statement
-            create_view(connection, f"CREATE OR REPLACE_VARIABLE VIEW {name} AS {statement}", name, store)
+            create_view(connection, f"CREATE OR REPLACE VIEW {name} AS {statement}", name, store)
 
 
 def make_view(
@@ -132,9 +132,9 @@ def _statement(store: Store, table: Table, files: Sequence[str], kept: bool) -> 
     once = f"DISTINCT ON ({', '.join(quoted(name) for name in table.key)}) *" if table.combined else "*"
     rows = f"{columns} WHERE false UNION ALL BY NAME SELECT {once} FROM {source}"
     if not table.locations:
-        return f"CREATE OR REPLACE_VARIABLE VIEW {name} AS SELECT {rows}"
+        return f"CREATE OR REPLACE VIEW {name} AS SELECT {rows}"
     located = ", ".join(f"{_located(store, table, each, kept)} AS {quoted(each)}" for each in table.locations)
-    return f"CREATE OR REPLACE_VARIABLE VIEW {name} AS SELECT * REPLACE_VARIABLE ({located}) FROM (SELECT {rows})"
+    return f"CREATE OR REPLACE VIEW {name} AS SELECT * REPLACE ({located}) FROM (SELECT {rows})"
 
 
 def _located(store: Store, table: Table, column: str, kept: bool) -> str:

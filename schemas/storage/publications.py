@@ -80,20 +80,25 @@ class Publications:
             self._read[sequence] = _of_row(rows[0])
         return self._read[sequence]
 
-    def shown(self) -> dict[str, Publication]:
-        """Return the record that the view of each table shows, by the table's name."""
-        latest = self.latest()
-        if latest is None:
-            return {}
-        sequences = set(self.sequences())  # without records that were damaged and set aside
-        return {name: self.record(number) for name, number in latest.shown.items() if number in sequences}
+    def shown(self, names: Collection[str] | None = None) -> dict[str, Publication]:
+        """Return the record that the view of each table shows, by the table's name; without tables that were never
+        published, or whose record was damaged and set aside.
+
+        Args:
+            names: names of the tables; None for all.
+        """
+        sequences = self.sequences()
+        shown = self.record(sequences[-1]).shown if sequences else {}
+        return {
+            name: self.record(number)
+            for name, number in shown.items()
+            if number in sequences and (names is None or name in names)
+        }
 
     def shown_files(self, names: Collection[str]) -> dict[str, list[str]]:
-        """Return the files that the views of the named tables read, by the table's name; without tables that were
-        never published."""
-        latest = self.latest()
-        shown = {name: sequence for name, sequence in latest.shown.items() if name in names} if latest else {}
-        return {name: self.files_of(TABLES[name], self.record(sequence)) for name, sequence in shown.items()}
+        """Return the files that the views of the named tables read, by the table's name; without tables that `shown`
+        leaves out."""
+        return {name: self.files_of(TABLES[name], record) for name, record in self.shown(names).items()}
 
     def files_of(self, table: Table, record: Publication) -> list[str]:
         """Return the files that hold what a record published of a table. Those that were replaced since are in the

@@ -127,13 +127,13 @@ tags:
 # {len(rows)} generated clips, {seconds / 60:.1f} minutes
 
 A model made every sound here: each file says so (`trainedAlgorithmicMedia`), and `catalog.csv` and `catalog.json` say
-of each by which model, from which request and seed. Licences of the recordings that the models learned from: {learned}.
+for each by which model, request and seed. Licences of the recordings that the models learned from: {learned}.
 
 | file | what it is |
 | --- | --- |
 | `clips/` | the clips |
 | `catalog.csv`, `catalog.json` | request, take, length, level, tempo, key, scores, seed, model and digest of each |
 | `metadata.csv` | the table of an AudioFolder: `datasets.load_dataset` reads this folder by its name |
-| `SHA256SUMS` | `sha256sum -c SHA256SUMS` tells whether all is as it was delivered |
-| `index.html` | a page to listen by |
+| `SHA256SUMS` | `sha256sum -c SHA256SUMS` checks that all is as it was delivered |
+| `index.html` | a page for listening |
 """.encode()

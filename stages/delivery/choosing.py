@@ -78,7 +78,7 @@ def choose_clips(
     try:
         rows = query(store, sql).to_pylist()
     except QueryError as error:
-        reason = f"{error}{_what_was_meant(str(error))}"
+        reason = f"{error}{_suggestion(str(error))}"
         raise ValueError(f"expected SQL over {_columns_in_words()}: {reason}") from error
     chosen = [
         # A take that the gate had made again has another seed than its first codes.
@@ -99,9 +99,9 @@ def _check_picked(store: Store, picks: Picks) -> None:
     if missing := sorted(picks.picked - shown):
         examples = ", ".join(f"take {take} of {request}" for request, take in missing[:3])
         raise ValueError(
-            f"expected picks of clips that {store.url} shows, got {len(missing)} of {len(picks.picked)} that it does "
-            f"not: {examples}{', …' if len(missing) > 3 else ''}; they are of another store, or were withdrawn, "
-            f"quarantined or made again: pick anew on its page, or take them out of the file"
+            f"expected picks of clips in the views of {store.url}, got {len(missing)} of {len(picks.picked)} that are "
+            f"not: {examples}{', …' if len(missing) > 3 else ''}; they are from another store, or were withdrawn, "
+            f"quarantined or made again: pick again on its page, or remove them from the file"
         )
 
 
@@ -154,7 +154,7 @@ def _is_vector(table: Table, name: str) -> bool:
     return pa.types.is_list(kind) and not pa.types.is_string(kind.value_type)
 
 
-def _what_was_meant(reason: str) -> str:
+def _suggestion(reason: str) -> str:
     """Return a hint with the column nearest to the unknown one that DuckDB's message names; empty if there is none."""
     unknown = re.search(r'Referenced column "?(\w+)"? not found', reason)
     names = {name for table in (CLIPS, REQUESTS, *HEARD) for name in table.schema.names if not _is_vector(table, name)}

@@ -81,7 +81,7 @@ def likeness(clip: bytes, other: bytes, loudness: float | None) -> Likeness:
     worst = int(ratios.argmin()) if len(ratios) else 0
     least = float(ratios[worst]) if len(ratios) else 0.0
     if least < LEAST_RATIO:
-        problems.append(f"it sounds otherwise from {worst * WINDOW:.1f} s on")
+        problems.append(f"it sounds different from {worst * WINDOW:.1f} s on")
     return Likeness(least, tuple(problems))
 
 

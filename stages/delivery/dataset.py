@@ -231,7 +231,10 @@ def _card(store: Store, parts: Sequence[Part], rows: Counter[tuple[TableName, st
         lines += ["", "## Licences of the recordings", "", "| licence | recordings |", "| --- | --- |"]
         counts = count_licences(row["licence"] for row in tracks)
         lines += [f"| {name.replace('|', '/')} | {count:,} |" for name, count in counts.most_common()]
-        lines += ["", "`tracks` are recordings with what is known of them: whoever passes them on needs the right to."]
+        lines += [
+            "",
+            "`tracks` are recordings with what is known about them; passing them on needs the right to do so.",
+        ]
     if "clips" in tables:
         lines += ["", "`clips` were made by a model (`trainedAlgorithmicMedia`)."]
     return ("\n".join(lines) + "\n").encode()

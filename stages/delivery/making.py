@@ -134,7 +134,7 @@ class Maker:
         data = self._store.read_bytes(clip["path"])
         if hashlib.sha256(data).hexdigest() != clip["sha256"]:
             raise ValueError(
-                f"expected {clip['path']} as its row says, got other bytes: `segue check --deep` says more"
+                f"expected {clip['path']} as its row says, got other bytes: `segue check --deep` shows more"
             )
         facts = {key: clip[key] for key in ("format", "sample_rate", "channels", "seconds", "loudness", "true_peak")}
         if form:

@@ -15,15 +15,15 @@ from markupsafe import Markup
 
 from schemas.tables import Row
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 
 
 def render_page(rows: Sequence[Row]) -> bytes:
     """Return the page for a catalog's rows as UTF-8 HTML."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    style, script = (HERE / "page.css").read_text(), (HERE / "page.js").read_text()
+    style, script = (FOLDER / "page.css").read_text(), (FOLDER / "page.js").read_text()
     policy = (
         f"default-src 'none'; style-src 'sha256-{_hash(style)}'; script-src 'sha256-{_hash(script)}'; "
         "media-src 'self' file:; base-uri 'none'; form-action 'none'"

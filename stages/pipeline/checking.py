@@ -89,7 +89,7 @@ def _unaccounted(stage: ConfiguredStage, context: Context, drafts: Drafts) -> Ch
     wrong = len(unaccounted) + len(made - wanted)
     message = (
         f"expected a row or a refusal of {module.WRITES.name} for each row of {driving.name}, got {len(unaccounted)} "
-        f"with neither and {len(made - wanted)} besides; run the stage again"
+        f"with neither and {len(made - wanted)} unexpected rows; run the stage again"
     )
     return CheckResult("complete", module.WRITES.name, "error", wrong, 0, message)
 
@@ -106,7 +106,7 @@ def _keys_and_columns(context: Context, stage: ConfiguredStage, files: Sequence[
     table = stage.module.WRITES
     counts = column_counts(context.store, table, files)
     twice = counts.rows - counts.distinct_keys
-    message = f"expected each key of {table.name} once, got {twice} rows more than keys; run `segue check {table.name}`"
+    message = f"expected each key of {table.name} once, got {twice} repeated; run `segue check {table.name}`"
     yield CheckResult("keys", table.name, "error", twice, 0, message)
     before = Publications(context.store).shown().get(table.name)
     if before is None or not counts.rows:

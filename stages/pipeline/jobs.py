@@ -127,9 +127,9 @@ def _run_shard(stage: ConfiguredStage, context: Context, shard: str) -> Counts:
     kept = _still_good(context, module.WRITES, earlier, wanted - outdated)
     missing = wanted - set(row_keys(kept, module.WRITES.key))
     missing = {key for key in missing if driver_of(module, key) not in refused}
-    came_back = drafts.find_replaced(missing)
-    outdated = outdated_keys(module, came_back, by_name)
-    kept = pa.concat_tables([kept, _still_good(context, module.WRITES, came_back, wanted - outdated)])
+    returning = drafts.find_replaced(missing)
+    outdated = outdated_keys(module, returning, by_name)
+    kept = pa.concat_tables([kept, _still_good(context, module.WRITES, returning, wanted - outdated)])
 
     kept_keys = frozenset(row_keys(kept, module.WRITES.key))
     unfinished = {driver_of(module, key) for key in missing - kept_keys}
@@ -137,7 +137,7 @@ def _run_shard(stage: ConfiguredStage, context: Context, shard: str) -> Counts:
     work = _ShardInWork(context, drafts, shard, consulted, rejects)
     if todo.num_rows:
         store.check_accepts_files()
-        work.keep(module.shard(stage.config, replace(context, kept=kept_keys), todo, *inputs[1:]))
+        work.take(module.shard(stage.config, replace(context, kept=kept_keys), todo, *inputs[1:]))
     made = work.made()
     _check_result(stage, wanted_keys(module, todo), kept_keys, set(row_keys(made, module.WRITES.key)), work.rejects)
 
@@ -154,9 +154,9 @@ def _run_shard(stage: ConfiguredStage, context: Context, shard: str) -> Counts:
 def _in_order(rows: pa.Table, table: Table, keys: Sequence[tuple[str, ...]]) -> pa.Table:
     """Return rows in the order of `keys`, which is the order of the rows that they are made from. The order in which a
     stage finished them depends only on what else it had to do."""
-    place = {key: number for number, key in enumerate(keys)}
-    places = [place[key] for key in row_keys(rows, table.key)]
-    return rows.take(pa.array(sorted(range(len(places)), key=places.__getitem__), pa.int64()))
+    positions = {key: number for number, key in enumerate(keys)}
+    order = [positions[key] for key in row_keys(rows, table.key)]
+    return rows.take(pa.array(sorted(range(len(order)), key=order.__getitem__), pa.int64()))
 
 
 def _key_of(text: str) -> tuple[str, ...]:
@@ -195,7 +195,7 @@ class _ShardInWork:
             [pa.Table.from_batches([], table.schema), *self._saved, _as_table(self._unsaved, table)]
         )
 
-    def keep(self, parts: Iterable[Shard]) -> None:
+    def take(self, parts: Iterable[Shard]) -> None:
         """Take all that a stage yields for the shard. Whatever ends the stage, what was made until then is saved."""
         since, cost = time.monotonic(), 0.0
         try:
@@ -203,10 +203,10 @@ class _ShardInWork:
                 self._unsaved += part.rows
                 self.rejects += part.rejects
                 if time.monotonic() - since >= max(SAVE_SECONDS, SAVE_SHARE * cost):
-                    begun = time.monotonic()
+                    started_at = time.monotonic()
                     self._save()
                     since = time.monotonic()
-                    cost = since - begun
+                    cost = since - started_at
         except BaseException:
             with suppress(Exception):  # the error that ended the work is the one to report
                 self._save()
@@ -242,7 +242,7 @@ def _check_result(
     of_refused = {key for key in made if driver_of(stage.module, key) in refused}
     wrong = f"expected {stage.name} to make or refuse each row that it was given, got"
     for extra in (made - todo) | (refused - drivers) | of_refused:
-        raise ValueError(f"{wrong} {'/'.join(extra)} besides")
+        raise ValueError(f"{wrong} {'/'.join(extra)} in addition")
     for missing in todo - made:
         if driver_of(stage.module, missing) not in refused:
             raise ValueError(f"{wrong} nothing for {'/'.join(missing)}")
@@ -266,7 +266,7 @@ def _run_reduce(stage: ConfiguredStage, context: Context) -> Counts:
         # The result is identified by what it was planned from, so it must be made from exactly that. A folder that can
         # no longer be listed looks like an empty one.
         names = ", ".join(table.name for table in module.READS)
-        raise OSError(f"expected {names} as they were when {stage.name} was planned, got others: run it again")
+        raise OSError(f"expected {names} as they were when {stage.name} was planned, got changed ones: run it again")
     context.store.check_accepts_files()
     result = module.reduce(stage.config, context, *inputs)
     for name, beside in result.also.items():

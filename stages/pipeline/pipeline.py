@@ -205,7 +205,7 @@ class Pipeline:
                 if not self.store.shards(table, version):
                     raise ValueError(
                         f"expected the table {table.name} (version {version}) for {name}, got nothing in "
-                        f"{self.store.url}: run {writer.name} first, or beside it, with the same preset and settings"
+                        f"{self.store.url}: run {writer.name} first, or in one run, with the same preset and settings"
                     )
 
     def context(self, name: str, run_id: str) -> Context:

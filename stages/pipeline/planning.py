@@ -47,12 +47,12 @@ def _plan_source(stage: ConfiguredStage, context: Context) -> Plan:
     known = store.read(module.WRITES, context.fingerprint, columns=columns) if staged else drafts.read(columns=columns)
     refused = store.read(REJECTS, context.fingerprint)
     planned = module.plan_source(stage.config, context, known, refused)
-    told_anew = planned.remarks is not None and set(planned.remarks) != _written_remarks(context)
+    reports_changed = planned.remarks is not None and set(planned.remarks) != _written_remarks(context)
     if planned.rejects is not None:
         standing = set(zip(refused.column("key").to_pylist(), refused.column("stamp").to_pylist(), strict=True))
-        told_anew |= standing != {(reject.key, reject.stamp) for reject in planned.rejects}
-    unsettled = (staged and drafts.drafted()) or not all(check.passed for check in planned.checks)
-    work = planned.make or planned.drop or planned.moved or told_anew or unsettled
+        reports_changed |= standing != {(reject.key, reject.stamp) for reject in planned.rejects}
+    has_unfinished = (staged and drafts.drafted()) or not all(check.passed for check in planned.checks)
+    work = planned.make or planned.drop or planned.moved or reports_changed or has_unfinished
     known_content = {str(number): rows for number, rows in (planned.content or {}).items()}
     return Plan(
         stage.name,
@@ -121,7 +121,7 @@ def plan_pipeline(pipeline: Pipeline, names: Sequence[str], by_name: bool) -> li
     pipeline.fetch(names)
     plans: dict[str, Plan] = {}
     contents: dict[str, Content] = {}
-    anew: dict[str, str] = {}  # stages that get another version once a model is trained -> the stage that trains it
+    remade: dict[str, str] = {}  # stages that get another version once a model is trained -> the stage that trains it
     for name in names:
         stage, upstream = pipeline.stages[name], pipeline.upstream(name)
         driver = plans.get(upstream.name) if upstream else None
@@ -130,7 +130,7 @@ def plan_pipeline(pipeline: Pipeline, names: Sequence[str], by_name: bool) -> li
                 name, (EVERYTHING,), make=driver.make, reuse=driver.reuse, reason=f"{AFTER}{driver.stage}"
             )
             continue
-        trainer = (anew.get(upstream.name) if upstream else None) or _trainer_at_work(pipeline, stage, plans)
+        trainer = (remade.get(upstream.name) if upstream else None) or _trainer_at_work(pipeline, stage, plans)
         try:
             if trainer is not None and hasattr(stage.module, "shard"):
                 raise NotTrainedYet(f"{name} waits for {trainer}", trainer)
@@ -138,11 +138,11 @@ def plan_pipeline(pipeline: Pipeline, names: Sequence[str], by_name: bool) -> li
         except NotTrainedYet as error:
             if error.trainer not in names:
                 raise
-            anew[name] = error.trainer
-            plan = _plan_anew(pipeline, stage, driver, error.trainer, contents)
+            remade[name] = error.trainer
+            plan = _plan_remaking(pipeline, stage, driver, error.trainer, contents)
         if driver is not None and (driver.jobs or driver.drop):
             plan = _follow(plan, stage, driver, by_name)
-        plans[name] = _await_looked_up(pipeline, stage, plan, plans)
+        plans[name] = _await_tables(pipeline, stage, plan, plans)
         if plan.content is not None:
             contents[stage.module.WRITES.name] = plan.content
     pipeline.check_inputs(names)
@@ -177,7 +177,7 @@ def _trainer_at_work(pipeline: Pipeline, stage: ConfiguredStage, plans: Mapping[
     return None
 
 
-def _plan_anew(
+def _plan_remaking(
     pipeline: Pipeline, stage: ConfiguredStage, driver: Plan | None, trainer: str, contents: Mapping[str, Content]
 ) -> Plan:
     """Return the plan of a stage that makes all of its rows, because its version changes once a model is trained."""
@@ -216,7 +216,7 @@ def _inputs_of(pipeline: Pipeline, stage: ConfiguredStage, contents: Mapping[str
     return {shard: pipeline.store.read(table, version, [shard], columns) for shard in shards} or None
 
 
-def _await_looked_up(pipeline: Pipeline, stage: ConfiguredStage, plan: Plan, plans: Mapping[str, Plan]) -> Plan:
+def _await_tables(pipeline: Pipeline, stage: ConfiguredStage, plan: Plan, plans: Mapping[str, Plan]) -> Plan:
     """Return the plan of a stage. It becomes an estimate if the stage rejects what a table that is still to be made may
     hold."""
     if not plan.rejects or hasattr(stage.module, "shard"):

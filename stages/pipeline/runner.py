@@ -90,11 +90,11 @@ def run_stage(
     if not (plan.jobs or plan.gone) and _is_published(stage, context):
         return _finish(stage, context, started, _untouched_counts(stage, context, plan), changed=False)
 
-    def tell(holder: Holder) -> None:
+    def report_wait(holder: Holder) -> None:
         log.warning("%s waits for %s, which is making it", stage.name, holder)
 
     name = f"{stage.name}-{context.fingerprint}"
-    with hold_lease(context.store, name, context.run_id, tell, context.check_stopped) as (lease, waited):
+    with hold_lease(context.store, name, context.run_id, report_wait, context.check_stopped) as (lease, waited):
         # Another run may have done some of the work since the plan was made, so the stage is planned again. The job of
         # a source finds that out itself, and planning it again would list and compare all recordings again.
         is_compared_by_job = hasattr(stage.module, "plan_source") and not is_staged(stage.module)

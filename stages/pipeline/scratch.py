@@ -95,7 +95,7 @@ class Scratch:
         try:
             self.store.filesystem.get_file(self.store.path(f"{self.relative}/{pointer['file']}"), str(temporary))
         except FileNotFoundError:
-            log.warning("%s: the state that %s names is gone; work begins without it", self.stage, POINTER)
+            log.warning("%s: the state that %s names is missing; work begins without it", self.stage, POINTER)
             temporary.unlink(missing_ok=True)
             return
         if temporary.stat().st_size != pointer["bytes"]:

@@ -58,8 +58,8 @@ def find_upgrades(stages: Sequence[ConfiguredStage], settings: Settings, names: 
             continue
         code = pipeline.stages[name].module.VERSION
         now = Version(version, name, code, config, inputs)
-        alike = [each for each in recorded.all.values() if _differs_by_release(each, now)]
-        before = _latest(pipeline, [each for each in alike if _is_begun(pipeline, name, each.fingerprint)])
+        candidates = [each for each in recorded.all.values() if _differs_by_release(each, now)]
+        before = _latest(pipeline, [each for each in candidates if _is_begun(pipeline, name, each.fingerprint)])
         if before is not None:
             outdated = _why_outdated(getattr(pipeline.stages[name].module, "OUTDATED", {}), before)
             upgrades.append(Upgrade(name, before.fingerprint, _text(before, now), outdated))
@@ -131,7 +131,7 @@ def _text(before: Version, now: Version) -> str:
     parts = []
     if before.stage_version != now.stage_version:
         parts.append(f"version {before.stage_version} -> {now.stage_version}")
-    for word, names in (("new knobs", new.keys() - old.keys()), ("gone knobs", old.keys() - new.keys())):
+    for word, names in (("new knobs", new.keys() - old.keys()), ("removed knobs", old.keys() - new.keys())):
         if names:
             parts.append(f"{word} {', '.join(sorted(names))}")
     if tables := before.inputs.keys() ^ now.inputs.keys():

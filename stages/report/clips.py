@@ -108,7 +108,7 @@ class ClipView:
 
 
 @dataclass(frozen=True)
-class Around:
+class ClipContext:
     """The context of a catalog's clips: rows to look things up in, and files that were made for the page."""
 
     tracks: Mapping[str, Row]
@@ -142,7 +142,9 @@ def minutes(seconds: float) -> str:
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
-def clip_view(clip: Row, request: Row, seed: int, score: Row | None, around: Around, twin: Twin | None) -> ClipView:
+def clip_view(
+    clip: Row, request: Row, seed: int, score: Row | None, context: ClipContext, twin: Twin | None
+) -> ClipView:
     """Return the view of a clip with everything that belongs to it.
 
     Args:
@@ -163,13 +165,13 @@ def clip_view(clip: Row, request: Row, seed: int, score: Row | None, around: Aro
         title=request["title"] or request["name"] or description or clip["request_id"][:SHORT_ID],
         description=description,
         audio=relative_address(clip["path"]),
-        picture=around.pictures[clip["sha256"]],
+        picture=context.pictures[clip["sha256"]],
         path=clip["path"],
         length=minutes(clip["seconds"]),
         seed=seed,
         checkpoint=clip["checkpoint_id"],
-        facts=_clip_facts(clip, request, references, around.tracks),
-        scores=score_words(score, around.tracks),
+        facts=_clip_facts(clip, request, references, context.tracks),
+        scores=score_words(score, context.tracks),
         values=values(clip, score),
         marks=marks,
         annotations=annotations(score, clip["seconds"]),
@@ -184,7 +186,7 @@ def clip_view(clip: Row, request: Row, seed: int, score: Row | None, around: Aro
         ),
         kinds=_kinds(request, score, references, marks),
         fields=tuple((str(name), str(value)) for name, value in request["fields"] or ()),
-        sounds=tuple(_sounds(clip, score, references, around)),
+        sounds=tuple(_sounds(clip, score, references, context)),
         twin=twin,
     )
 
@@ -295,17 +297,17 @@ def _faults(score: Row) -> list[Score]:
     return faults
 
 
-def _sounds(clip: Row, score: Row, references: Mapping[str, str], around: Around) -> list[Sound]:
+def _sounds(clip: Row, score: Row, references: Mapping[str, str], context: ClipContext) -> list[Sound]:
     sounds = []
-    untrained = around.untrained.get((clip["request_id"], clip["take"]))
+    untrained = context.untrained.get((clip["request_id"], clip["take"]))
     if untrained is not None:
-        audio, picture = relative_address(untrained["path"]), around.pictures[untrained["sha256"]]
+        audio, picture = relative_address(untrained["path"]), context.pictures[untrained["sha256"]]
         sounds.append(Sound("Untrained model", "same request and seed", audio, picture))
     known = [(f"{name.capitalize()} reference", reference) for name, reference in references.items()]
     if score.get("nearest_track") is not None:
         known.append((WORDS["nearest_similarity"], f"track:{score['nearest_track']}"))
     for role, reference in known:
-        excerpt = around.excerpts.get(reference)
+        excerpt = context.excerpts.get(reference)
         if excerpt is not None:
             sounds.append(Sound(role, excerpt.title, excerpt.audio, excerpt.picture))
     return sounds
@@ -328,7 +330,7 @@ def clip_views(
     requests: Sequence[Row],
     seeds: Mapping[tuple[str, int], int],
     scores: Sequence[Row],
-    around: Around,
+    context: ClipContext,
     twins: Mapping[tuple[str, int], Twin],
 ) -> list[ClipView]:
     """Return the views of all clips, in the order of the requests file and then of the takes.
@@ -350,7 +352,7 @@ def clip_views(
             request_of[clip["request_id"]],
             seeds[clip["request_id"], clip["take"]],
             score_of.get((clip["request_id"], clip["take"])),
-            around,
+            context,
             twins.get((clip["request_id"], clip["take"])),
         )
         for clip in sorted(clips, key=order)

@@ -10,7 +10,7 @@ from stages.pipeline.contract import Context
 from stages.report.attachments import Attachments
 from stages.report.catalog_data import catalog_facts, data_blocks
 from stages.report.catalog_rows import CatalogRows
-from stages.report.clips import Around, Sound, clip_views, minutes, relative_address
+from stages.report.clips import ClipContext, Sound, clip_views, minutes, relative_address
 from stages.report.codecs import codec_view
 from stages.report.contents import checkpoint_views, known_metrics, table_sizes
 from stages.report.findings import findings, gate_finding, melody_bars
@@ -43,7 +43,7 @@ def lay_out(
     shown = [table.name for table in (GENERATIONS, CLIPS, SCORES) if table.name in context.versions]
     versions = ", ".join(f"{name} {context.versions[name]}" for name in shown)
     twins = twin_views(earlier, addresses)
-    views = clip_views(clips, rows.requests, rows.seeds, rows.scores, _around(rows, attachments), twins)
+    views = clip_views(clips, rows.requests, rows.seeds, rows.scores, _clip_context(rows, attachments), twins)
     return Page(
         title=title,
         summary=_catalog_summary(clips, rows.tracks.values(), len(used)),
@@ -68,10 +68,10 @@ def lay_out(
     )
 
 
-def _around(rows: CatalogRows, attachments: Attachments) -> Around:
+def _clip_context(rows: CatalogRows, attachments: Attachments) -> ClipContext:
     """Return the context of the clips, with only those sounds that have a picture."""
     addresses = attachments.addresses
-    return Around(
+    return ClipContext(
         tracks=rows.tracks,
         pictures=addresses,
         untrained={key: row for key, row in rows.untrained.items() if row["sha256"] in addresses},
@@ -103,8 +103,8 @@ def _catalog_summary(clips: Sequence[Row], tracks: Collection[Row], models: int)
 def _control_notes(untrained: Collection[tuple[str, int]], clips: Sequence[Row]) -> list[str]:
     """Return a note on how many of an untrained model's sounds belong to requests that the catalog no longer has. With
     the same model, another order does not make these sounds again."""
-    here = {(row["request_id"], row["take"]) for row in clips}
-    if others := len([key for key in untrained if key not in here]):
+    shown_clips = {(row["request_id"], row["take"]) for row in clips}
+    if others := len([key for key in untrained if key not in shown_clips]):
         return [
             f"{others} of the {len(untrained)} sounds of the untrained model belong to requests or takes that are not "
             "among these clips, so they are counted but cannot be compared with one: segue run controls measure report "
@@ -143,5 +143,7 @@ def _notes(refused: int, codec_refused: int, with_codec: bool) -> list[str]:
     if codec_refused:
         notes.append(f"{codec_refused} of the codec’s reconstructions cannot be read; their pairs are left out.")
     if refused:
-        notes.append(f"{refused} clips are left out because their files cannot be read; the table rejects says why.")
+        notes.append(
+            f"{refused} clips are left out because their files cannot be read; the table rejects gives the reasons."
+        )
     return notes

@@ -22,7 +22,7 @@ from stages.report.contents import CheckpointView, TableSize
 from stages.report.findings import Bar, Finding
 from stages.report.score_card import Card
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 
 SCRIPTS = (
     *("views", "sounds", "catalog", "picks", "player"),
@@ -62,15 +62,15 @@ class Page:
 def render_page(page: Page) -> bytes:
     """Render the page as UTF-8 HTML."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
+        loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(bytes=_byte_size)
-    style = "".join((HERE / f"{name}.css").read_text() for name in STYLES)
-    scripts = [(HERE / "scripts" / f"{name}.js").read_text() for name in SCRIPTS]
+    style = "".join((FOLDER / f"{name}.css").read_text() for name in STYLES)
+    scripts = [(FOLDER / "scripts" / f"{name}.js").read_text() for name in SCRIPTS]
     hashes = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
     policy = (
         f"default-src 'none'; style-src 'sha256-{_hash(style)}'; script-src {hashes}; "

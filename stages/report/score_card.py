@@ -10,23 +10,23 @@ from schemas.tables import Row
 
 COLUMNS = {
     "clips": ("Clips", "the clips of this catalog"),
-    "chance": ("Chance", "the same clips, judged by what other requests asked for"),
+    "chance": ("Chance", "the same clips, judged by other requests"),
     "untrained": ("Untrained", "same architecture, requests and seeds; random weights"),
     "codec": ("Codec ceiling", "held-out recordings, through the codec"),
-    "raw": ("Recordings", "held-out recordings as they are: how far the detector is to be believed"),
+    "raw": ("Recordings", "held-out recordings as they are: how reliable the detector is"),
 }
 """Group of sounds -> its heading and a description."""
 
 FOLLOWED = {
-    "chroma_similarity": ("Melody", "frames whose strongest pitch class is the asked one"),
-    "key_correct": ("Key", "exactly the asked one of 24"),
+    "chroma_similarity": ("Melody", "frames whose strongest pitch class is the requested one"),
+    "key_correct": ("Key", "exactly the requested one of 24"),
     "key_score": ("Key, MIREX score", "a fifth off counts a half, the relative key 0.3, the parallel 0.2"),
     "bpm_correct": ("Tempo", "within 4 %"),
     "bpm_correct_octave": ("Tempo, octave forgiven", "within 4 % of it, or of 2, 3, 1/2 or 1/3 times it"),
     "beat_f_measure": ("Beats", "F-measure within 70 ms"),
-    "chord_accuracy": ("Chords by bar", "root and major or minor right for the most of a bar"),
+    "chord_accuracy": ("Chords by bar", "root and major or minor right for most of a bar"),
     "drums_correct": ("Drums or none", "as the description says"),
-    "instrument_recall": ("Instruments", "share of the named ones among as many as usually play, told by the codes"),
+    "instrument_recall": ("Instruments", "share of the named ones among as many as usually play, judged by the codes"),
     "seconds_correct": ("Length", "within 0.02 s"),
     "clap_similarity": ("Text", "CLAP cosine of clip and description"),
 }
@@ -97,7 +97,7 @@ def _swap_columns(by_name: Mapping[tuple[str, str], Row]) -> dict[str, tuple[str
         return {}
     return {
         "swap_followed": (
-            "As told",
+            "As requested",
             "another request’s conditions with the clip’s own seed, judged by those conditions",
         ),
         "swap_ignored": ("As the own request", "the same sounds, judged by what their own request asked for: chance"),

@@ -67,10 +67,10 @@ REFERENCES = ("unknown melody", "unknown clap", "unknown prompt")
 """Kinds of rejects for references to something that does not exist, such as a recording that is still to be
 ingested."""
 
-EQUAL_TAKES = "takes that will be equal: at temperature 0, or top_k 1 without top_p, nothing is left to chance"
+EQUAL_TAKES = "takes that will be equal: at temperature 0, or top_k 1 without top_p, nothing is random"
 """The remark about requests for several takes that would be equal."""
 
-NOT_THERE = "takes that were refused by ear and are none of this order"
+NOT_IN_ORDER = "refused takes in the file of picks that are not part of this order"
 """The remark about picks that were made in another order."""
 
 
@@ -151,12 +151,12 @@ def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.T
         ValueError: the file does not exist, cannot be parsed, or asks for nothing.
     """
     order, lines = _read_order(config, context, known)
-    same = [row for row in order.rows if order.is_same(row)]
+    unchanged = [row for row in order.rows if order.is_same(row)]
     return SourcePlan(
-        make=len(order.rows) - len(same),
-        reuse=len(same),
+        make=len(order.rows) - len(unchanged),
+        reuse=len(unchanged),
         drop=len(order.before.keys() - {row["request_id"] for row in order.rows}),
-        moved=sum(1 for row in same if order.before[row["request_id"]] != row),
+        moved=sum(1 for row in unchanged if order.before[row["request_id"]] != row),
         remarks=order.remarks,
         rejects=order.rejects,
         checks=list(order_checks(order, context.settings, lines)),
@@ -220,7 +220,7 @@ def _read_order(config: Config, context: Context, known: pa.Table) -> tuple[Orde
                 raise RequestRefused("duplicate name", message)
             if row["request_id"] in rows:
                 first = rows[row["request_id"]]["line"]
-                message = f"it asks for the clip of line {first} again: a name makes it another one"
+                message = f"it asks for the same clip as line {first}: give it a name to get another clip"
                 raise RequestRefused("duplicate", message)
             row["takes"] += refused_takes.retakes_of(row)
         except RequestRefused as error:
@@ -235,7 +235,7 @@ def _read_order(config: Config, context: Context, known: pa.Table) -> tuple[Orde
         if row["takes"] > 1 and leaves_nothing_to_chance(row):
             remarks.add(EQUAL_TAKES, url or "", f"line {line.number}: {row['takes']} takes")
     for request, take in refused_takes.not_asked_for:
-        remarks.add(NOT_THERE, config.picks or "", f"{request}/{take}")
+        remarks.add(NOT_IN_ORDER, config.picks or "", f"{request}/{take}")
     for note in file.notes if url else ():
         remarks.add(note, path)
     rows |= {row["request_id"]: row for row in keep_refused(rows, refusals, before)}
@@ -251,8 +251,8 @@ def _assign_shards(rows: Mapping[str, Row], before: Mapping[str, Row], config: C
     """Give known requests their old shards, and new ones the last shard. Begin another shard when it would be too
     full."""
     last = max((row["shard"] for row in before.values()), default=0)
-    held = [row for name, row in rows.items() if name in before and before[name]["shard"] == last]
-    filled, sound = len(held), sum(map(_sound, held))
+    in_last = [row for name, row in rows.items() if name in before and before[name]["shard"] == last]
+    filled, sound = len(in_last), sum(map(_sound, in_last))
     for name, row in rows.items():
         if name in before:
             row["shard"] = before[name]["shard"]
@@ -329,7 +329,7 @@ class RowReader:
         None if the row has no tempo."""
         for column in ("meter", "chords"):
             if row[column] is not None and row["bpm"] is None:
-                raise RequestRefused("bad value", f"{column}: expected bpm beside {column}, got none")
+                raise RequestRefused("bad value", f"{column}: expected bpm with {column}, got none")
         if row["bpm"] is None:
             return None
         meter, chart = parse_meter(row["meter"] or DEFAULT_METER), None
@@ -345,7 +345,7 @@ class RowReader:
         problem = None
         if row["seconds"] < self.config.min_seconds:
             shortest = f"at least {self.config.min_seconds:g} seconds (requests.min_seconds)"
-            problem = f"seconds: expected {shortest}, as less has no loudness, got {row['seconds']:g}"
+            problem = f"seconds: expected {shortest}, because shorter sound has no loudness, got {row['seconds']:g}"
         elif row["seconds"] > self.config.max_seconds:
             longest = f"at most {self.config.max_seconds:g} seconds (requests.max_seconds)"
             problem = f"seconds: expected {longest}, got {row['seconds']:g}"

@@ -93,7 +93,7 @@ def read_delimited(data: bytes, first_separator: str = ",") -> RawTable:
         return _descriptions(table, lines, header)
     check_once(header, f"line {skipped + 1}")
     if separator != ",":
-        table.notes.append(f"cells are parted by {SEPARATORS.get(separator, repr(separator))}")
+        table.notes.append(f"cells are separated by {SEPARATORS.get(separator, repr(separator))}")
     records = list(_records(lines, heading.end, separator))
     for number, record in records:
         cells = record if isinstance(record, RequestRefused) else _cells(header, record, separator)
@@ -123,12 +123,12 @@ def _find_heading(lines: Sequence[str], start: int, stated: str | None, first_se
         stated: the separator that the file itself states; None if it states none.
         first_separator: the separator to prefer if several give equally many known columns.
     """
-    ranked = [stated] if stated else [first_separator, *(sign for sign in SEPARATORS if sign != first_separator)]
+    ranked = [stated] if stated else [first_separator, *(mark for mark in SEPARATORS if mark != first_separator)]
     best, most = _Heading(start, ranked[0], ()), -1
     for separator in ranked:
         reader = csv.reader(lines[start:], delimiter=separator, strict=True)
         try:
-            names = [name.strip() or f"unnamed: {at}" for at, name in enumerate(next(reader, []))]
+            names = [name.strip() or f"unnamed: {index}" for index, name in enumerate(next(reader, []))]
         except csv.Error:
             continue
         known = sum(1 for name in names if known_column(name))
@@ -144,8 +144,8 @@ def _descriptions(table: RawTable, lines: Sequence[str], header: Sequence[str]) 
         ValueError: the first line has several cells or a single word, so it may be a heading with unknown names.
     """
     first = next((line for line in lines if line.strip()), "")
-    parted = len(header) > 1 or any(sign in first for sign in SEPARATORS)
-    if parted or len(first.split()) < 2:
+    has_several_cells = len(header) > 1 or any(mark in first for mark in SEPARATORS)
+    if has_several_cells or len(first.split()) < 2:
         near = [f"{name[:40]!r} may mean {column}" for name in header if (column := nearest_column(name))]
         hint = f" ({'; '.join(near)})" if near else ""
         raise ValueError(f"expected a first line with some of {', '.join(COLUMNS)}, got {first.strip()[:200]!r}{hint}")
@@ -158,38 +158,41 @@ def _records(lines: Sequence[str], start: int, separator: str) -> Iterator[tuple
     """Yield the records after the heading, each with the number of the line in which it begins. After a record that
     cannot be parsed, continue with the next line."""
     while start < len(lines):
-        reader = csv.reader((lines[at] for at in range(start, len(lines))), delimiter=separator, strict=True)
-        begun = start
+        reader = csv.reader((lines[index] for index in range(start, len(lines))), delimiter=separator, strict=True)
+        first = start
         try:
             for cells in reader:
-                yield begun + 1, cells
-                begun = start + reader.line_num
+                yield first + 1, cells
+                first = start + reader.line_num
             return
         except csv.Error as error:
-            yield begun + 1, RequestRefused("unreadable", _say(error, begun + 1, start + reader.line_num, separator))
-            start = begun + 1
+            yield (
+                first + 1,
+                RequestRefused("unreadable", _explain(error, first + 1, start + reader.line_num, separator)),
+            )
+            start = first + 1
 
 
-def _say(error: csv.Error, first: int, last: int, separator: str) -> str:
+def _explain(error: csv.Error, first: int, last: int, separator: str) -> str:
     """Return what is wrong with the record that begins in line `first`, in the words of whoever wrote the file."""
     problem = str(error)
     if "end of data" in problem:
         return f"expected a closing double quote, got none to the end of the file: one opens in line {first}"
     if "expected after" in problem:
         where = "" if first == last else f" (one opens in line {first} and is closed in line {last})"
-        sign = SEPARATORS.get(separator, separator).removesuffix("s")
+        name = SEPARATORS.get(separator, separator).removesuffix("s")
         return (
-            f"expected a {sign} or the line's end after a closing double quote, got other text{where}: close what is "
-            "open, and write a quote inside quotes twice"
+            f"expected a {name} or the line's end after a closing double quote, got other text{where}: close the "
+            "open quote, and write a quote inside quotes twice"
         )
-    return f"expected cells parted by {SEPARATORS.get(separator, separator)}, got {problem}"
+    return f"expected cells separated by {SEPARATORS.get(separator, separator)}, got {problem}"
 
 
 def _cells(header: Sequence[str], record: Sequence[str], separator: str) -> Cells:
     """Return the non-empty cells of a record by heading."""
     if any(cell.strip() for cell in record[len(header) :]):
-        parted = SEPARATORS.get(separator, separator)
-        message = f"expected {len(header)} cells, got {len(record)}: put cells with {parted} in double quotes"
+        separators = SEPARATORS.get(separator, separator)
+        message = f"expected {len(header)} cells, got {len(record)}: put cells with {separators} in double quotes"
         return RequestRefused("unreadable", message)
     return {
         name: cell for name, cell in zip(header, record, strict=False) if cell.strip() and cell.strip() not in EMPTY
@@ -251,4 +254,4 @@ def _note_long_records(
     ends = [*(number for number, _ in records), line_count + 1][1:]
     for (number, record), after in zip(records, ends, strict=True):
         if isinstance(record, list) and after - number > 1:
-            table.notes.append(f"a cell of line {number} goes on to line {after - 1}")
+            table.notes.append(f"a cell of line {number} extends to line {after - 1}")

@@ -27,9 +27,10 @@ def _one_line(value: str) -> str:
     """Return text on one line: runs of white space become one space. Control characters, bytes that are not UTF-8 and
     characters that change the text's direction are refused. Characters that join letters or emoji are allowed."""
     value = " ".join(value.split())
-    for sign in value:
-        if not sign.isprintable() and (unicodedata.category(sign) != "Cf" or sign in OVERRIDES):
-            raise ValueError(f"expected printable UTF-8 text without {unicodedata.name(sign, f'U+{ord(sign):04X}')}")
+    for character in value:
+        if not character.isprintable() and (unicodedata.category(character) != "Cf" or character in OVERRIDES):
+            name = unicodedata.name(character, f"U+{ord(character):04X}")
+            raise ValueError(f"expected printable UTF-8 text without {name}")
     return value
 
 
@@ -202,11 +203,11 @@ def parse_line(cells: Cells) -> RequestLine | RequestRefused:
     try:
         return RequestLine.model_validate(cells)
     except ValidationError as error:
-        problems = [_say(problem) for problem in error.errors()]
+        problems = [_explain(problem) for problem in error.errors()]
         return RequestRefused("bad value", "; ".join(dict.fromkeys(problems)))
 
 
-def _say(problem: ErrorDetails) -> str:
+def _explain(problem: ErrorDetails) -> str:
     """Return one of Pydantic's errors in this project's words, with the unit of the expected number."""
     column = str(problem["loc"][0]) if problem["loc"] else "line"
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)

@@ -71,9 +71,9 @@ def keep_refused(rows: Mapping[str, Row], refusals: Sequence[Refusal], before: M
         before: the requests of the last order, by id.
     """
     names = {row["name"] for row in rows.values()} - {None}
-    gone = [row for name, row in before.items() if name not in rows and row["name"] not in names]
-    by_name = {row["name"]: row for row in gone if row["name"] is not None}
-    by_line = {row["line"]: row for row in gone}
+    missing = [row for name, row in before.items() if name not in rows and row["name"] not in names]
+    by_name = {row["name"]: row for row in missing if row["name"] is not None}
+    by_line = {row["line"]: row for row in missing}
     kept: dict[str, Row] = {}
     for refusal in refusals:
         line = refusal.line
@@ -102,7 +102,7 @@ def order_checks(order: Order, settings: Settings, lines: int) -> Iterator[Check
     # A preset's own requests may refer to recordings that a smaller corpus does not have.
     accepted = accepted_lines(settings.accept_refused, lines) if of_file else int(settings.max_refused * lines)
     limit = f"settings.accept_refused = {settings.accept_refused:g} accepts {accepted}"
-    stands = "the last order stays" if order.before else "nothing is taken in"
+    stands = "the last order stays" if order.before else "no order is accepted"
     first = f"{order.rejects[0].message}; " if refused else ""
     yield CheckResult(
         "refused",
@@ -111,7 +111,7 @@ def order_checks(order: Order, settings: Settings, lines: int) -> Iterator[Check
         refused,
         accepted,
         f"refused {refused} of {lines} lines of {settings.requests or 'the default set'}, {limit}: {stands}. {first}"
-        f"mend them, or go on without them by --accept-refused {refused}; all of them: SELECT key, kind, message FROM "
+        f"correct them, or go on without them by --accept-refused {refused}; list all: SELECT key, kind, message FROM "
         "rejects WHERE stage = 'requests'",
     )
     yield CheckResult(
@@ -120,8 +120,8 @@ def order_checks(order: Order, settings: Settings, lines: int) -> Iterator[Check
         "error",
         0 if settings.drop_requests else order.dropped_clips,
         0,
-        f"{dropped_text(order)}: the last order stays. Let them go by --drop (settings.drop_requests), or give the "
-        "files that have them (--requests; requests.picks)",
+        f"{dropped_text(order)}: the last order stays. Allow this by --drop (settings.drop_requests), or give the "
+        "files that contain them (--requests; requests.picks)",
     )
 
 

@@ -39,6 +39,6 @@ class RefusedTakes:
                 refused.remove(take)
                 takes += 1
         if takes > self._most:
-            message = f"expected at most {self._most} (requests.max_takes), got {takes} with those for refused ones"
+            message = f"expected at most {self._most} (requests.max_takes), got {takes} with the replacements"
             raise RequestRefused("bad value", f"takes: {message}")
         return int(takes - row["takes"])

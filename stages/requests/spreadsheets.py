@@ -31,10 +31,10 @@ def read_spreadsheet(data: bytes) -> RawTable:
         values = load_workbook(io.BytesIO(data), read_only=True, data_only=True)
         formulas = load_workbook(io.BytesIO(data), read_only=True, data_only=False)
     except (InvalidFileException, zipfile.BadZipFile, KeyError, OSError, SyntaxError, TypeError) as error:
-        raise ValueError(f"got a file that is none, or a damaged one: {error}") from error
+        raise ValueError(f"got another or a damaged file: {error}") from error
     for name in _sheets(values):
         rows, written = _rows(values, name), _rows(formulas, name)
-        heading = next((at for at, row in enumerate(rows[:ROWS_BEFORE_HEADING]) if _names_columns(row)), None)
+        heading = next((index for index, row in enumerate(rows[:ROWS_BEFORE_HEADING]) if _names_columns(row)), None)
         if heading is not None:
             table = _read_sheet(rows, written, heading)
             others = [f"{other!r}" for other in values.sheetnames if other != name]
@@ -65,13 +65,13 @@ def _names_columns(row: Sequence[Any]) -> bool:
 
 def _read_sheet(rows: Sequence[Sequence[Any]], written: Sequence[Sequence[Any]], heading: int) -> RawTable:
     names = ["" if cell is None else str(cell).strip() for cell in rows[heading]]
-    header = [name or f"unnamed: {at}" for at, name in enumerate(names)]
+    header = [name or f"unnamed: {index}" for index, name in enumerate(names)]
     check_once(header, f"row {heading + 1}")
     table = RawTable(notes=[f"the heading is row {heading + 1}"] if heading else [])
-    for at in range(heading + 1, len(rows)):
-        cells = _cells(header, rows[at], written[at] if at < len(written) else ())
+    for index in range(heading + 1, len(rows)):
+        cells = _cells(header, rows[index], written[index] if index < len(written) else ())
         if cells:
-            table.lines.append((at + 1, cells))
+            table.lines.append((index + 1, cells))
     drop_index(table)
     return table
 
@@ -86,13 +86,13 @@ def _cells(header: Sequence[str], row: Sequence[Any], written: Sequence[Any]) ->
     from openpyxl.utils import get_column_letter
 
     cells: dict[str, Any] = {}
-    for at, value in enumerate(row):
-        column, name = get_column_letter(at + 1), header[at] if at < len(header) else f"unnamed: {at}"
-        formula = written[at] if at < len(written) else None
+    for index, value in enumerate(row):
+        column, name = get_column_letter(index + 1), header[index] if index < len(header) else f"unnamed: {index}"
+        formula = written[index] if index < len(written) else None
         if value is None and isinstance(formula, str) and formula.startswith("="):
             message = (
-                f"expected a value in column {column}, got the formula {formula[:80]} whose result the file does not "
-                "hold: open it in a spreadsheet program and save it"
+                f"expected a value in column {column}, got the formula {formula[:80]} without a saved result: "
+                "open it in a spreadsheet program and save it"
             )
             return RequestRefused("unreadable", message)
         text = value.strip() if isinstance(value, str) else value

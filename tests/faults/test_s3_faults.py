@@ -302,7 +302,7 @@ def test_work_that_a_store_refuses_is_computed_once_and_later_tries_give_up_befo
     with proxy.failing(S3Fault("unavailable", 1, lasting=True, of="put")):
         for _ in range(2):
             with pytest.raises(
-                WriteRefused, match=r"to take files, got: .*reduce your request rate.* nothing was"
+                WriteRefused, match=r"to accept files, got: .*reduce your request rate.* nothing was"
             ) as failed:
                 attempt()
             assert is_transient(failed.value), "Prefect tries it again"

@@ -157,5 +157,5 @@ def test_a_checkpoint_that_is_not_yet_trained_has_an_error_of_its_own(store):
 def test_the_error_for_a_checkpoint_with_the_name_of_a_folder_suggests_the_folder(store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small").mkdir()
-    with pytest.raises(NotTrainedYet, match=r"got none: for the folder of that name give \./small"):
+    with pytest.raises(NotTrainedYet, match=r"got none: to name the folder give \./small"):
         WeightsLibrary(store).get(WeightsRef("checkpoint:small"))

@@ -123,7 +123,7 @@ def test_the_adapter_of_a_store_is_exported_for_peft_and_other_models_are_refuse
     assert (tmp_path / "updates" / "adapter_model.safetensors").is_file()
     assert str(place) not in (tmp_path / "updates" / "adapter_config.json").read_text()
     assert run_command(["convert", str(place / "model"), str(tmp_path / "none"), *export]) == 2
-    assert "expected checkpoint:ID of a store that learned by low-rank updates alone" in capsys.readouterr().err
+    assert "expected checkpoint:ID of a store, trained as low-rank updates alone" in capsys.readouterr().err
 
 
 class DiesAt(Progress):
@@ -213,7 +213,7 @@ def test_a_missing_melody_model_is_reported_together_with_its_separator(tmp_path
     last = capfd.readouterr().err.splitlines()[-1]
     assert last.startswith("segue: missing weights facebook/musicgen-melody, demucs:htdemucs"), last
     assert "name it: segue finetune ./musicgen-melody; " in last
-    assert last.endswith("or do without a separator by --set chroma.separator=null")
+    assert last.endswith("or go without a separator by --set chroma.separator=null")
 
 
 def test_a_fine_tuning_without_source_is_refused(capfd: Any) -> None:

@@ -153,7 +153,7 @@ def test_a_missing_melody_model_is_reported_together_with_its_separator(tmp_path
     assert order(*words) == 1
     last = capfd.readouterr().err.splitlines()[-1]
     assert last.startswith("segue: missing weights facebook/musicgen-melody, demucs:htdemucs"), last
-    assert last.endswith("or do without a separator by --set generate.separator=null")
+    assert last.endswith("or go without a separator by --set generate.separator=null")
     assert order(*words, "--set", "generate.separator=null") == 1
     assert "demucs" not in capfd.readouterr().err
 
@@ -162,10 +162,10 @@ def test_a_missing_unknown_model_is_reported_with_the_weights_that_it_may_need(t
     assert order("somebody/music-model", "--text", DESCRIPTION, "--store", str(tmp_path / "store")) == 1
     last = capfd.readouterr().err.splitlines()[-1]
     assert last.startswith("segue: missing weights somebody/music-model (")
-    besides = last.partition("By what it turns out to read it may want ")[2]
+    besides = last.partition("Depending on its conditions it may also need ")[2]
     assert besides.startswith("demucs:htdemucs, lukewys/laion_clap/"), last
     assert "--set generate.separator=null" in besides
-    assert "`hf download FacebookAI/roberta-base tokenizer.json --local-dir .`, put the file here" in besides
+    assert "`hf download FacebookAI/roberta-base tokenizer.json --local-dir .`, copy the file here" in besides
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,8 @@ def test_an_order_is_either_text_or_a_file(words: list[str], told: str, capfd: A
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["smal", "--text", "x"], "got 'smal': no such folder is here (did you mean ./small?)"),
-        (["./small", "--text", " "], "expected words after --text, got none"),
+        (["smal", "--text", "x"], "got 'smal': there is no such folder (did you mean ./small?)"),
+        (["./small", "--text", " "], "expected a description after --text, got none"),
         (["./small", "--text", "x", "--seconds", "400"], "expected --seconds of at most 300, got 400"),
     ],
 )

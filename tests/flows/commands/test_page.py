@@ -145,7 +145,7 @@ def test_a_browser_shows_and_plays_the_page_of_a_bucket(form, bucket, tmp_path):
 
 def test_a_missing_bucket_missing_credentials_and_a_refusal_say_what_to_set(bucket, monkeypatch, capsys):
     assert run_command(["plan", "ingest", "--source", "nowhere", "--store", "s3://never-made/store"]) == 1
-    assert "NoSuchBucket: make the bucket, or give --store" in capsys.readouterr().err
+    assert "NoSuchBucket: create the bucket, or give --store" in capsys.readouterr().err
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

@@ -100,8 +100,8 @@ def test_a_clip_is_explained_by_its_models_and_their_recordings(segue: Segue) ->
 def test_a_clip_is_found_by_the_name_of_its_request_and_lists_its_melody(segue: Segue) -> None:
     recordings = {row["title"]: row["through"] for row in explained(segue, "clip", "followed")["recordings"]}
     assert recordings == {"Theirs": "language_model", "Melody": "melody"}
-    assert "expected a clip's request" in segue("explain", "clip", "nobody", code=2)
-    assert "expected a clip's request" in segue("explain", "clip", "followed/7", code=2)
+    assert "expected the id or name of a clip's request" in segue("explain", "clip", "nobody", code=2)
+    assert "expected the id or name of a clip's request" in segue("explain", "clip", "followed/7", code=2)
 
 
 def test_a_track_is_explained_by_the_models_and_clips_made_from_it(segue: Segue) -> None:
@@ -120,7 +120,7 @@ def test_explanations_are_readable_tables(segue: Segue) -> None:
 
 
 def test_a_misspelt_request_is_refused_with_the_nearest_name(segue: Segue) -> None:
-    assert "'folowed/1', which no clip that is shown has (did you mean followed?)" in segue(
+    assert "'folowed/1', which no clip in the views has (did you mean followed?)" in segue(
         "explain", "clip", "folowed/1", code=2
     )
 
@@ -169,7 +169,7 @@ def test_a_take_down_withdraws_the_clips_of_all_models_that_learned_from_the_rec
     library = WeightsLibrary(store)
     assert library.checkpoint("codec") is None
     assert library.checkpoint("language_model")["checkpoint_id"] == "model2"
-    with pytest.raises(MissingWeights, match="learned from nothing that was taken down"):
+    with pytest.raises(MissingWeights, match="learned from no recording that was taken down"):
         library.checkpoint("model1")
 
 
@@ -201,7 +201,7 @@ def test_an_undone_take_down_restores_everything(segue: Segue, store: Store) -> 
     segue("take-down", "--artist", "Cy", "--undo")
     assert clips(store) == {"aaaa", "bbbb", "cccc"}
     assert store.shards(TAKEN_DOWN, "1") == []
-    assert "got none of those" in segue("take-down", OURS, "--undo", code=2)
+    assert "got others" in segue("take-down", OURS, "--undo", code=2)
 
 
 def test_a_recording_that_never_arrived_can_be_taken_down_by_its_full_id(segue: Segue, store: Store) -> None:
@@ -214,7 +214,7 @@ def test_a_take_down_names_models_of_releases_that_recorded_no_training_data(seg
     assert "is not known" not in segue("take-down", OURS, "--dry-run")
     row = {"checkpoint_id": "old", "kind": "codec", "parents": [], "created_at": datetime(2025, 1, 1, tzinfo=UTC)}
     record(store, CHECKPOINTS, "old", [row])
-    assert "what old learned from is not known" in segue("take-down", OURS, "--dry-run")
+    assert "what old learned from is unknown" in segue("take-down", OURS, "--dry-run")
 
 
 def test_without_a_terminal_a_take_down_needs_yes(segue: Segue, store: Store) -> None:

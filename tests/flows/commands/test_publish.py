@@ -110,7 +110,7 @@ def test_a_diff_names_rows_columns_and_the_changed_setting(two_catalogs, capsys)
     assert run_command(words(store, "diff", "tracks", "--limit", "0")) == 0
     out = capsys.readouterr().out
     assert "in 1, out 0, changed 0, the same 2" in out
-    assert "why: the same settings, with other rows" in out
+    assert "why: the same settings, but other rows" in out
     assert "(1 more" in out
     first, *_ = [number for number in Publications(store).sequences()]
     assert run_command(words(store, "diff", "tracks", str(first), str(first))) == 0

@@ -60,7 +60,7 @@ def test_a_later_word_wins_and_an_object_may_be_given_whole():
         ("trian.steps=1", ["unknown stage 'trian'", "settings, train"]),
         ("train.stepz=1", ["unknown field train.stepz", "model, maybe, steps, name"]),
         ("train.model.widht=1", ["unknown field train.model.widht", "width, delays"]),
-        ("train.steps.more=1", ["train.steps", "no fields of its own"]),
+        ("train.steps.more=1", ["train.steps", "has no fields: give"]),
     ],
 )
 def test_a_wrong_path_is_refused_with_the_allowed_names(pair, words):

@@ -102,7 +102,7 @@ def test_the_error_of_an_object_stores_client_is_one_line_with_what_to_do():
 def test_a_path_that_may_not_be_written_is_reported_with_what_to_do(number):
     line = format_error(OSError(number, os.strerror(number), "/store/publications"))
     assert "/store/publications" in line
-    assert "mounted for writing, or be a user who may" in line
+    assert "mount the disk for writing, or use an account" in line
 
 
 def test_a_file_that_could_not_be_written_is_reported_with_its_final_name():

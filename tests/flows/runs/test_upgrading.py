@@ -131,7 +131,7 @@ def test_outdated_rows_are_never_kept_and_the_reason_is_given(world):
         assert "on_upgrade=remake to make it again; it cannot be kept" in text
     with pytest.raises(UpgradeWaits):
         settled_plan(world(2, outdated=outdated), lambda lines: "keep")
-    with pytest.raises(UpgradeWaits, match=r"is not read any more \(its keys.*segue run mapping"):
+    with pytest.raises(UpgradeWaits, match=r"can no longer be read \(its keys.*segue run mapping"):
         settled_plan(world(2, names=("training",), outdated=outdated, on_upgrade="keep"))
     assert world.calls == []
     assert made(settled_plan(world(2, outdated=outdated, on_upgrade="remake")))["mapping"] == 4
@@ -171,6 +171,8 @@ def test_an_interrupted_remake_continues_without_another_question(world):
 
 def test_a_stage_that_only_reads_a_changed_table_waits_too_and_keep_reads_it(world):
     reading = world(2, names=("training",))
-    with pytest.raises(UpgradeWaits, match=r"read as it is with settings.on_upgrade=keep; `segue run mapping` makes"):
+    with pytest.raises(
+        UpgradeWaits, match=r"settings.on_upgrade=keep reads what it made as it is; `segue run mapping` makes"
+    ):
         settled_plan(reading)
     assert made(settled_plan(world(2, names=("training",), on_upgrade="keep"))) == {"training": 0}

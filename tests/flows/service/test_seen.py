@@ -88,7 +88,7 @@ def test_the_progress_of_a_stage_counts_finished_shards_and_those_in_work():
 
 @pytest.mark.parametrize(
     ("problem", "told", "percent"),
-    [(None, "all of it is done", 100), (ValueError("a bad disk"), "ended before all of it was done", 75)],
+    [(None, "everything is done", 100), (ValueError("a bad disk"), "ended before everything was done", 75)],
     ids=["done", "failed"],
 )
 def test_the_progress_artifact_moves_and_says_how_the_stage_ended(client, monkeypatch, problem, told, percent):

@@ -192,3 +192,11 @@ def test_the_database_file_shows_only_published_rows(tmp_path):
     write_views(store)
     with duckdb.connect(str(tmp_path / FILE), read_only=True) as client:
         assert client.execute("SELECT track_id FROM tokens").fetchall() == [("a",)]
+
+
+def test_a_publication_that_a_repair_set_aside_keeps_no_view_from_being_read(store):
+    publish(store, "v1", s0=rows("a"))
+    Publications(store).hold()
+    store.remove_shard(PUBLICATIONS, "1", f"{1:012d}")
+    assert Publications(store).shown() == Publications(store).shown_files(["tokens"]) == {}
+    assert shown(store) == [("a", 1)]

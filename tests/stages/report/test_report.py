@@ -21,7 +21,7 @@ from stages.audio.marks import read_marks
 from stages.pipeline.contract import Context, ReduceResult, Stopped
 from stages.report import rendering
 from stages.report.catalog_data import data_blocks
-from stages.report.clips import Around, ClipView, clip_view
+from stages.report.clips import ClipContext, ClipView, clip_view
 from stages.report.score_card import FOLLOWED, SOUND
 from tests.worlds.small_catalog import (
     CHECKPOINT,
@@ -55,7 +55,7 @@ def view(request: dict, take: int) -> ClipView:
     clip = {"request_id": request["request_id"], "take": take, "checkpoint_id": CHECKPOINT, "path": "audio/a.flac"}
     clip |= {"format": "flac", "sample_rate": 16_000, "seconds": 4.0, "loudness": -16.0, "true_peak": -1.0}
     row = {"fields": None, "reading": None, "guidance_text": None, "stale": None} | request
-    around = Around(tracks={}, pictures={"abc": "pictures/abc.png"})
+    around = ClipContext(tracks={}, pictures={"abc": "pictures/abc.png"})
     return clip_view(clip | {"sha256": "abc"}, row, 1, None, around, None)
 
 

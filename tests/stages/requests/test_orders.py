@@ -194,7 +194,7 @@ def test_a_clip_too_short_for_its_loudness_is_refused_with_the_reason(store: Sto
     take_in(store, write(tmp_path / "r.jsonl", {"seconds": 0.001}, {"seconds": 0.4}))
     assert [row["seconds"] for row in rows_of(store)] == [0.4]
     assert (
-        "expected at least 0.4 seconds (requests.min_seconds), as less has no loudness, got 0.001"
+        "expected at least 0.4 seconds (requests.min_seconds), because shorter sound has no loudness, got 0.001"
         in (rejects_of(store)["line 1"]["message"])
     )
 
@@ -204,7 +204,7 @@ def test_the_interpretation_of_a_file_is_remarked(store: Store, tmp_path: Path) 
     take_in(store, tmp_path / "r.csv")
     said = query(store, "SELECT what FROM remarks WHERE stage = 'requests' ORDER BY what").column("what").to_pylist()
     assert said == [
-        "cells are parted by semicolons",
+        "cells are separated by semicolons",
         "columns: 'text' is read as description, 'duration' is read as seconds",
         "numbers have decimal commas",
     ]

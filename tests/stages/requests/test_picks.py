@@ -9,7 +9,7 @@ from schemas import Store
 from stages import requests
 from stages.pipeline.planning import plan_stage
 from stages.pipeline.plans import ConfiguredStage
-from stages.requests import NOT_THERE, Config
+from stages.requests import NOT_IN_ORDER, Config
 from tests.worlds.requests_world import context_for, rejects_of, rows_of, store_of_tracks, take_in, write
 
 LINES = [{"name": f"n{number}", "description": "calm", "seconds": 4, "takes": 2} for number in range(3)]
@@ -78,7 +78,7 @@ def test_refused_takes_of_another_order_are_remarked(store: Store, order: Path, 
     file = write_picks(tmp_path / "picks.json", (first, 5, "refuse"), ("elsewhere", 1, "refuse"))
     stage = ConfiguredStage("requests", requests, Config(picks=file))
     remarks = {remark.what: remark for remark in plan_stage(stage, context_for(store, order), by_name=False).remarks}
-    assert set(remarks[NOT_THERE].examples) == {f"{first}/5", "elsewhere/1"}
+    assert set(remarks[NOT_IN_ORDER].examples) == {f"{first}/5", "elsewhere/1"}
     take_in(store, order, Config(picks=file))
     assert takes(store) == {"n0": 2, "n1": 2, "n2": 2}
 
@@ -89,7 +89,7 @@ def test_a_line_with_more_takes_than_allowed_because_of_picks_is_refused(
     take_in(store, order)
     file = write_picks(tmp_path / "picks.json", (rows_of(store)[1]["request_id"], 2, "refuse"))
     take_in(store, order, Config(picks=file, max_takes=2))
-    message = "takes: expected at most 2 (requests.max_takes), got 3 with those for refused ones"
+    message = "takes: expected at most 2 (requests.max_takes), got 3 with the replacements"
     assert message in rejects_of(store)["line 2"]["message"]
 
 

@@ -124,7 +124,7 @@ def test_a_missing_closing_quote_is_reported_with_its_line_and_the_others_are_ke
 def test_a_cell_over_several_lines_is_read_and_stated(tmp_path):
     file = read_requests_file(write_file(tmp_path, "r.csv", 'name,description\na,"one\ntwo"\nb,three\n'))
     assert [line["description"] for line in asked(file)] == ["one two", "three"]
-    assert file.notes == ["a cell of line 2 goes on to line 3"]
+    assert file.notes == ["a cell of line 2 extends to line 3"]
 
 
 def test_a_line_that_states_the_separator_is_obeyed(tmp_path):
@@ -230,7 +230,7 @@ def test_the_sheet_with_known_columns_is_read_and_stated(tmp_path):
 def test_an_unevaluated_formula_a_date_and_an_error_value_are_refused_by_their_row(tmp_path):
     heading, date = ["name", "seconds", "key"], datetime.date(2026, 3, 4)
     file = read_requests_file(_workbook(tmp_path, heading, ["a", "=2*2"], ["b", 4, date], ["c", "#REF!"], ["d", 4]))
-    assert "the formula =2*2 whose result the file does not hold" in refusals(file)[2]
+    assert "the formula =2*2 without a saved result" in refusals(file)[2]
     assert "the date 2026-03-04" in refusals(file)[3]
     assert "#REF!" in refusals(file)[4]
     assert file.lines[-1].asked == RequestLine(name="d", seconds=4)

@@ -138,8 +138,8 @@ def test_metre_and_chords_are_part_of_a_requests_identity_in_one_spelling_with_a
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"chords": "C | G"}, "line 2: chords: expected bpm beside chords, got none"),
-        ({"meter": "3/4"}, "line 2: meter: expected bpm beside meter, got none"),
+        ({"chords": "C | G"}, "line 2: chords: expected bpm with chords, got none"),
+        ({"meter": "3/4"}, "line 2: meter: expected bpm with meter, got none"),
         ({"bpm": 90, "chords": "C | G | H7"}, "line 2: chords: expected a chord at position 9, got 'H7'"),
         ({"bpm": 90, "meter": "3/4", "chords": "C:4"}, "line 2: chords: expected 3 beats in the bar of 3/4 at pos"),
         ({"bpm": 90, "meter": "four"}, "line 2: meter: expected a metre such as '4/4', '3/4' or '6/8', got 'four'"),
