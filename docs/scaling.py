@@ -134,8 +134,8 @@ def _stages(rates: tuple[StageRate, ...] | list[StageRate]) -> str:
 def _hours(seconds: float | None, rate: StageRate) -> str:
     if seconds is None:
         return ""
-    most = "≤ " if rate.grows in BOUNDS else ""
-    return f"{most}{_number(seconds / 3600)}"
+    sign = "≤ " if rate.grows in BOUNDS else ""
+    return f"{sign}{_number(seconds / 3600)}"
 
 
 def _number(value: float) -> str:
@@ -351,8 +351,8 @@ def measure(url: str, with_copies: bool) -> KeptRates:
 def _measure_copies(url: str) -> CopiesRate:
     from tests.benchmarks.copies import bases_of, search
 
-    found = search(bases_of(Store(url)), COPIES_RECORDINGS, COPIES_SECONDS)
-    return CopiesRate(recordings=COPIES_RECORDINGS, recording_seconds=COPIES_SECONDS, seconds=found.seconds)
+    search_result = search(bases_of(Store(url)), COPIES_RECORDINGS, COPIES_SECONDS)
+    return CopiesRate(recordings=COPIES_RECORDINGS, recording_seconds=COPIES_SECONDS, seconds=search_result.seconds)
 
 
 def _rates(url: str) -> Rates:

@@ -204,9 +204,9 @@ def _tell_estimate(
     )
     if not size.track_seconds or (clips and not size.clip_seconds):
         raise UsageError("expected --track-seconds and --clip-seconds, got a store without rows to take them from")
-    made = f"{clips:,} clips of {size.clip_seconds:.1f} s" if clips else "no clips"
+    clips_text = f"{clips:,} clips of {size.clip_seconds:.1f} s" if clips else "no clips"
     measured = f"measured on {own.tracks:,} recordings and {own.clips:,} clips"
-    say(f"{tracks:,} recordings of {size.track_seconds:.1f} s, {made}; {measured}")
+    say(f"{tracks:,} recordings of {size.track_seconds:.1f} s, {clips_text}; {measured}")
     for rows in (stage_rows(rates, size, workers), table_rows(rates, size)):
         print_table(open_console(), rows)
     for line in total_lines(rates, size, workers):

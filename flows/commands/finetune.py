@@ -119,7 +119,7 @@ def finetune(
     be_quiet()  # before anything imports transformers, which looks only once
     if not source:
         raise UsageError("expected recordings to learn from, --source FOLDER, got none")
-    place = open_store(store or DEFAULT_STORE)
+    opened = open_store(store or DEFAULT_STORE)
     settings = {"store": store or DEFAULT_STORE, "source": source if len(source) > 1 else source[0]}
     asked: Difference = {"optimization": {}}
     asked |= {} if rank is None else {"lora": {"rank": rank, "alpha": 2 * rank}}
@@ -128,7 +128,7 @@ def finetune(
     asked["optimization"] |= {} if steps is None else {"steps": steps, "warmup_steps": min(50, steps // 10)}
     asked["optimization"] |= {} if precision is None else {"precision": precision}
     with told_where_to_put(NAMED_BY):
-        difference, stages = recipe_of_tuning(model, place, text_encoder)
+        difference, stages = recipe_of_tuning(model, opened, text_encoder)
         difference = merge(difference, {"train": asked})
 
         def parse(*names: str) -> RunOptions:

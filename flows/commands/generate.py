@@ -118,20 +118,20 @@ def generate(
         raise UsageError("expected a description after --text, got none (a shell variable that is not set?)")
     if adapter and not text:
         raise UsageError('expected --text "…" with --adapter, got none: a requests file has a column `adapters`')
-    place = open_store(store or DEFAULT_STORE)
+    opened = open_store(store or DEFAULT_STORE)
     if export is not None:
-        check_destination(place, export)
+        check_destination(opened, export)
     options: dict[str, Any] = {"store": store or DEFAULT_STORE, "requests": requests}
     options |= {"accept_refused": lines_or_share(accept_refused), "drop_requests": drop or None}
     defaults = {name: value for name, value in (("seconds", seconds), ("takes", takes)) if value is not None}
     adapters, folders = _read_adapters(adapter or [])
     with tempfile.TemporaryDirectory(prefix="segue-order-") as folder, told_where_to_put(NAMED_BY):
         asked = {"requests": defaults | ({"adapters": folders} if folders else {})}
-        difference = merge(recipe_of_checkpoint(model, place, text_encoder), asked)
+        difference = merge(recipe_of_checkpoint(model, opened, text_encoder), asked)
         if text:
             also = defaults | ({"adapters": adapters} if adapters else {})
             order = {f"{description} {adapters}": {"description": description, **also} for description in text}
-            options["requests"] = _write_order(place, order, Path(folder))
+            options["requests"] = _write_order(opened, order, Path(folder))
 
         def parse() -> RunOptions:
             settings = {name: value for name, value in options.items() if value is not None}
@@ -151,10 +151,10 @@ def generate(
             if text and (refused := list(stopping_lines(plans))):
                 raise UsageError(f"nothing was ordered: {'; '.join(refused)}")
             if text:
-                options["requests"] = _keep_order(place, Path(folder))
+                options["requests"] = _save_order(opened, Path(folder))
                 parsed = parse()
             status = run_and_tell(parsed)
-            return status if status or export is None else deliver_order(place, export)
+            return status if status or export is None else deliver_order(opened, export)
         reasons = (*stopping_lines(plans), *disagreement_lines(pipeline, parsed.plan.names))
         stopping = [f"segue: a run would stop: {line}" for line in reasons]
         for line in (*notice_lines(plans), *stopping):
@@ -289,7 +289,7 @@ def _write_order(store: "Store", order: "Mapping[str, Row]", folder: Path) -> st
     return str(folder / ORDER)
 
 
-def _keep_order(store: "Store", folder: Path) -> str:
+def _save_order(store: "Store", folder: Path) -> str:
     """Copy the order that was written to a folder into the store, and return its path or URL there."""
     store.check_writable()
     store.write_bytes(ORDER, (folder / ORDER).read_bytes())

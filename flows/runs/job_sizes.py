@@ -32,20 +32,20 @@ def sized_jobs(stage: ConfiguredStage, context: Context, shards: Sequence[str], 
     Args:
         places: how many jobs run at the same time.
     """
-    few = len(shards) <= JOBS_EACH * places
-    seconds = {} if few else expected_seconds(stage, context, shards)
+    has_few_shards = len(shards) <= JOBS_EACH * places
+    seconds = {} if has_few_shards else expected_seconds(stage, context, shards)
     if not seconds:
         return [(shard,) for shard in shards]
-    most = min(JOB_SECONDS, sum(seconds.values()) / (JOBS_EACH * places))
+    limit = min(JOB_SECONDS, sum(seconds.values()) / (JOBS_EACH * places))
     jobs: list[Job] = []
-    held = 0.0
+    in_last = 0.0
     for shard in shards:
-        if jobs and held + seconds[shard] <= most:
+        if jobs and in_last + seconds[shard] <= limit:
             jobs[-1] = (*jobs[-1], shard)
         else:
             jobs.append((shard,))
-            held = 0.0
-        held += seconds[shard]
+            in_last = 0.0
+        in_last += seconds[shard]
     return sorted(jobs, key=lambda job: -sum(seconds[shard] for shard in job))
 
 

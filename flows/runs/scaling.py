@@ -64,7 +64,7 @@ BENCHMARKED = "AMD EPYC (Zen 4), 2 cores, 2 threads"
 HOLDS_SOUND = frozenset(table.name for table in (CHROMA, RHYTHM, HARMONY, CLAP, TOKENS, PRINTS, GENERATIONS, SCORES))
 """Tables whose rows grow with the length of their sound; rows of other tables have a fixed size."""
 
-SAME_OF_ALL: Mapping[str, tuple[str, ...]] = {PRINTS.name: ("quads",)}
+FIXED_SIZE_COLUMNS: Mapping[str, tuple[str, ...]] = {PRINTS.name: ("quads",)}
 """Columns of those tables with a fixed size in every row, however long the sound. A recording of ten seconds has about
 as many quads as are kept of any recording."""
 
@@ -188,8 +188,8 @@ class Rates(BaseModel):
 
 def measure_rates(pipeline: "Pipeline") -> Rates:
     """Return the rates of a store, from the seconds of its latest runs and from its published tables."""
-    held = _Held(pipeline)
-    shards = {grows: held.shard_size(stage) for grows, stage in (("tracks", "ingest"), ("clips", "requests"))}
+    shown = _PublishedTables(pipeline)
+    shards = {grows: shown.shard_size(stage) for grows, stage in (("tracks", "ingest"), ("clips", "requests"))}
     runs = latest_runs(pipeline.store)
     stages: list[StageRate] = []
     tables: list[TableRate] = []
@@ -198,32 +198,32 @@ def measure_rates(pipeline: "Pipeline") -> Rates:
         if module.WRITES is PIECES:
             continue  # the demo makes as many pieces as its configuration says
         grows, by_sound = growth(module), name not in COUNTED
-        units = held.size.units(grows, by_sound)
+        units = shown.size.units(grows, by_sound)
         seconds, by_tracks, measured_by = None, None, ""
         if name in runs and units:
             reduces = hasattr(module, "reduce")
-            whole = runs[name][-1]["seconds"] if reduces else seconds_a_row(runs[name]) * held.rows(module.WRITES)
+            whole = runs[name][-1]["seconds"] if reduces else seconds_a_row(runs[name]) * shown.rows(module.WRITES)
             seconds, measured_by = whole / units, "this store"
-            recordings = held.size.units("tracks", True) if grows == "clips + tracks" else 0
+            recordings = shown.size.units("tracks", True) if grows == "clips + tracks" else 0
             by_tracks = whole / recordings if recordings else None
         elif name in BENCHMARKS:
             seconds, measured_by = BENCHMARKS[name], "benchmarks"
-        shard, parted = shards.get(grows, 1), hasattr(module, "read_part")
+        shard, has_parts = shards.get(grows, 1), hasattr(module, "read_part")
         stages.append(
             StageRate(
                 stage=name,
                 grows=grows,
                 by_sound=by_sound,
-                spreads=parted or hasattr(module, "shard"),
-                rows_a_shard=MOST_ITEMS if parted else shard,
+                spreads=has_parts or hasattr(module, "shard"),
+                rows_a_shard=MOST_ITEMS if has_parts else shard,
                 seconds=seconds,
                 by_tracks=by_tracks,
-                alone=max(0.0, seconds - BENCHMARKS[name]) if parted and seconds is not None else 0.0,
+                alone=max(0.0, seconds - BENCHMARKS[name]) if has_parts and seconds is not None else 0.0,
                 measured_by=measured_by,
             )
         )
-        tables += held.table_rates(module, None if hasattr(module, "reduce") else shard)
-    return Rates(size=held.size, stages=tuple(stages), tables=tuple(tables))
+        tables += shown.table_rates(module, None if hasattr(module, "reduce") else shard)
+    return Rates(size=shown.size, stages=tuple(stages), tables=tuple(tables))
 
 
 def growth(module: ModuleType) -> Growth:
@@ -240,7 +240,7 @@ def growth(module: ModuleType) -> Growth:
     return "clips + tracks" if compares and TOKENS.name in streams else "clips"
 
 
-class _Held:
+class _PublishedTables:
     """The published tables of a store."""
 
     def __init__(self, pipeline: "Pipeline") -> None:
@@ -272,8 +272,8 @@ class _Held:
         grows = "nothing" if table in SUMMARIES else growth(module)
         if grows in BOUNDS:
             grows = "clips"  # a row for each clip, whatever it was compared with
-        many = self.size.units(grows, False)
-        if not files or not many:
+        count = self.size.units(grows, False)
+        if not files or not count:
             return
         yield self._rate(table.name, grows, self.rows(table), files, rows_a_file)
         if table is TRACKS:
@@ -287,16 +287,16 @@ class _Held:
             yield TableRate(table=AUDIO, grows=grows, by_sound=True, rows=0, bytes=sound, rows_a_file=1)
 
     def _rate(self, name: str, grows: Growth, rows: int, files: list[str], rows_a_file: int | None) -> TableRate:
-        by_sound, many = name in HOLDS_SOUND, self.size.units(grows, False)
-        taken = [self._store.column_bytes(file) for file in files] if name in SAME_OF_ALL else []
-        same = sum(each.get(column, 0) for each in taken for column in SAME_OF_ALL[name])
+        by_sound, count = name in HOLDS_SOUND, self.size.units(grows, False)
+        sizes = [self._store.column_bytes(file) for file in files] if name in FIXED_SIZE_COLUMNS else []
+        fixed = sum(each.get(column, 0) for each in sizes for column in FIXED_SIZE_COLUMNS[name])
         return TableRate(
             table=name,
             grows=grows,
             by_sound=by_sound,
-            rows=rows / many,
-            bytes=(self._bytes(files) - same) / self.size.units(grows, by_sound),
-            bytes_a_row=same / many,
+            rows=rows / count,
+            bytes=(self._bytes(files) - fixed) / self.size.units(grows, by_sound),
+            bytes_a_row=fixed / count,
             rows_a_file=rows_a_file,
         )
 

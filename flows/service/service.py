@@ -157,8 +157,8 @@ def load_service() -> Service:
     file = state_folder() / "service.json"
     if not file.exists():
         return Service()
-    kept = json.loads(file.read_text(encoding="utf-8"))
-    return Service(**kept | {"parts": {name: Part(**part) for name, part in kept["parts"].items()}})
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return Service(**content | {"parts": {name: Part(**part) for name, part in content["parts"].items()}})
 
 
 def save_service(service: Service) -> None:
@@ -250,12 +250,12 @@ def _require_database(url: str) -> None:
     address = urllib.parse.urlsplit(url)
     if address.hostname is None:  # a socket in the file system
         return
-    place = address.hostname, address.port or POSTGRESQL_PORT
+    host, port = address.hostname, address.port or POSTGRESQL_PORT
     try:
-        socket.create_connection(place, timeout=CONNECT_SECONDS).close()
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
     except OSError as error:
         raise ValueError(
-            f"expected a PostgreSQL server to answer at {place[0]}:{place[1]}, got {type(error).__name__}: {error}; "
+            f"expected a PostgreSQL server to answer at {host}:{port}, got {type(error).__name__}: {error}; "
             "start it, or give another --database"
         ) from error
 

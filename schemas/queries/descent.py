@@ -175,13 +175,13 @@ def descent(store: Store, track_ids: Collection[str]) -> Descent:
         f"SELECT request_id, take, path FROM clips WHERE {_among('checkpoint_id', names)} "
         f"OR {_among('request_id', requests)} ORDER BY request_id, take",
     ).to_pylist()
-    heard = query(
+    reconstructions = query(
         store,
         f"SELECT count(*) AS n FROM reconstructions WHERE {_among('checkpoint_id', names)} "
         f"OR {_among('track_id', track_ids)}",
     ).to_pylist()
     untraced = [row["checkpoint_id"] for row in rows if row["kind"] in LEARN_FROM_TRACKS and not row["training_set"]]
-    return Descent(learned_by, models, referred, clips, untraced, heard[0]["n"])
+    return Descent(learned_by, models, referred, clips, untraced, reconstructions[0]["n"])
 
 
 def _among(column: str, values: Collection[str]) -> str:

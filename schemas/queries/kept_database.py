@@ -11,7 +11,7 @@ import duckdb
 
 from schemas.queries.columns import COLUMNS, VIEW_COLUMNS
 from schemas.queries.errors import UnreadFile
-from schemas.queries.made_from import FileState, ViewSource, keep_sources, recall_sources
+from schemas.queries.made_from import FileState, ViewSource, load_sources, save_sources
 from schemas.queries.shown import shown_files
 from schemas.queries.table_views import FILE, create_view, make_views_over, quoted, table_view, view_of
 from schemas.queries.views import VIEWS
@@ -54,7 +54,7 @@ def _bring_up_to_date(store: Store, database: str, copy: str) -> bool:
     try:
         shutil.copyfile(database, copy)
         with duckdb.connect(copy, config={**NO_EXTENSIONS}) as connection:
-            known = recall_sources(connection)
+            known = load_sources(connection)
             return bool(known) and _write_views(store, connection, known)
     except (duckdb.Error, FileNotFoundError):  # the database is absent or damaged
         return False
@@ -88,7 +88,7 @@ def _write_views(store: Store, connection: duckdb.DuckDBPyConnection, known: Map
         log.warning("no view over tables: %s; `segue check` shows how to repair it", error)
     _comment(connection)
     if is_complete:
-        keep_sources(connection, sources)
+        save_sources(connection, sources)
     return is_complete
 
 

@@ -32,29 +32,29 @@ class ViewSource:
     files: tuple[FileState, ...]
 
 
-def keep_sources(connection: duckdb.DuckDBPyConnection, sources: Mapping[str, ViewSource]) -> None:
+def save_sources(connection: duckdb.DuckDBPyConnection, sources: Mapping[str, ViewSource]) -> None:
     """Record in a database what its views were made from, by table."""
-    kept = {
+    record = {
         "definitions": _definitions(),
         "views": _views(connection),
         "sources": {name: [source.statement, source.files] for name, source in sources.items()},
     }
     connection.execute(f"CREATE OR REPLACE TYPE {TYPE} AS VARCHAR")
-    connection.execute(f"COMMENT ON TYPE {TYPE} IS {literal(json.dumps(kept))}")
+    connection.execute(f"COMMENT ON TYPE {TYPE} IS {literal(json.dumps(record))}")
 
 
-def recall_sources(connection: duckdb.DuckDBPyConnection) -> dict[str, ViewSource]:
+def load_sources(connection: duckdb.DuckDBPyConnection) -> dict[str, ViewSource]:
     """Return what the views of a database were made from, by table. Empty if that is not recorded, if the views were
     changed since, or if this release of Segue or DuckDB would make them differently.
     """
     try:
         ((text,),) = connection.execute("SELECT comment FROM duckdb_types() WHERE type_name = ?", [TYPE]).fetchall()
-        kept = json.loads(text)
-        if (kept["definitions"], kept["views"]) != (_definitions(), _views(connection)):
+        record = json.loads(text)
+        if (record["definitions"], record["views"]) != (_definitions(), _views(connection)):
             return {}
         return {
             name: ViewSource(statement, tuple((path, *numbers) for path, *numbers in files))
-            for name, (statement, files) in kept["sources"].items()
+            for name, (statement, files) in record["sources"].items()
         }
     except (ValueError, KeyError, TypeError):
         return {}

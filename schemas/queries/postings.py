@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MEMORY = "2GB"
 """How much DuckDB keeps in memory before it uses the disk, in the folder for temporary files (`TMPDIR`)."""
 
-WHOLE = 720_720_000
+WEIGHT = 720_720_000
 """The weight of a key that one row has, divisible by 1 to 16. Weights are whole numbers, since their sums do not depend
 on the order in which threads add."""
 
@@ -111,7 +111,7 @@ def most_in_common(
             QUALIFY row_number() OVER (PARTITION BY asked ORDER BY weight DESC, other) <= $most
             ORDER BY asked, weight DESC, other
             """,
-            params={"earliest": earliest, "least": least, "most": most, "whole": WHOLE, "among_asked": among_asked},
+            params={"earliest": earliest, "least": least, "most": most, "whole": WEIGHT, "among_asked": among_asked},
         ).to_arrow_table()
     return InCommon(pairs.column("asked").to_numpy(), pairs.column("other").to_numpy())
 

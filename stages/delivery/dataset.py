@@ -123,12 +123,12 @@ def export_dataset(
     Raises:
         ValueError: the folder holds something else.
     """
-    folder, done = DeliveryFolder(url, store.identity, "dataset"), DatasetExport()
+    folder, result = DeliveryFolder(url, store.identity, "dataset"), DatasetExport()
     digests = {part.file: fingerprint([VERSION, part.rows, references]) for part in parts}
     missing = [part for part in parts if _digest(folder, part.file) != digests[part.file]]
-    done.kept = len(parts) - len(missing)
+    result.kept = len(parts) - len(missing)
     for part in parts:
-        done.rows[part.table, part.split] += len(part.rows)
+        result.rows[part.table, part.split] += len(part.rows)
     if missing:
         folder.begin()
         if progress:
@@ -136,15 +136,15 @@ def export_dataset(
     for part in missing:
         with folder.staged(part.file) as path:
             failed = list(_write(part, path, digests[part.file], references, progress, check_stopped))
-        done.written += 1
-        done.failed += failed
-        done.rows[part.table, part.split] -= len(failed)
+        result.written += 1
+        result.failed += failed
+        result.rows[part.table, part.split] -= len(failed)
     for name in folder.files("data/"):
         if name not in digests:  # a split or shard that no longer exists; a glob would still read it
             folder.remove(name)
-            done.removed += 1
-    folder.write("README.md", _card(store, parts, done.rows))
-    return done
+            result.removed += 1
+    folder.write("README.md", _card(store, parts, result.rows))
+    return result
 
 
 def _digest(folder: DeliveryFolder, name: str) -> str:

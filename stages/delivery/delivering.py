@@ -113,11 +113,11 @@ def deliver(
 
 def _clear(folder: DeliveryFolder, names: set[str], prune: bool, delivery: Delivery) -> None:
     """Find the files of earlier exports that are no longer chosen, and remove them if that is asked for."""
-    gone = [name for name in sorted(folder.delivered) if name not in names]
-    for name in gone if prune else ():
+    obsolete = [name for name in sorted(folder.delivered) if name not in names]
+    for name in obsolete if prune else ():
         folder.remove(name)
         delivery.removed += 1
-    delivery.left = [] if prune else gone
+    delivery.left = [] if prune else obsolete
 
 
 def _write_catalog(

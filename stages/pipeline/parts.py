@@ -73,8 +73,8 @@ def list_parts(stage: ConfiguredStage, context: Context) -> Sequence[str]:
     known = drafts.read(columns=["files.uri", "files.stamp"])
     refused = context.store.read(REJECTS, context.fingerprint)
     unread, readings = module.list_unread(stage.config, context, known, refused), Readings(context)
-    kept = [item in readings for item in _items(unread)]
-    todo = unread.filter(pa.array([not each for each in kept], pa.bool_()))
+    is_saved = [item in readings for item in _items(unread)]
+    todo = unread.filter(pa.array([not each for each in is_saved], pa.bool_()))
     ranges = list(cut_ranges(todo.column("size").to_pylist(), context.settings.concurrency))
     if len(ranges) < 2:
         return ()
@@ -94,10 +94,10 @@ def cut_ranges(sizes: Sequence[int], at_once: int) -> Iterator[tuple[int, int]]:
         sizes: bytes of each item.
         at_once: how many jobs can certainly run at once.
     """
-    most = max(FEWEST_ITEMS, min(MOST_ITEMS, -(-len(sizes) // (PARTS_EACH * at_once))))
+    limit = max(FEWEST_ITEMS, min(MOST_ITEMS, -(-len(sizes) // (PARTS_EACH * at_once))))
     start, held = 0, 0
     for number, size in enumerate(sizes):
-        if number > start and (number - start == most or held + size > MOST_BYTES):
+        if number > start and (number - start == limit or held + size > MOST_BYTES):
             yield start, number
             start, held = number, 0
         held += size

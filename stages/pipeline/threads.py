@@ -120,11 +120,11 @@ class _IdleTeam:
     def start(self) -> None:
         """Start the threads, if they are not running."""
         if self._thread is None:
-            begun = threading.Event()
+            started = threading.Event()
             self._end.clear()
-            self._thread = threading.Thread(target=self._hold, args=(begun,), name="idle team", daemon=True)
+            self._thread = threading.Thread(target=self._hold, args=(started,), name="idle team", daemon=True)
             self._thread.start()
-            begun.wait()
+            started.wait()
 
     def stop(self) -> None:
         """End the threads, if they are running."""
@@ -133,7 +133,7 @@ class _IdleTeam:
             self._thread.join()
             self._thread = None
 
-    def _hold(self, begun: threading.Event) -> None:
+    def _hold(self, started: threading.Event) -> None:
         try:
             for path in self._libraries:
                 library = ctypes.CDLL(path)
@@ -141,7 +141,7 @@ class _IdleTeam:
                 size = ctypes.c_uint(len(usable_cpus()) + 1)
                 library.GOMP_parallel(library.omp_get_thread_num, None, size, ctypes.c_uint(0))
         finally:
-            begun.set()
+            started.set()
         self._end.wait()
 
 

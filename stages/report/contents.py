@@ -96,8 +96,8 @@ def _checkpoint_view(row: Row, training: Sequence[Row], made_clips: bool, sample
     )
     metrics = tuple((name, f"{value:,.4g}") for name, value in sorted(known_metrics(row).items()))
     charts = tuple(training_charts(training))
-    heard = sample_rows(samples, row["steps"])
-    return CheckpointView(row["checkpoint_id"], row["kind"], facts, metrics, charts, made_clips, heard)
+    clip_rows = sample_rows(samples, row["steps"])
+    return CheckpointView(row["checkpoint_id"], row["kind"], facts, metrics, charts, made_clips, clip_rows)
 
 
 def steps_text(row: Row) -> str:

@@ -97,9 +97,9 @@ def _excerpt(uri: str, seconds: float) -> bytes:
     resampled = resample(beginning, recording.sample_rate, SAMPLE_RATE)
     # Only a gain is applied. A limiter would take longer than everything else, to make a few peaky excerpts louder.
     measures = measure_audio(resampled, SAMPLE_RATE)
-    wanted = 0.0 if measures.loudness is None else LISTENING_LOUDNESS - measures.loudness
-    most = 0.0 if measures.true_peak is None else LISTENING_PEAK - measures.true_peak
-    return encode_audio(resampled * np.float32(10 ** (min(wanted, most) / 20)), SAMPLE_RATE, "mp3")
+    wanted_gain = 0.0 if measures.loudness is None else LISTENING_LOUDNESS - measures.loudness
+    headroom = 0.0 if measures.true_peak is None else LISTENING_PEAK - measures.true_peak
+    return encode_audio(resampled * np.float32(10 ** (min(wanted_gain, headroom) / 20)), SAMPLE_RATE, "mp3")
 
 
 def _uri(reference: str, tracks: Mapping[str, Row]) -> str | None:

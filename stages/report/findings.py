@@ -146,13 +146,13 @@ def _originality_finding(rows: Sequence[Row]) -> Finding:
         return Finding(claim, "not measured", "Nothing was compared, or the training data is not known.")
     near = sum(any(row[f"{what}_seconds"] >= row[f"{what}_threshold"] for what in ("code", "sound")) for row in rows)
     duplicates = sum(row["too_near"] for row in rows) - near
-    most = [
+    largest = [
         f"{max(row[f'{what}_seconds'] for row in rows):.1f} s of {words} (too near from "
         f"{max(row[f'{what}_threshold'] for row in rows):.1f} s)"
         for what, words in (("code", "equal codes"), ("sound", "equal sound"))
     ]
     evidence = f"{near} of {len(rows)} clips too near and {max(duplicates, 0)} later duplicates, which are quarantined"
-    evidence += f"; at most {' and '.join(most)}."
+    evidence += f"; at largest {' and '.join(largest)}."
     return Finding(claim, "does not hold" if near else "holds", evidence)
 
 

@@ -57,8 +57,8 @@ def earlier_clips(
         }
         if not shared:
             continue
-        places = [newest.index(row["checkpoint_id"]) for row in shared.values() if row["checkpoint_id"] in newest]
-        rank = (-min(places, default=len(newest)), len(shared))
+        ranks = [newest.index(row["checkpoint_id"]) for row in shared.values() if row["checkpoint_id"] in newest]
+        rank = (-min(ranks, default=len(newest)), len(shared))
         if best is None or rank > best[0]:
             scores = _newest_of(context, versions, SCORES, version)
             best = rank, EarlierClips(shared, {_key(row): row for row in scores})

@@ -116,7 +116,7 @@ class _Heading:
 
 
 def _find_heading(lines: Sequence[str], start: int, stated: str | None, first_separator: str) -> _Heading:
-    """Return the heading, read with the separator that gives the most known columns.
+    """Return the heading, read with the separator that gives the most_known known columns.
 
     Args:
         start: how many lines of the file come before the heading.
@@ -124,7 +124,7 @@ def _find_heading(lines: Sequence[str], start: int, stated: str | None, first_se
         first_separator: the separator to prefer if several give equally many known columns.
     """
     ranked = [stated] if stated else [first_separator, *(mark for mark in SEPARATORS if mark != first_separator)]
-    best, most = _Heading(start, ranked[0], ()), -1
+    best, most_known = _Heading(start, ranked[0], ()), -1
     for separator in ranked:
         reader = csv.reader(lines[start:], delimiter=separator, strict=True)
         try:
@@ -132,8 +132,8 @@ def _find_heading(lines: Sequence[str], start: int, stated: str | None, first_se
         except csv.Error:
             continue
         known = sum(1 for name in names if known_column(name))
-        if known > most:
-            most, best = known, _Heading(start + reader.line_num, separator, names)
+        if known > most_known:
+            most_known, best = known, _Heading(start + reader.line_num, separator, names)
     return best
 
 

@@ -68,7 +68,7 @@ def test_an_undamaged_store_has_no_problems(store, capsys):
         code, lines = check(store, capsys, *words)
         assert code == 0, lines
         assert len(lines) == 1, lines
-        assert "0 problems, 0 to know" in lines[0]
+        assert "0 problems, 0 notes" in lines[0]
 
 
 def test_changed_bytes_with_an_intact_footer_are_found_set_aside_and_made_again(store, settings, capsys):
@@ -124,7 +124,7 @@ def test_a_missing_truncated_or_changed_file_of_a_clip_is_found_and_made_again(s
     assert code == 1
     expected = {"gone": "is not there", "cut": "has 0 bytes", "changed": "other bytes than were written"}
     assert len([line for line in lines if line.startswith(f"{path}: ") and expected[harm] in line]) == 1, lines
-    assert "makes it anew" in lines[0]
+    assert "makes it again" in lines[0]
     check(store, capsys, "--deep", "--repair")
     results = run_chain(settings).results
     assert {result.stage: result.counts.made for result in results}["decode"] == 1
@@ -138,7 +138,7 @@ def test_a_changed_model_is_set_aside_and_trained_again(store, settings, capsys)
     assert check(store, capsys)[0] == 0
     code, lines = check(store, capsys, "--deep", "--repair")
     assert code == 0, lines
-    assert "it lies in damaged/models/" in lines[0]
+    assert "moved to damaged/models/" in lines[0]
     run_chain(settings)
     assert seen(store) == before
     assert check(store, capsys, "--deep")[0] == 0
@@ -155,7 +155,7 @@ def test_files_that_no_row_names_are_listed_after_an_hour_and_are_not_a_problem(
     assert code == 0
     assert sorted(line.partition(":")[0] for line in lines[:-1]) == sorted(things)
     assert all("segue clean" in line for line in lines[:-1])
-    assert "4 to know" in lines[-1]
+    assert "4 notes" in lines[-1]
 
 
 def test_a_foreign_file_among_shards_is_named(store, capsys):
@@ -165,7 +165,7 @@ def test_a_foreign_file_among_shards_is_named(store, capsys):
     code, lines = check(store, capsys, "tracks")
     assert code == 0
     assert len(lines) == 3
-    assert all("not the store's; move it away" in line for line in lines[:2])
+    assert all("does not belong to the store; move it away" in line for line in lines[:2])
 
 
 def test_a_table_made_from_rows_that_have_since_changed_is_reported(store, settings, tmp_path, capsys):

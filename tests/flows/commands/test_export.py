@@ -136,7 +136,7 @@ def test_quarantined_clips_are_left_out_of_a_delivery_and_reported(
         (("--format", "ogg", "--bit-depth", "24"), "expected --format flac or wav with --bit-depth, got ogg"),
         (("--sample-rate", "3"), "from 8000 to 192000 Hz, got 3"),
         (("--picks", "/no/picks.json"), "expected picks as JSON or CSV at /no/picks.json, got nothing there"),
-        (("--key", "a.pem"), "expected --certificate beside --key"),
+        (("--key", "a.pem"), "expected --certificate with --key"),
         (("--certificate", "a.pem"), "expected --key, its private key, with --certificate a.pem, got none"),
         (("--certificate", "development", "--key", "a.pem"), "expected no --key with the development certificate"),
     ],

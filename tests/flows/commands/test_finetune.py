@@ -204,7 +204,7 @@ def test_missing_weights_are_reported_in_one_line_with_what_to_fetch_and_how_to_
     words = ["--source", str(tmp_path / "music"), "--store", str(tmp_path / "store")]
     assert run_command(["finetune", "facebook/musicgen-small", *words, "--set", "settings.offline=true"]) == 1
     last = capfd.readouterr().err.splitlines()[-1]
-    assert last.endswith("put the folder here and name it: segue finetune ./musicgen-small"), last
+    assert last.endswith("copy the folder here and name it: segue finetune ./musicgen-small"), last
 
 
 def test_a_missing_melody_model_is_reported_together_with_its_separator(tmp_path: Path, capfd: Any) -> None:

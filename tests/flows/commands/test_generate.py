@@ -137,9 +137,9 @@ def test_missing_weights_are_reported_in_one_line_with_what_to_fetch_and_how_to_
 ) -> None:
     model = "facebook/musicgen-small" if form == "hub" else str(written(tmp_path, "text").folder)
     cure = {
-        "hub": "`hf download facebook/musicgen-small --local-dir ./musicgen-small`, put the folder here and name it: "
+        "hub": "`hf download facebook/musicgen-small --local-dir ./musicgen-small`, copy the folder here and name it: "
         "segue generate ./musicgen-small",
-        "audiocraft": "`hf download google-t5/t5-base --local-dir ./t5-base`, put the folder here and name it: "
+        "audiocraft": "`hf download google-t5/t5-base --local-dir ./t5-base`, copy the folder here and name it: "
         "--text-encoder ./t5-base",
     }[form]
     assert order(model, "--text", DESCRIPTION, "--store", str(tmp_path / "store")) == 1

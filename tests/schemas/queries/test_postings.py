@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from schemas.queries.postings import WHOLE, Keys, most_in_common
+from schemas.queries.postings import WEIGHT, Keys, most_in_common
 
 
 def batches(rows: dict[int, list[int]], a_batch: int = 2) -> list[Keys]:
@@ -37,8 +37,8 @@ def counted(asked: dict[int, list[int]], known: dict[int, list[int]], earliest: 
         for key in keys:
             for other in having[key][:earliest]:
                 if other != row and (other < row or other in known):
-                    weight[other] += WHOLE // min(len(having[key]), earliest)
-        ranked = sorted((n for n in weight if weight[n] >= least * WHOLE), key=lambda n: (-weight[n], n))
+                    weight[other] += WEIGHT // min(len(having[key]), earliest)
+        ranked = sorted((n for n in weight if weight[n] >= least * WEIGHT), key=lambda n: (-weight[n], n))
         found |= {(row, other) for other in ranked[:most]}
     return found
 
