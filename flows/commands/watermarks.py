@@ -96,7 +96,7 @@ def _finding(claim: str | None, detection: "Detection") -> Finding:
     named = re.fullmatch(r"AudioSeal ([0-9a-f]{4})", claim or "")
     if not detection.found:
         if claim is None:
-            return Finding("watermark", "note", f"none found ({share})")
+            return Finding("watermark", "note", f"none was found ({share})")
         return Finding("watermark", "fails", f"its tags name one ({claim}), but none was found ({share})")
     bits = len(detection.bits)
     if named is None:

@@ -47,7 +47,7 @@ def test_a_changed_byte_of_an_unsigned_clip_is_reported_for_the_clip_and_for_its
     assert run_command(["verify", str(delivery)]) == 1
     told = capsys.readouterr().out
     assert f"{clip}\n    fails  checksum: {delivery}/SHA256SUMS says " in told
-    assert told.endswith(f"{delivery}: 13 files, 8 sounds: something fails of 1\n")
+    assert told.endswith(f"{delivery}: 13 files, 8 sounds: 1 with failures\n")
 
 
 def test_a_clip_is_found_in_its_delivery_from_any_folder(delivery, capsys, monkeypatch):

@@ -33,7 +33,7 @@ def test_failing_recordings_are_named_with_the_reason_and_the_limits_that_would_
     assert rows["head_silence"]["failing"] >= 1
     assert rows["true_peak"]["failing"] == 0
     assert "broken.flac is left out" in printed.err
-    assert "1 of 2 recordings pass whole" in printed.err
+    assert "1 of 2 recordings pass as a whole" in printed.err
     assert "late.flac: head_silence: expected at most 2 s of silence at the beginning, got 5.00" in printed.err
     (line,) = [line for line in printed.err.splitlines() if line.startswith("segue: for these recordings: ")]
     options = line.removeprefix("segue: for these recordings: ").split()

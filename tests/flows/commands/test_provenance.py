@@ -211,7 +211,7 @@ def test_a_recording_that_never_arrived_can_be_taken_down_by_its_full_id(segue: 
 
 
 def test_a_take_down_names_models_of_releases_that_recorded_no_training_data(segue: Segue, store: Store) -> None:
-    assert "is not known" not in segue("take-down", OURS, "--dry-run")
+    assert "is unknown" not in segue("take-down", OURS, "--dry-run")
     row = {"checkpoint_id": "old", "kind": "codec", "parents": [], "created_at": datetime(2025, 1, 1, tzinfo=UTC)}
     record(store, CHECKPOINTS, "old", [row])
     assert "what old learned from is unknown" in segue("take-down", OURS, "--dry-run")

@@ -73,7 +73,7 @@ def test_a_table_is_described_with_its_columns_key_and_number_of_rows(words, cap
     assert COLUMNS["loudness"] in out
     assert out.splitlines()[-1] == "One row is a distinct recording. Key: track_id. 2 rows."
     assert run_command(["show", "lineage", *words]) == 0
-    assert "how many trainings lie between them" in capfd.readouterr().out
+    assert "how many trainings lie between the two models" in capfd.readouterr().out
 
 
 def test_a_row_is_shown_in_full_by_the_beginning_of_its_key(words, capfd):

@@ -125,7 +125,7 @@ def test_commands_that_change_the_service_wait_for_each_other():
         ("Traceback:\n  File x\nsqlalchemy.exc.NoSuchModuleError: no postgres\nAn exception occurred.", "no postgres"),
         ("ConnectionRefusedError: [Errno 111] refused\n\nERROR:    Application startup failed. Exiting.\n", "refused"),
         ("This deployment references work pool 'gpu' which does not\nexist.\n", "which does not exist."),
-        ("", "nothing said"),
+        ("", "no message"),
     ],
 )
 def test_the_line_with_the_cause_is_found_in_the_output_of_prefect(output, cause):
@@ -141,7 +141,7 @@ def test_a_deployment_that_prefect_refuses_is_reported_in_one_line_with_what_to_
         up._deploy_all(project, Service(port=free_port()).environment())
     assert not is_fault(failed.value)
     told = format_error(failed.value)
-    assert "got: ModuleNotFoundError: No module named 'flows.none'; mend that and run" in told
+    assert "got: ModuleNotFoundError: No module named 'flows.none'; fix that and run" in told
     assert "\n" not in told
     assert "Traceback" in (own_state / "deploy.log").read_text()
 

@@ -48,7 +48,7 @@ def output(capsys, store: Store, *words: str) -> list[str]:
 
 def test_clean_only_lists_files_until_it_is_confirmed(store, monkeypatch, capsys):
     before = seen(store)
-    assert "0 files and folders, 0 B would go" in output(capsys, store, "clean", "--keep", "0")[-1]
+    assert "0 files and folders, 0 B would be removed" in output(capsys, store, "clean", "--keep", "0")[-1]
     monkeypatch.setattr(cleaning, "datetime", Later)
     lines = output(capsys, store, "clean")
     assert any(line.startswith("chroma/version=") and "shown (publication" in line for line in lines)

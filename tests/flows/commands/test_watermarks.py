@@ -90,7 +90,7 @@ def test_a_tag_without_a_watermark_and_a_tag_with_another_message_fail(world, cl
     path.write_bytes(encode_audio(world.sound(plain)[0], rate, "flac", {WATERMARK_TAG: "AudioSeal 1234"}))
     verdict, words = verify(capsys, path, "--watermark", world.pair[1])["watermark"]
     assert verdict == "fails"
-    assert "none is found" in words
+    assert "none was found" in words
     path.write_bytes(encode_audio(samples, rate, "flac", {WATERMARK_TAG: "AudioSeal edcb"}))
     assert verify(capsys, path, "--watermark", world.pair[1])["watermark"][0] == "fails"
     path.write_bytes(encode_audio(world.sound(plain)[0], rate, "flac"))

@@ -51,7 +51,7 @@ def test_an_own_certificate_replaces_the_development_certificate() -> None:
     ("name", "message"),
     [
         ("eu", r"such as miniature\+eu, got 'eu'"),
-        ("miniature+euu", r"expected eu to lay over miniature, got 'euu' \(did you mean eu\?\)"),
+        ("miniature+euu", r"expected eu to apply to miniature, got 'euu' \(did you mean eu\?\)"),
         ("miniatur+eu", "unknown preset 'miniatur'"),
     ],
 )

@@ -94,7 +94,7 @@ def test_a_plan_counts_the_clips_that_the_run_then_makes(world, plan):
     assert said.splitlines()[0] == "order: 3 requests, 9 clips, 10 seconds of sound"
     assert re.match(r"to make: 3 clips, 100 frames, 4 seconds of sound; about \d+ s \(generate ", said.splitlines()[1])
     assert re.search(r"and [\d.]+ (kB|MB), judging by earlier runs of this store$", said.splitlines()[1])
-    assert re.match(r"in all: about \d+ s and [\d.]+ (kB|MB), by what runs", said.splitlines()[2])
+    assert re.match(r"in all: about \d+ s and [\d.]+ (kB|MB), judging by earlier runs", said.splitlines()[2])
     assert world.run(file) == {"requests": 2, "generate": 3, "gate": 3, "decode": 3}
     _, table, said, _ = plan(file)
     assert [cells[1] for cells in table.values()] == ["0"] * len(STAGES)

@@ -153,7 +153,7 @@ def test_stages_that_never_ran_are_estimated_from_the_benchmarks_or_listed_as_un
     assert stage(rates, "tokenize").measured_by == "this store"
     unknown = decode.model_copy(update={"stage": "gate", "seconds": None, "measured_by": ""})
     told = "\n".join(total_lines(rates.model_copy(update={"stages": (*rates.stages, unknown)}), rates.size, 1))
-    assert "not known: gate," in told
+    assert "unknown: gate," in told
     assert BENCHMARKED in told
 
 

@@ -123,7 +123,7 @@ def test_the_progress_artifact_moves_and_says_how_the_stage_ended(client, monkey
     assert seen == [25, 50, 75]
     (artifact,) = ended
     assert (artifact["key"], artifact["type"], artifact["data"]) == (progress_artifact.KEY, "progress", percent)
-    assert "; last of all, train; train: 3/4 steps, " in artifact["description"]
+    assert "; at the end, train; train: 3/4 steps, " in artifact["description"]
     assert artifact["description"].endswith("loss 1")
 
 

@@ -60,7 +60,7 @@ def test_rows_list_the_conditions_that_they_fail_and_conditions_their_columns():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("bandwith > 12000", "there is no column bandwith; there are bandwidth"),
+        ("bandwith > 12000", "there is no column bandwith; the columns are bandwidth"),
         ("bandwidth >", "syntax error"),
         (" ", "which is empty"),
         ("bandwidth", "true or false"),
@@ -74,8 +74,8 @@ def test_rows_list_the_conditions_that_they_fail_and_conditions_their_columns():
         ("true); DROP TABLE rows; SELECT (true", "got"),
         ("true -- ", "syntax error"),
         ("true /*", "got"),
-        ("getvariable('x') = 1", "the function getvariable is none"),
-        ("random() < 0.5", "the function random is none"),
+        ("getvariable('x') = 1", "the function getvariable is not one"),
+        ("random() < 0.5", "the function random is not one"),
         ("row_number() OVER () < 5", "window"),
         ("COLUMNS(*) > 1", "star"),
         ("list_filter(moods, lambda mood: true) = []", "list_filter"),

@@ -229,8 +229,8 @@ def test_an_optional_input_may_be_missing(tmp_path):
     ("rows", "rejects", "message"),
     [
         ([], [], "got nothing for a"),
-        ([{"track_id": "a"}, {"track_id": "z"}], [], "got z besides"),
-        ([{"track_id": "a"}], [Reject("a", "", "", "")], "got a besides"),
+        ([{"track_id": "a"}, {"track_id": "z"}], [], "got z in addition"),
+        ([{"track_id": "a"}], [Reject("a", "", "", "")], "got a in addition"),
         ([{"track_id": "a", "colour": "red"}], [], r"got \['colour'\]"),
     ],
 )
