@@ -114,9 +114,9 @@ def test_fewer_takes_and_changed_lines_drop_clips_but_more_takes_and_new_lines_d
 ) -> None:
     take_in(store, write(tmp_path / "r.jsonl", *LINES), **STRICT)
     fewer = write(tmp_path / "fewer.jsonl", *LINES[:3], LINES[3] | {"takes": 1})
-    assert "would drop 2 clips of 1 request of the last order (n3)" in plan(store, fewer).told
+    assert "would drop 2 clips of 1 request of the last order (n3)" in plan(store, fewer).notices
     changed = write(tmp_path / "changed.jsonl", *LINES[:3], LINES[3] | {"seconds": 5})
-    assert "would drop 3 clips of 1 request of the last order (n3)" in plan(store, changed).told
+    assert "would drop 3 clips of 1 request of the last order (n3)" in plan(store, changed).notices
     more = write(tmp_path / "more.jsonl", {"name": "new"}, *LINES[:3], LINES[3] | {"takes": 5, "title": "T"})
     take_in(store, more, **STRICT)
     assert list(names(store)) == ["new", "n0", "n1", "n2", "n3"]
@@ -153,7 +153,7 @@ def test_a_line_without_a_name_is_recognised_after_lines_are_inserted_before_it(
     lines = [{"description": word, "takes": 2} for word in ("one", "two", "three", "four")]
     take_in(store, write(tmp_path / "r.jsonl", *lines), **STRICT)
     file = write(tmp_path / "r.jsonl", {"description": "new"}, *lines[:2], lines[2] | {"takes": 0}, lines[3])
-    assert not any("would drop" in line for line in plan(store, file).told)
+    assert not any("would drop" in line for line in plan(store, file).notices)
     take_in(store, file, **(STRICT | {"accept_refused": 1}))
     stale = {row["description"]: row["stale"] is not None for row in rows_of(store)}
     assert stale == {"new": False, "one": False, "two": False, "three": True, "four": False}
@@ -165,7 +165,7 @@ def test_a_line_without_a_name_is_recognised_after_lines_are_inserted_before_it(
 def test_a_refused_line_does_not_keep_clips_of_another_name(store: Store, tmp_path: Path) -> None:
     take_in(store, write(tmp_path / "r.jsonl", *LINES), **STRICT)
     file = write(tmp_path / "r.jsonl", *LINES[:3], {"name": "other", "seconds": -1})
-    assert "would drop 3 clips of 1 request of the last order (n3)" in plan(store, file).told
+    assert "would drop 3 clips of 1 request of the last order (n3)" in plan(store, file).notices
 
 
 def test_a_plan_lists_every_refused_line_with_its_full_reason_and_not_as_work(store: Store, tmp_path: Path) -> None:
