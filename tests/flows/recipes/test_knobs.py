@@ -1,6 +1,5 @@
 """Errors that say where a knob is, for those who look elsewhere."""
 
-
 import pytest
 
 from flows.cli import run_command
