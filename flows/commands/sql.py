@@ -91,7 +91,7 @@ def show(
     opened, console = existing_store(store), open_console()
     if key is not None:
         if table in VIEWS.keys() - TABLES.keys():
-            raise UsageError(f"expected a table for a row by its key, got the view {table}: ask segue sql for it")
+            raise UsageError(f"expected a table for a row by its key, got the view {table}: query it by segue sql")
         print_record(console, _row(opened, _table(table), key))
         return 0
     about = VIEWS[table].about if table in VIEWS else _table(table, tuple(dict.fromkeys((*TABLES, *VIEWS)))).about
@@ -173,7 +173,7 @@ def _row(store: "Store", table: "Table", key: str) -> "Row":
         examples = ", ".join(_key_text(row) for row in matching[:MOST_KEYS])
         more = " …" if len(matching) > MOST_KEYS else ""
         raise UsageError(
-            f"expected one row, got {len(matching):,} of {table.name} that {key!r} may mean: {examples}{more}"
+            f"expected one row, got {len(matching):,} of {table.name} that match {key!r}: {examples}{more}"
         )
     exactly = " AND ".join(f'"{column}" = {literal(value)}' for column, value in matching[0].items())
     row: Row = query(store, f"SELECT * FROM {table.name} WHERE {exactly}").to_pylist()[0]

@@ -44,7 +44,7 @@ def tell_failure(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> 
         sender(where)(f"Segue: {flow_run.name}: {state.name}", "\n".join(lines))
     except Exception as error:  # a fault of the receiver must not fail the run
         log = flow_run_logger(flow_run, flow)
-        log.warning("settings.on_failure: expected %s to take a message, got %s", where, type(error).__name__)
+        log.warning("settings.on_failure: expected %s to accept a message, got %s", where, type(error).__name__)
 
 
 def sender(where: str) -> Send:
@@ -62,7 +62,7 @@ def sender(where: str) -> Send:
         block: Any = Block.load(where)
     except Exception as error:
         raise ValueError(
-            "expected settings.on_failure to name a block of Prefect, as slack-webhook/ops, or an http(s) address, "
+            "expected settings.on_failure to name a block of Prefect, such as slack-webhook/ops, or an http(s) URL, "
             f"got {where!r}, which cannot be loaded: make it on the page, under Blocks"
         ) from error
     if isinstance(block, NotificationBlock):

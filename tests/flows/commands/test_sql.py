@@ -91,13 +91,13 @@ def test_numbers_in_a_key_must_match_whole(words, capfd):
 @pytest.mark.parametrize(
     ("key", "told"),
     [
-        (["tracks", "a"], ["got 2 of tracks that 'a' may mean", "ab" * 32, "ac" * 32]),
+        (["tracks", "a"], ["got 2 of tracks that match 'a'", "ab" * 32, "ac" * 32]),
         (["tracks", "b"], ["expected a key of tracks (track_id), got 'b', which no row has"]),
         (["training", "model"], ["got 3 of training", "model/1", "model/10"]),
         (["training", "model/x"], ["expected a number for step", "'x'"]),
         (["trakcs"], ["unknown table 'trakcs' (did you mean tracks?)"]),
         (["quarantin"], ["unknown table 'quarantin' (did you mean quarantine?)"]),
-        (["quarantine", "a"], ["got the view quarantine: ask segue sql for it"]),
+        (["quarantine", "a"], ["got the view quarantine: query it by segue sql"]),
     ],
 )
 def test_a_key_that_fits_no_row_or_several_is_refused_in_one_line(key, told, words, capfd):
