@@ -62,7 +62,7 @@ def test_a_raised_version_is_reported_with_rows_later_stages_and_time_and_waits_
     settled = settle(world(2))
     assert settled.waits
     assert settled.lines[0] == "mapping: version 1 -> 2, 4 rows again"
-    assert settled.lines[1] == "after them training"
+    assert settled.lines[1] == "then also training"
     assert settled.lines[2].startswith("that takes about ")
     assert why(settled)["mapping"] == "version 1 -> 2"
     with pytest.raises(UpgradeWaits, match=r"mapping: version 1 -> 2.*on_upgrade=remake.*on_upgrade=keep.*nothing was"):
