@@ -118,8 +118,8 @@ class DynamicShapeDecoder:
             ]
             inputs = inputs + torch.cat(added)
         hidden = self.model.transformer.step(inputs, self.segments)
-        for slot, own in zip(unfinished, hidden.split([slot.request.rows for slot in unfinished]), strict=True):
-            self.hidden[slot.index] = own
+        for slot, own_rows in zip(unfinished, hidden.split([slot.request.rows for slot in unfinished]), strict=True):
+            self.hidden[slot.index] = own_rows
 
     def _find_segments(self, unfinished: Sequence[Slot]) -> None:
         spans: list[Span] = []

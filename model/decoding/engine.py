@@ -76,17 +76,17 @@ def generate_tokens(
     device = model.device.type
     in_lanes = options.lanes and device == "cpu"
     room = MAX_SLOTS[device] * (most_lanes() if in_lanes else 1)
-    most = min(options.slots or room, room, len(requests))
+    max_slots = min(options.slots or room, room, len(requests))
     free = None if options.free_memory is None else options.free_memory()
 
-    def planned(most: int) -> MemoryPlan:
-        return plan_memory(model, requests, options.precision, most, free, options.cache_precision)
+    def planned(max_slots: int) -> MemoryPlan:
+        return plan_memory(model, requests, options.precision, max_slots, free, options.cache_precision)
 
-    plan = planned(most)
+    plan = planned(max_slots)
     inference = prepare_for_inference(model, options.precision, options.kernel_memory)
     lanes = lane_count(plan.slots) if in_lanes else 1
     if lanes > 1 and not has_same_bits_with(inference, torch.get_num_threads() // lanes):
-        lanes, plan = 1, planned(min(most, MAX_SLOTS[device]))
+        lanes, plan = 1, planned(min(max_slots, MAX_SLOTS[device]))
     if options.on_plan is not None:
         options.on_plan(plan)
     if device != "cpu":
@@ -113,8 +113,8 @@ def generate_tokens(
         def stop() -> bool:
             return lane.is_over() or (options.stop is not None and options.stop())
 
-        of_lane = replace(options, progress=lane.progress, stop=stop)
-        return decode_share(share, plan.slots // lanes, of_lane, lane.admitting)
+        lane_options = replace(options, progress=lane.progress, stop=stop)
+        return decode_share(share, plan.slots // lanes, lane_options, lane.admitting)
 
     yield from decode_in_lanes(decode_lane, requests, lanes, options.progress)
 

@@ -140,7 +140,7 @@ def sequence_request(
     cfg_passes = [CfgPass(_row_count(embedded), model.fuse(embedded, pattern)) for embedded in passes]
     expected = num_cfg_branches(request.guidance, request.guidance_text) if model.config.conditions else 1
     if (got := sum(cfg_pass.rows for cfg_pass in cfg_passes)) != expected:
-        raise ValueError(f"expected conditions in {expected} rows for the guidance that was asked for, got {got}")
+        raise ValueError(f"expected conditions in {expected} rows for the requested guidance, got {got}")
     sampling = SamplingParams(
         request.guidance, request.guidance_text, request.temperature, request.top_k, request.top_p
     )

@@ -71,15 +71,15 @@ def decode_in_lanes(
     """
     threads = torch.get_num_threads()
     longest_first = sorted(range(len(requests)), key=lambda number: -requests[number].steps_to_sample)
-    told: SimpleQueue[Finished | int | BaseException | None] = SimpleQueue()
-    over, reading = threading.Event(), threading.Lock()
+    events: SimpleQueue[Finished | int | BaseException | None] = SimpleQueue()
+    finished, prefill_lock = threading.Event(), threading.Lock()
 
     @contextmanager
-    def by_all_threads() -> Iterator[None]:
-        with reading, computing_with(threads):
+    def prefill_context() -> Iterator[None]:
+        with prefill_lock, computing_with(threads):
             yield
 
-    lane = Lane(by_all_threads, over.is_set, told.put)
+    lane = Lane(prefill_context, finished.is_set, events.put)
 
     def run(numbers: Sequence[int]) -> None:
         torch.set_num_threads(threads // lanes)  # for this thread only: OpenMP has a number for each thread
@@ -87,11 +87,11 @@ def decode_in_lanes(
             with torch.inference_mode():
                 share = [requests[number] for number in numbers]
                 for index, sequence in decode(share, lane):
-                    told.put((numbers[index], sequence))
+                    events.put((numbers[index], sequence))
         except BaseException as error:
-            told.put(error)
+            events.put(error)
         else:
-            told.put(None)
+            events.put(None)
 
     workers = [
         threading.Thread(target=run, args=(longest_first[first::lanes],), name=f"decoding lane {first}")
@@ -102,7 +102,7 @@ def decode_in_lanes(
     try:
         running = lanes
         while running:
-            event = told.get()
+            event = events.get()
             if isinstance(event, BaseException):
                 raise event
             if event is None:
@@ -113,7 +113,7 @@ def decode_in_lanes(
             else:
                 yield event
     finally:
-        over.set()
+        finished.set()
         for worker in workers:
             worker.join()
         torch.set_num_threads(threads)  # MKL has one number for the whole process, which the lanes have changed

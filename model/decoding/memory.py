@@ -63,8 +63,8 @@ def plan_memory(
     """
     required = MemoryRequirements(model, requests, precision, cache_precision)
     if model.device.type == "cpu":
-        few = min(slots, FEW_SLOTS)
-        slots = next((count for count in range(slots, few, -1) if required.kept(count) <= MANY_BYTES), few)
+        few_slots = min(slots, FEW_SLOTS)
+        slots = next((count for count in range(slots, few_slots, -1) if required.kept(count) <= MANY_BYTES), few_slots)
     if free is None:
         return MemoryPlan(slots, required.bytes_for(slots), None)
     fitting = next((count for count in range(slots, 0, -1) if required.bytes_for(count) <= USABLE_SHARE * free), 0)
@@ -72,7 +72,7 @@ def plan_memory(
         needed = int(required.bytes_for(1) / USABLE_SHARE)
         raise ValueError(
             f"expected {_gigabytes(needed)} of free memory to decode one sequence of {required.room} steps, got "
-            f"{_gigabytes(free)}: free some, ask for shorter clips, or take a smaller model or less precision"
+            f"{_gigabytes(free)}: free memory, request shorter clips, or use a smaller model or lower precision"
         )
     return MemoryPlan(fitting, required.bytes_for(fitting), free)
 
@@ -94,7 +94,7 @@ class MemoryRequirements:
         self.room = longest if model.device.type == "cpu" else round_up_to_bucket(longest)
         """Steps that a row has room for, including the prefix."""
         self.steps = max(request.steps for request in requests)
-        self.known = max(request.prefilled for request in requests)
+        self.prefilled = max(request.prefilled for request in requests)
         """Most steps that are prefilled at once."""
         self.cross_length = max(request.cross_length for request in requests)
         self.sorted = largest_top_k(requests) is None
@@ -130,14 +130,14 @@ class MemoryRequirements:
         """Return the bytes of a step: the logits of each row, and cumulative probabilities, sorted if necessary."""
         config, single, double = self.model.config, torch.float32.itemsize, torch.float64.itemsize
         entries = config.codebooks * config.cardinality
-        an_entry = 4 * single + double + (4 * single + 2 * torch.long.itemsize if self.sorted else 0)
-        return slots * (self.rows * (2 * entries + self.activations) * single + entries * an_entry)
+        bytes_per_entry = 4 * single + double + (4 * single + 2 * torch.long.itemsize if self.sorted else 0)
+        return slots * (self.rows * (2 * entries + self.activations) * single + entries * bytes_per_entry)
 
     def _prefill(self) -> int:
         """Return the bytes of reading a prompt at once: activations and attention weights."""
         config, single = self.model.config, torch.float32.itemsize
-        scores = 3 * config.heads * max(self.known, self.cross_length)
-        return self.rows * self.known * (self.activations + scores) * single
+        scores = 3 * config.heads * max(self.prefilled, self.cross_length)
+        return self.rows * self.prefilled * (self.activations + scores) * single
 
 
 def _activations(config: LanguageModelConfig) -> int:

@@ -196,7 +196,7 @@ def prefill(
         For each request, the hidden states of its last known step.
     """
     hidden: list[list[Tensor]] = [[] for _ in admitted]
-    single: list[tuple[int, int, Span, Tensor]] = []
+    single_steps: list[tuple[int, int, Span, Tensor]] = []
     for number, (request, row) in enumerate(admitted):
         known = request.sequence[None, :, : request.start].to(model.device)
         for cfg_pass in request.passes:
@@ -208,15 +208,15 @@ def prefill(
                 inputs = torch.cat([fused.prefix.to(inputs.dtype), inputs], dim=1)
             if inputs.shape[1] == 1:
                 span = Span(row, cfg_pass.rows, 0, cfg_pass.cross_length)
-                single.append((number, len(hidden[number]), span, inputs))
+                single_steps.append((number, len(hidden[number]), span, inputs))
                 hidden[number].append(inputs)
             else:
                 hidden[number].append(model.transformer(inputs, cache=view)[:, -1:])
             row += cfg_pass.rows
-    if single:
-        segments = view_segments(cache, [span for _, _, span, _ in single])
-        states = model.transformer.step(torch.cat([inputs for *_, inputs in single]), segments)
-        split = states.split([span.rows for _, _, span, _ in single])
-        for (number, place, _, _), own in zip(single, split, strict=True):
-            hidden[number][place] = own
+    if single_steps:
+        segments = view_segments(cache, [span for _, _, span, _ in single_steps])
+        states = model.transformer.step(torch.cat([inputs for *_, inputs in single_steps]), segments)
+        split = states.split([span.rows for _, _, span, _ in single_steps])
+        for (number, pass_index, _, _), own in zip(single_steps, split, strict=True):
+            hidden[number][pass_index] = own
     return [torch.cat(own) for own in hidden]

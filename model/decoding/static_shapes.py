@@ -170,21 +170,21 @@ def advance(model: LanguageModel, cache: KVCache, state: DecodingState, length: 
     """
     slots, codebooks, steps = state.sequence.shape
     rows = len(state.hidden) // slots
-    here = state.step[:, None, None].expand(-1, codebooks, 1)
-    uniform = state.uniform.gather(1, here.transpose(1, 2))[:, 0]
+    step_indexes = state.step[:, None, None].expand(-1, codebooks, 1)
+    uniform = state.uniform.gather(1, step_indexes.transpose(1, 2))[:, 0]
     sampled = sample_tokens(model.logits(state.hidden)[:, :, 0], state.sampling, uniform, largest)
     state.finite.logical_and_(sampled.finite)
-    known = state.sequence.gather(2, here)[..., 0]
+    known = state.sequence.gather(2, step_indexes)[..., 0]
     codes = torch.where(known == UNKNOWN, sampled.codes, known)
-    state.sequence.scatter_(2, here, codes[..., None])
+    state.sequence.scatter_(2, step_indexes, codes[..., None])
 
     inputs = model.embed(codes[..., None]).repeat_interleave(rows, 0)
     step = state.step.repeat_interleave(rows)
     if state.added is not None:
         inputs = inputs + state.added.gather(1, step[:, None, None].expand(-1, 1, inputs.shape[-1]))
     # Rows of finished sequences must stay within the cache.
-    at = (state.prefix + step).clamp(max=cache.layers[0].keys.length - 1)
-    state.hidden.copy_(model.transformer.step_at(inputs, cache, at, length))
+    positions = (state.prefix + step).clamp(max=cache.layers[0].keys.length - 1)
+    state.hidden.copy_(model.transformer.step_at(inputs, cache, positions, length))
     state.step.add_(1).clamp_(max=steps - 1)
 
 
@@ -207,13 +207,13 @@ class CudaGraphRunner:
 
     def __init__(self, step: Callable[[int], None]) -> None:
         self.step = step
-        self.taken: Counter[int] = Counter()
+        self.warm_up_steps: Counter[int] = Counter()
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
 
     def __call__(self, length: int) -> None:
         """Take a step. Raises RuntimeError if it cannot be captured."""
-        if length not in self.graphs and self.taken[length] < WARM_UP:
+        if length not in self.graphs and self.warm_up_steps[length] < WARM_UP:
             self._warm_up(length)
             return
         if length not in self.graphs:
@@ -221,7 +221,7 @@ class CudaGraphRunner:
         self.graphs[length].replay()
 
     def _warm_up(self, length: int) -> None:
-        self.taken[length] += 1
+        self.warm_up_steps[length] += 1
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             self.step(length)

@@ -153,7 +153,7 @@ class _Clip:
         self.codes = codes
         return codes
 
-    def _go_on(self, sequence: Int[Tensor, "K S"]) -> SequenceRequest:
+    def _add_and_continue(self, sequence: Int[Tensor, "K S"]) -> SequenceRequest:
         self.add_window(sequence)
         return self.next_sequence()
 
@@ -163,7 +163,7 @@ class _Clip:
         patterns = [self.model.pattern(window.frames) for window in self.to_come]
         starts = [pattern.first_steps[window.known] for pattern, window in zip(patterns, self.to_come, strict=True)]
         steps = sum(pattern.steps() - start for pattern, start in zip(patterns, starts, strict=True))
-        return Continuation(self._go_on, max(starts), steps)
+        return Continuation(self._add_and_continue, max(starts), steps)
 
 
 def generate_long(
@@ -201,11 +201,11 @@ def generate_long(
             melody = window_melody(attributes.chroma, item.window.start / frame_rate, chroma)
             attributes = replace(attributes, chroma=melody)
         attributes, request = window_frames(attributes, item.window), item.request
-        asked = (attributes, request.guidance_form, request.guidance, request.guidance_text)
-        if (key := _words_alone(request)) is None:
-            return condition_passes(model, *asked)
+        pass_arguments = (attributes, request.guidance_form, request.guidance, request.guidance_text)
+        if (key := _sharing_key(request)) is None:
+            return condition_passes(model, *pass_arguments)
         if key not in embedded:
-            embedded[key] = condition_passes(model, *asked)
+            embedded[key] = condition_passes(model, *pass_arguments)
         return embedded[key]
 
     training = model.training
@@ -216,7 +216,7 @@ def generate_long(
         model.train(training)
 
 
-def _words_alone(request: GenerationRequest) -> object | None:
+def _sharing_key(request: GenerationRequest) -> object | None:
     """Return a key under which the embedded conditions of a request can be shared.
 
     If all conditions are text and numbers, the takes of a request, the windows of a long clip and all requests with the

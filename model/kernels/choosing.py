@@ -42,10 +42,10 @@ WEIGHED_ROWS = (2, 8, 16, 64)
 32 clips with guidance."""
 TIMED_SIZES = (2, 4, 8, 16, 32, 64, MAX_ROWS)
 """Numbers of rows that kernels are timed with."""
-REPETITIONS, LEAST_REPETITIONS = 8, 4
+REPETITIONS, MIN_REPETITIONS = 8, 4
 """Maximum and minimum number of rounds. Every round times all kernels; the fastest of the even rounds and the fastest
 of the odd rounds count."""
-SECONDS = 0.15
+TIMING_SECONDS = 0.15
 """Time after which no further round begins, seconds; a model has half a dozen shapes to time."""
 MARGIN = 0.9
 """A kernel replaces the default only if it takes less than this share of the default's time, both in even and in odd
@@ -140,10 +140,10 @@ class KernelChooser:
             weight: a matrix of this kind.
         """
         if kind not in self.chosen:
-            self.chosen[kind] = self._remembered(kind, makers, weight) or self._usual(kind, makers, weight)
+            self.chosen[kind] = self._remembered(kind, makers, weight) or self._default_choice(kind, makers, weight)
         return self.chosen[kind]
 
-    def _usual(
+    def _default_choice(
         self, kind: MatrixKind, makers: Mapping[str, Callable[[], LinearKernel]], weight: Tensor
     ) -> KernelChoice:
         name = next(iter(makers))
@@ -157,10 +157,10 @@ class KernelChooser:
         """Return the remembered choice, or make one now and remember it; None where the default kernel is used."""
         if self.memory is None or weight.device.type != "cpu" or 4 * weight.numel() < SMALLEST_TIMED:
             return None
-        known = self.memory.recall(str(kind))
-        if known is None or known.kernel not in makers:
-            known = self.memory.keep(str(kind), self._fastest(makers, weight))
-        return known if known is not None and known.kernel in makers else None
+        choice = self.memory.recall(str(kind))
+        if choice is None or choice.kernel not in makers:
+            choice = self.memory.keep(str(kind), self._fastest(makers, weight))
+        return choice if choice is not None and choice.kernel in makers else None
 
     def _fastest(self, makers: Mapping[str, Callable[[], LinearKernel]], weight: Tensor) -> KernelChoice:
         linear_kernels = {name: make() for name, make in makers.items()}
@@ -168,14 +168,17 @@ class KernelChooser:
             name: KernelChoice(name, find_invariant_sizes(kernel, weight, _sizes_to_try(kernel)))
             for name, kernel in linear_kernels.items()
         }
-        halves = self._time(linear_kernels, choices, weight)
-        usual, *others = makers
-        costs = {name: [weighed_seconds(half, name) for half in halves] for name in makers}
-        best = min(others, key=lambda name: max(costs[name]), default=usual)
-        faster = all(one < MARGIN * other for one, other in zip(costs[best], costs[usual], strict=True))
-        taken = best if faster else usual
-        least = {size: min(half[taken][size] for half in halves) for size in halves[0][taken]}
-        return replace(choices[taken], sizes=_without_slower_sizes(choices[taken].sizes, least))
+        timings = self._time(linear_kernels, choices, weight)
+        default_kernel, *others = makers
+        costs = {name: [weighed_seconds(timing, name) for timing in timings] for name in makers}
+        best = min(others, key=lambda name: max(costs[name]), default=default_kernel)
+        faster = all(
+            best_cost < MARGIN * default_cost
+            for best_cost, default_cost in zip(costs[best], costs[default_kernel], strict=True)
+        )
+        fastest = best if faster else default_kernel
+        shortest = {size: min(timing[fastest][size] for timing in timings) for size in timings[0][fastest]}
+        return replace(choices[fastest], sizes=_without_slower_sizes(choices[fastest].sizes, shortest))
 
     def _time(
         self, linear_kernels: Mapping[str, LinearKernel], choices: Mapping[str, KernelChoice], weight: Tensor
@@ -183,21 +186,21 @@ class KernelChooser:
         """Return the shortest time in seconds of each kernel for each of its sizes, in even rounds and in odd rounds.
         Every round times all kernels in turn."""
         rows = random_rows(MAX_ROWS, weight.shape[1], weight.dtype)
-        turns = [(name, size) for size in TIMED_SIZES for name in choices if size in choices[name].sizes]
-        halves: list[dict[str, dict[int, float]]] = [{name: {} for name in choices} for _ in range(2)]
-        begun = time.perf_counter()
+        timed_pairs = [(name, size) for size in TIMED_SIZES for name in choices if size in choices[name].sizes]
+        timings: list[dict[str, dict[int, float]]] = [{name: {} for name in choices} for _ in range(2)]
+        started_at = time.perf_counter()
         for repetition in range(REPETITIONS):
-            seconds = halves[repetition % 2]
-            for name, size in turns:
+            seconds = timings[repetition % 2]
+            for name, size in timed_pairs:
                 if self.evicting is not None:
                     self.evicting.sum()
                 start = self.clock()
                 linear_kernels[name](rows[:size])
-                taken = self.clock() - start
-                seconds[name][size] = min(taken, seconds[name].get(size, float("inf")))
-            if repetition + 1 >= LEAST_REPETITIONS and time.perf_counter() - begun > SECONDS:
+                elapsed = self.clock() - start
+                seconds[name][size] = min(elapsed, seconds[name].get(size, float("inf")))
+            if repetition + 1 >= MIN_REPETITIONS and time.perf_counter() - started_at > TIMING_SECONDS:
                 break
-        return halves
+        return timings
 
 
 def _sizes_to_try(kernel: LinearKernel) -> tuple[int, ...]:
@@ -225,7 +228,7 @@ def weighed_seconds(seconds: Mapping[str, Mapping[int, float]], name: str) -> fl
     count as at least 1 nanosecond."""
 
     def padded(kernel: str, rows: int) -> float:
-        return max(1e-9, min(taken for size, taken in seconds[kernel].items() if size >= rows))
+        return max(1e-9, min(value for size, value in seconds[kernel].items() if size >= rows))
 
     return sum(padded(name, rows) / min(padded(kernel, rows) for kernel in seconds) for rows in WEIGHED_ROWS)
 
@@ -235,7 +238,7 @@ def _without_slower_sizes(sizes: Sequence[int], seconds: Mapping[int, float]) ->
     return tuple(
         size
         for size in sizes
-        if size not in seconds or seconds[size] <= min(taken for other, taken in seconds.items() if other >= size)
+        if size not in seconds or seconds[size] <= min(value for larger, value in seconds.items() if larger >= size)
     )
 
 

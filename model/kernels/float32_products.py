@@ -58,11 +58,11 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, gradient: Float[Tensor, "R Y"]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         rows, weight = ctx.saved_tensors
         gradient = gradient.contiguous()
-        of_rows, of_weight, of_bias = ctx.needs_input_grad
+        needs_rows, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            operators.multiply_packed(gradient, weight.t(), None) if of_rows else None,
-            operators.multiply_packed(gradient.t(), rows.t(), None) if of_weight else None,
-            gradient.sum(0) if of_bias else None,
+            operators.multiply_packed(gradient, weight.t(), None) if needs_rows else None,
+            operators.multiply_packed(gradient.t(), rows.t(), None) if needs_weight else None,
+            gradient.sum(0) if needs_bias else None,
         )
 
 
@@ -102,11 +102,11 @@ def _faster(weight: Float[Tensor, "Y X"], clock: Callable[[], float]) -> str:
     faster."""
     rows = random_rows(TIMED_ROWS, weight.shape[1], weight.dtype).requires_grad_()
     matrix = weight.clone().requires_grad_()
-    halves: list[dict[str, float]] = [dict.fromkeys(PRODUCTS, float("inf")) for _ in range(2)]
+    timings: list[dict[str, float]] = [dict.fromkeys(PRODUCTS, float("inf")) for _ in range(2)]
     for number in range(ROUNDS):
         for name, product in PRODUCTS.items():
             start = clock()
             torch.autograd.backward(product(rows, matrix, None).sum())
-            halves[number % 2][name] = min(halves[number % 2][name], clock() - start)
-    usual, other = PRODUCTS
-    return other if all(seconds[other] < MARGIN * seconds[usual] for seconds in halves) else usual
+            timings[number % 2][name] = min(timings[number % 2][name], clock() - start)
+    default, alternative = PRODUCTS
+    return alternative if all(seconds[alternative] < MARGIN * seconds[default] for seconds in timings) else default

@@ -32,8 +32,8 @@ CONVOLVED_INPUTS = 2048
 """Maximum number of inputs of one convolution; more are split into sections."""
 CONVOLVED_ROWS = (4, 8, 16, 24, 32, 48, 64, MAX_ROWS)
 """Numbers of rows for which one layout of a convolution's weights may suffice; others were found to need another."""
-LAID_OUT_ANEW, CALLS = 4.0, 3
-"""A number of rows needs another layout if each of `CALLS` calls takes more than `LAID_OUT_ANEW` times as long as
+RELAYOUT_FACTOR, CALLS = 4.0, 3
+"""A number of rows needs another layout if each of `CALLS` calls takes more than `RELAYOUT_FACTOR` times as long as
 `MAX_ROWS` rows: the weights are then laid out in every call."""
 MOST_UNSUITED = 2
 """Maximum count of `CONVOLVED_ROWS` that may need another layout; with more, only `MAX_ROWS` is used."""
@@ -60,8 +60,8 @@ def linear_kernels(
         ValueError: the device has no kernel for the precision.
     """
     if weight.device.type != "cpu":
-        elsewhere = _elsewhere(weight, bias, precision)
-        return {"torch": lambda: with_activation(elsewhere, activation)}
+        kernel = _other_device_kernel(weight, bias, precision)
+        return {"torch": lambda: with_activation(kernel, activation)}
     if not kernels.enabled():
         plain = _plain(weight, bias, precision)
         return {"torch": lambda: with_activation(plain, activation)}
@@ -78,11 +78,11 @@ def linear_kernels(
         return makers
     if precision == "bfloat16" and not multiplies_bfloat16():
         return _without_bfloat16(weight, bias, activation)
-    kind = torch.bfloat16 if precision == "bfloat16" else weight.dtype
+    dtype = torch.bfloat16 if precision == "bfloat16" else weight.dtype
     if onednn:
-        makers["onednn"] = lambda: _onednn(weight.to(kind), bias, activation)
-    makers["torch"] = lambda: with_activation(_torch(weight, bias, kind), activation)
-    if onednn and kind is torch.float32:
+        makers["onednn"] = lambda: _onednn(weight.to(dtype), bias, activation)
+    makers["torch"] = lambda: with_activation(_torch(weight, bias, dtype), activation)
+    if onednn and dtype is torch.float32:
         makers["onednn, convolution"] = lambda: ConvolutionKernel(weight, bias, activation)
     if precision == "float32" and operators.available("fbgemm") and are_float16(weight):
         makers["fbgemm, float16"] = lambda: with_activation(_float16(weight, bias), activation)
@@ -131,19 +131,19 @@ def with_activation(multiply: LinearKernel, activation: Activation) -> LinearKer
     return multiply if activation == "none" else lambda rows: activate(multiply(rows))
 
 
-def _torch(weight: Tensor, bias: Tensor | None, kind: torch.dtype) -> LinearKernel:
+def _torch(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> LinearKernel:
     """Return a kernel that uses torch's public operator: on a CPU, MKL or another library that torch was built with."""
-    weight, bias = weight.to(kind), None if bias is None else bias.to(kind)
-    return lambda rows: F.linear(rows.to(kind), weight, bias).to(rows.dtype)
+    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+    return lambda rows: F.linear(rows.to(dtype), weight, bias).to(rows.dtype)
 
 
 def _onednn(weight: Tensor, bias: Tensor | None, activation: Activation) -> LinearKernel:
     """Return a kernel that uses oneDNN, which applies the activation before it writes the result."""
-    kind, packed = weight.dtype, operators.pack_matrix(weight)
-    bias = None if bias is None else bias.to(kind)
-    if kind is torch.float32:
+    dtype, packed = weight.dtype, operators.pack_matrix(weight)
+    bias = None if bias is None else bias.to(dtype)
+    if dtype is torch.float32:
         return lambda rows: operators.multiply_packed(rows, packed, bias, activation)
-    return lambda rows: operators.multiply_packed(rows.to(kind), packed, bias, activation).to(rows.dtype)
+    return lambda rows: operators.multiply_packed(rows.to(dtype), packed, bias, activation).to(rows.dtype)
 
 
 class ConvolutionKernel:
@@ -179,19 +179,19 @@ class ConvolutionKernel:
         rows = torch.zeros(MAX_ROWS, self.inputs)
 
         def seconds(size: int) -> float:
-            begun = time.perf_counter()
+            started_at = time.perf_counter()
             self(rows[:size])
-            return time.perf_counter() - begun
+            return time.perf_counter() - started_at
 
-        *smaller, most = CONVOLVED_ROWS
-        seconds(most)  # the first call with a size compiles the code for it
-        longest = LAID_OUT_ANEW * min(seconds(most) for _ in range(CALLS))
-        suited = [most]
+        *smaller, largest = CONVOLVED_ROWS
+        seconds(largest)  # the first call with a size compiles the code for it
+        slowest = RELAYOUT_FACTOR * min(seconds(largest) for _ in range(CALLS))
+        suited = [largest]
         for tried, size in enumerate(reversed(smaller), start=1):
-            if any(seconds(size) <= longest for _ in range(CALLS)):
+            if any(seconds(size) <= slowest for _ in range(CALLS)):
                 suited.append(size)
             elif tried - len(suited) >= MOST_UNSUITED:
-                return (most,)
+                return (largest,)
         return tuple(reversed(suited))
 
 
@@ -249,7 +249,7 @@ def _int8(weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None) -> Line
 def _plain(weight: Tensor, bias: Tensor | None, precision: Precision) -> LinearKernel:
     """Return the plain form of the kernels: torch's own operator on numbers that are rounded to the precision."""
     if precision == "bfloat16":
-        return _elsewhere(weight, bias, precision)
+        return _other_device_kernel(weight, bias, precision)
     if precision == "int8":
         rounded = _rounded_whole(weight, _largest_weight())
         return lambda rows: F.linear(_rounded_whole(rows, INT8_LARGEST), rounded, bias)
@@ -273,7 +273,7 @@ def _rounded_whole(rows: Tensor, largest: int) -> Tensor:
     return (rows / scale).round() * scale
 
 
-def _elsewhere(weight: Tensor, bias: Tensor | None, precision: Precision) -> LinearKernel:
+def _other_device_kernel(weight: Tensor, bias: Tensor | None, precision: Precision) -> LinearKernel:
     """Return a kernel of another device than the CPU, which uses torch's own operators."""
     if precision == "int8":
         raise ValueError(f"expected the CPU for int8 weights, got {weight.device.type}")
@@ -284,5 +284,5 @@ def _check_library(library: Library, precision: Precision) -> None:
     if not operators.available(library):
         engines = torch.backends.quantized.supported_engines
         raise ValueError(
-            f"expected a CPU that has FBGEMM's kernels for {precision} weights, got one with {engines}: take float32"
+            f"expected a CPU that has FBGEMM's kernels for {precision} weights, got one with {engines}: use float32"
         )

@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from model.kernels.codec.chunked_layers import ReceptiveField, RowLayer, apply_layers, receptive_field_of
 from model.kernels.operators import convolve_packed, multiply_packed, pack_convolution, pack_matrix
 
-LANES = 16
+ONEDNN_CHANNELS = 16
 """Output channels that oneDNN's convolutions always compute at once, even if fewer are needed."""
-USUAL_ROWS = 4096
+PACKING_ROWS = 4096
 """Number of rows that weights are laid out for; other numbers give the same results."""
 NARROWEST_WINOGRAD = 512
 """Smallest width of a row v and of a row y for which `TwoTapConvolution` is used. On Zen 4 it saves 7 % at 512, 16 % at
@@ -88,12 +88,12 @@ class Convolution:
         """The same convolution with fewer multiplications, where that is faster."""
         if kernel == 2 * stride and dilation == 1 and min(stride * self.channels, out_channels) >= NARROWEST_WINOGRAD:
             self.fast_path = TwoTapConvolution(weight, bias)
-        elif stride == 1 < kernel and out_channels * kernel <= LANES < self.channels:
+        elif stride == 1 < kernel and out_channels * kernel <= ONEDNN_CHANNELS < self.channels:
             self.fast_path = FewOutputsConvolution(weight, bias, dilation)
         else:
-            usual = [1, self.channels, 1, USUAL_ROWS + self.span]
+            packing_shape = [1, self.channels, 1, PACKING_ROWS + self.span]
             image = weight[:, :, None].contiguous(memory_format=torch.channels_last)
-            self.weight = pack_convolution(image, self._geometry(), usual)
+            self.weight = pack_convolution(image, self._geometry(), packing_shape)
         self.receptive_field = ReceptiveField(
             before=Fraction(padding.before),
             after=Fraction(self.span - 1 - padding.before),

@@ -76,9 +76,9 @@ def prepare_codec_for_inference(network: CodecNetwork) -> CodecNetwork:
     seanet = isinstance(network, MimiModel)
     halves = (whole.encoder.encoder_seanet, whole.decoder.decoder_seanet) if seanet else (whole.encoder, whole.decoder)
     # deepcopy uses the objects of this memo instead of copying.
-    taken: dict[int, Any] = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
-    taken |= {id(half): InferenceHalf(half) for half in halves if _is_supported_half(half)}
-    return copy.deepcopy(network, taken)
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    memo |= {id(half): InferenceHalf(half) for half in halves if _is_supported_half(half)}
+    return copy.deepcopy(network, memo)
 
 
 class InferenceHalf(nn.Module):

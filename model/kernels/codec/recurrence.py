@@ -45,14 +45,14 @@ class _LstmLayer:
     """One layer, whose gates are in the order input, forget, output, cell."""
 
     width: int
-    inwards: Tensor
+    input_matrix: Tensor
     """Packed matrix for the inputs."""
-    around: LinearKernel
+    multiply_recurrent: LinearKernel
     """Multiplies the layer's output of the previous step."""
     bias: Float[Tensor, " G"]
     """Sum of both biases of the gates."""
     sizes: tuple[int, ...]
-    """Numbers of rows that `around` is called with, ascending."""
+    """Numbers of rows that `multiply_recurrent` is called with, ascending."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,14 +100,19 @@ class Recurrence:
 
 def _packed(lstm: nn.LSTM, number: int) -> _LstmLayer:
     names = [f"{name}_l{number}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-    inwards, around, inner, outer = (getattr(lstm, name).detach() for name in names)
+    input_matrix, recurrent_matrix, input_bias, recurrent_bias = (getattr(lstm, name).detach() for name in names)
     order = [0, 1, 3, 2]
-    inwards, around, bias = (
-        each.unflatten(0, (4, -1))[order].flatten(0, 1) for each in (inwards, around, inner + outer)
+    input_matrix, recurrent_matrix, bias = (
+        tensor.unflatten(0, (4, -1))[order].flatten(0, 1)
+        for tensor in (input_matrix, recurrent_matrix, input_bias + recurrent_bias)
     )
-    multiply = few_rows_kernel(around)
+    multiply = few_rows_kernel(recurrent_matrix)
     return _LstmLayer(
-        lstm.hidden_size, pack_matrix(inwards), multiply, bias, find_invariant_sizes(multiply, around, SIZES)
+        lstm.hidden_size,
+        pack_matrix(input_matrix),
+        multiply,
+        bias,
+        find_invariant_sizes(multiply, recurrent_matrix, SIZES),
     )
 
 
@@ -115,8 +120,8 @@ def _run_layer(layer: _LstmLayer, items: Sequence[Float[Tensor, "_T D"]], warm_u
     """Run a layer over sequences, those of similar lengths together."""
     outputs: list[Tensor] = [item[:0] for item in items]
     for group in _groups([_cut(len(item), warm_up) for item in items], layer.sizes[-1]):
-        found = _run_sequences(layer, [_segments(layer, items[number], warm_up) for number in group], warm_up)
-        for number, output in zip(group, found, strict=True):
+        group_outputs = _run_sequences(layer, [_segments(layer, items[number], warm_up) for number in group], warm_up)
+        for number, output in zip(group, group_outputs, strict=True):
             outputs[number] = output[: len(items[number])]
     return outputs
 
@@ -147,7 +152,7 @@ def _groups(cuts: Sequence[tuple[int, int]], most_rows: int) -> Iterator[list[in
 def _segments(layer: _LstmLayer, item: Float[Tensor, "T D"], warm_up: int) -> Float[Tensor, "S L G"]:
     """Return what the inputs of a sequence add to the gates, split into segments; the last is padded with zeros."""
     count, length = _cut(len(item), warm_up)
-    products = multiply_packed(item, layer.inwards, layer.bias)
+    products = multiply_packed(item, layer.input_matrix, layer.bias)
     steps = products.new_zeros(count * length, products.shape[1])
     steps[: len(item)] = products
     return steps.view(count, length, -1)
@@ -160,22 +165,22 @@ def _run_sequences(
     sequences must be in descending order of length."""
     zeros = _State(*sequences[0].new_zeros(2, 1, layer.width))
     initial = [zeros for _ in sequences]
-    parted = [number for number, each in enumerate(sequences) if len(each) > 1]
-    if parted:
-        early = [sequences[number][:-1, -warm_up:] for number in parted]
-        nothing = [_State(*each.new_zeros(2, len(each), layer.width)) for each in early]
-        for number, run in zip(parted, _run_segments(layer, early, nothing), strict=True):
+    split_numbers = [number for number, sequence in enumerate(sequences) if len(sequence) > 1]
+    if split_numbers:
+        warm_up_inputs = [sequences[number][:-1, -warm_up:] for number in split_numbers]
+        zero_states = [_State(*sequence.new_zeros(2, len(sequence), layer.width)) for sequence in warm_up_inputs]
+        for number, run in zip(split_numbers, _run_segments(layer, warm_up_inputs, zero_states), strict=True):
             initial[number] = _after(zeros, run.last)
     outputs: list[Tensor] = [sequences[0]] * len(sequences)
     pending = list(range(len(sequences)))
     # After each run, at least one more segment of a sequence starts from the exact end state of the one before it.
-    for times in range(1, SEGMENTS + 1):
+    for attempt in range(1, SEGMENTS + 1):
         runs = _run_segments(layer, [sequences[number] for number in pending], [initial[number] for number in pending])
         disagreeing = []
         for number, run in zip(pending, runs, strict=True):
             outputs[number] = run.outputs.flatten(0, 1)
             expected = _after(zeros, run.last.first(len(sequences[number]) - 1))
-            if times < len(sequences[number]) and not _agree(initial[number], expected):
+            if attempt < len(sequences[number]) and not _agree(initial[number], expected):
                 disagreeing.append(number)
                 initial[number] = expected
         pending = disagreeing
@@ -202,12 +207,16 @@ def _run_segments(
     The segments of the sequences must be in descending order of length. Rows of ended segments and rows of padding keep
     computing with meaningless numbers, which are not used.
     """
-    width, counts, lengths = layer.width, [len(each) for each in sequences], [each.shape[1] for each in sequences]
+    width, counts, lengths = (
+        layer.width,
+        [len(sequence) for sequence in sequences],
+        [sequence.shape[1] for sequence in sequences],
+    )
     firsts = [sum(counts[:number]) for number in range(len(counts))]
     size = partial(_padded, layer.sizes)
     steps = sequences[0].new_zeros(lengths[0], size(sum(counts)), sequences[0].shape[2])
-    for first, each in zip(firsts, sequences, strict=True):
-        steps[: each.shape[1], first : first + len(each)] = each.transpose(0, 1)
+    for first, sequence in zip(firsts, sequences, strict=True):
+        steps[: sequence.shape[1], first : first + len(sequence)] = sequence.transpose(0, 1)
     hidden, cell = steps.new_zeros(2, steps.shape[1], width)
     for first, state in zip(firsts, initial, strict=True):
         hidden[first : first + len(state.hidden)], cell[first : first + len(state.cell)] = state.hidden, state.cell
@@ -219,7 +228,7 @@ def _run_segments(
             running -= 1
         rows = size(firsts[running - 1] + counts[running - 1])
         hidden, cell = hidden[:rows], cell[:rows]
-        gates = layer.around(hidden).add_(steps[step, :rows])
+        gates = layer.multiply_recurrent(hidden).add_(steps[step, :rows])
         input_gate, forget_gate, output_gate = gates[:, : 3 * width].sigmoid_().split(width, 1)
         cell = torch.addcmul(cell * forget_gate, input_gate, gates[:, 3 * width :].tanh_())
         hidden = torch.mul(output_gate, cell.tanh(), out=output[:rows])
@@ -227,8 +236,13 @@ def _run_segments(
             ends[step + 1] = cell
     runs = []
     for first, count, length in zip(firsts, counts, lengths, strict=True):
-        own = slice(first, first + count)
-        runs.append(_Run(outputs[:length, own].transpose(0, 1), _State(outputs[length - 1, own], ends[length][own])))
+        own_rows = slice(first, first + count)
+        runs.append(
+            _Run(
+                outputs[:length, own_rows].transpose(0, 1),
+                _State(outputs[length - 1, own_rows], ends[length][own_rows]),
+            )
+        )
     return runs
 
 

@@ -313,5 +313,5 @@ def test_int8_needs_a_cpu_with_fbgemm(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="expected the CPU for int8 weights, got meta"):
         linear_kernels(torch.empty(4, 6, device="meta"), None, "int8")
     monkeypatch.setattr(operators, "available", lambda library: False)
-    with pytest.raises(ValueError, match=r"expected a CPU that has FBGEMM's kernels for int8 weights, .* take float32"):
+    with pytest.raises(ValueError, match=r"expected a CPU that has FBGEMM's kernels for int8 weights, .* use float32"):
         linear_kernels(torch.randn(4, 6), None, "int8")
