@@ -149,7 +149,7 @@ class Discriminators(nn.Module):
             ValueError: the sound is shorter than the longest window of a spectrogram.
         """
         if wav.shape[-1] < self.shortest:
-            raise ValueError(f"expected sound of the longest window, {self.shortest} samples, got {wav.shape[-1]}")
+            raise ValueError(f"expected at least {self.shortest} samples, the longest window, got {wav.shape[-1]}")
         return {kind: [each(wav) for each in discriminators.children()] for kind, discriminators in self.kinds.items()}
 
 

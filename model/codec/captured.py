@@ -43,7 +43,7 @@ class CapturedDecoding:
 
     def __init__(self, decode: Decode) -> None:
         self.decode = decode
-        self.taken: Counter[torch.Size] = Counter()
+        self.uncaptured_calls: Counter[torch.Size] = Counter()
         self.graphs: OrderedDict[torch.Size, _Captured] = OrderedDict()
         self.can_capture = True
         self.stream = torch.cuda.Stream()
@@ -52,14 +52,14 @@ class CapturedDecoding:
     def __call__(self, codes: Int[Tensor, "B K T"]) -> Float[Tensor, "B C N"]:
         with self.lock:
             shape = codes.shape
-            if shape not in self.graphs and self.can_capture and self.taken[shape] == WARM_UP:
+            if shape not in self.graphs and self.can_capture and self.uncaptured_calls[shape] == WARM_UP:
                 self._capture(codes)
             if shape in self.graphs:
                 return self._replay(codes)
-            self.taken[shape] += 1
-            return self._beside(codes)
+            self.uncaptured_calls[shape] += 1
+            return self._decode_uncaptured(codes)
 
-    def _beside(self, codes: Int[Tensor, "B K T"]) -> Float[Tensor, "B C N"]:
+    def _decode_uncaptured(self, codes: Int[Tensor, "B K T"]) -> Float[Tensor, "B C N"]:
         """Decode without a graph, on the stream that captures use."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
@@ -72,16 +72,16 @@ class CapturedDecoding:
     def _capture(self, codes: Int[Tensor, "B K T"]) -> None:
         while len(self.graphs) >= KEPT:
             self.graphs.popitem(last=False)
-        graph, held = torch.cuda.CUDAGraph(), codes.clone()
+        graph, static_codes = torch.cuda.CUDAGraph(), codes.clone()
         try:
             # Only this thread is captured: other threads may use the device for other shards.
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
-                sound = self.decode(held)
+                sound = self.decode(static_codes)
         except RuntimeError as error:
             self.can_capture = False
-            log.warning("this device captures no graph of the codec, which is decoded kernel by kernel: %s", error)
+            log.warning("the codec's decoding cannot be captured as a graph and runs kernel by kernel: %s", error)
         else:
-            self.graphs[codes.shape] = _Captured(graph.replay, held, sound)
+            self.graphs[codes.shape] = _Captured(graph.replay, static_codes, sound)
 
     def _replay(self, codes: Int[Tensor, "B K T"]) -> Float[Tensor, "B C N"]:
         captured = self.graphs[codes.shape]

@@ -79,7 +79,7 @@ class Codec:
         coder = coder_of(network)
         if coder.obstacle is not None:
             raise ValueError(
-                f"expected a codec whose codes are all of its sound, got an {coder.kind} with {coder.obstacle}"
+                f"expected a codec whose codes alone determine the sound, got an {coder.kind} with {coder.obstacle}"
             )
         if codebooks is not None and not 1 <= codebooks <= coder.codebooks:
             raise ValueError(f"expected 1 to {coder.codebooks} codebooks, got {codebooks}")
@@ -196,12 +196,12 @@ class Codec:
         """
         windows = [self._windows(codes.shape[-1], window, context) for codes in tracks]
         pieces = self._decode_each(
-            codes[:, start : start + each.length]
-            for codes, each in zip(tracks, windows, strict=True)
-            for start in each.starts
+            codes[:, start : start + track_windows.length]
+            for codes, track_windows in zip(tracks, windows, strict=True)
+            for start in track_windows.starts
         )
-        for each in windows:
-            yield each.joined([next(pieces).cpu() for _ in each.starts], self.hop)
+        for track_windows in windows:
+            yield track_windows.joined([next(pieces).cpu() for _ in track_windows.starts], self.hop)
 
     def _decode_each(self, pieces: Iterable[Int[Tensor, "_K _T"]]) -> Iterator[Float[Tensor, "C _N"]]:
         if self.coder.decode_each is None:
@@ -223,8 +223,8 @@ class Codec:
         step = length - discarded
         if step < 1 or min(margins.before, margins.after) < 0:
             raise ValueError(
-                f"expected a window of more frames than the {margins.before} before and {margins.after} after what is "
-                f"kept of it, which are 0 or more, got {length}"
+                f"expected a window longer than its context of {margins.before} frames before and {margins.after} "
+                f"after (0 or more each), got a window of {length} frames"
             )
         last = max(0, frames - length)
         return _Windows([*range(0, last, step), last], length, margins.after)

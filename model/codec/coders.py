@@ -214,7 +214,9 @@ def mimi_coder(network: MimiModel) -> Coder:
         missing = "encoder" if encoder is None else "decoder"
         raise ValueError(f"expected a Mimi that encodes and decodes, got one with no {missing}")
     if encoder.downsample is None:
-        raise ValueError(f"expected a Mimi of fewer frames than {config.encodec_frame_rate} a second, got as many")
+        raise ValueError(
+            f"expected a Mimi whose codes have fewer than {config.encodec_frame_rate} frames a second, got as many"
+        )
     stride: int = encoder.downsample.conv.stride[0]
     semantic: int = config.num_semantic_quantizers
 

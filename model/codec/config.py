@@ -299,7 +299,7 @@ class CodecTrainingConfig(Config):
     @model_validator(mode="after")
     def _something_is_minimised(self) -> "CodecTrainingConfig":
         if not self.waveform_weight + self.spectral_weight + self.stft_weight + self.si_snr_weight > 0:
-            raise ValueError("expected a weight above 0 for a loss of the reconstruction, got none")
+            raise ValueError("expected at least one loss of the reconstruction with a weight above 0, got none")
         return self
 
     @property

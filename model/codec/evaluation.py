@@ -24,8 +24,8 @@ DEPTHS = range(1, 13)
 MU = 255.0
 """Parameter of the mu-law, as in G.711."""
 
-LOADS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
-"""Scales that are tried besides the peak of the samples, in multiples of their root mean square."""
+RMS_MULTIPLES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
+"""Scales that are tried in addition to the peak of the samples, in multiples of their root mean square."""
 
 HEADER_BITS = 24
 """Bits of a recording's header: its scale as a half-precision number (16), bits a sample and law (8)."""
@@ -105,8 +105,8 @@ def scalar_coded(wav: Float[Tensor, "C N"], budget: int) -> ScalarCoded:
         samples = min(length, (budget - HEADER_BITS) // (depth * channels))
         if samples < 1:
             break
-        few = _resampled(spectrum, length, samples)
-        rounded = max(_roundings(few, depth), key=lambda candidate: _mean_si_snr(candidate, few))
+        downsampled = _resampled(spectrum, length, samples)
+        rounded = max(_roundings(downsampled, depth), key=lambda candidate: _mean_si_snr(candidate, downsampled))
         sound = _resampled(torch.fft.rfft(rounded), samples, length)
         quality = _mean_si_snr(sound, wav)
         if best is None or quality > highest:
@@ -123,19 +123,19 @@ def quantise(values: Float[Tensor, "..."], depth: int, mu: float = 0.0) -> Float
     The intervals are equal for a `mu` of 0, else narrower near 0 (mu-law).
     """
     levels = 2**depth
-    pressed = values if mu == 0 else values.sign() * torch.log1p(mu * values.abs()) / math.log1p(mu)
-    index = ((pressed + 1) / 2 * levels).floor().clamp(0, levels - 1)
+    compressed = values if mu == 0 else values.sign() * torch.log1p(mu * values.abs()) / math.log1p(mu)
+    index = ((compressed + 1) / 2 * levels).floor().clamp(0, levels - 1)
     middle: Tensor = (2 * index + 1) / levels - 1
     return middle if mu == 0 else middle.sign() * torch.expm1(middle.abs() * math.log1p(mu)) / mu
 
 
-def _roundings(few: Float[Tensor, "C n"], depth: int) -> Iterator[Float[Tensor, "C n"]]:
+def _roundings(samples: Float[Tensor, "C n"], depth: int) -> Iterator[Float[Tensor, "C n"]]:
     """Yield the samples rounded with each scale and law that is tried."""
-    level = float(few.square().mean().sqrt())
-    for scale in (float(few.abs().max()), *(load * level for load in LOADS)):
-        sent = float(torch.tensor(scale).half()) or torch.finfo(torch.half).tiny
+    root_mean_square = float(samples.square().mean().sqrt())
+    for scale in (float(samples.abs().max()), *(multiple * root_mean_square for multiple in RMS_MULTIPLES)):
+        stored_scale = float(torch.tensor(scale).half()) or torch.finfo(torch.half).tiny
         for mu in (0.0, MU):
-            yield sent * quantise(few / sent, depth, mu)
+            yield stored_scale * quantise(samples / stored_scale, depth, mu)
 
 
 def _resampled(spectrum: Complex[Tensor, "C _"], length: int, wanted: int) -> Float[Tensor, "C wanted"]:

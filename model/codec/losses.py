@@ -137,7 +137,10 @@ class SiSnrLoss(nn.Module):
         self.segment = int(config.segment * sample_rate)
         self.step = int(self.segment * (1 - config.overlap))
         if self.step < 1:
-            raise ValueError(f"expected segments of a sample and more after the overlap, got {config}")
+            raise ValueError(
+                f"expected si_snr segments at least 1 sample longer than their overlap, got segments of "
+                f"{config.segment} s with an overlap of {config.overlap}"
+            )
 
     def forward(self, reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"]) -> Float[Tensor, ""]:
         tiny = torch.finfo(torch.float32).eps * self.segment

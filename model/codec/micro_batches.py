@@ -30,27 +30,27 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-class PartThreads:
-    """Threads for the parts of a batch. Outside of `begun`, the calling thread computes one part after another."""
+class MicroBatchThreads:
+    """Threads for the micro-batches of a batch. Outside of `running`, the calling thread computes one after another."""
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
 
     @contextmanager
-    def begun(self) -> Iterator[None]:
-        """Run parts on as many threads as torch uses, within the context; in each of them torch uses one thread."""
+    def running(self) -> Iterator[None]:
+        """Run micro-batches on as many threads as torch uses, within the context; in each of them torch uses one."""
         threads = torch.get_num_threads()
-        # The calling thread too uses one thread: a team of OpenMP threads would spin on the cores of the parts.
-        with ThreadPoolExecutor(threads, "part", torch.set_num_threads, (1,)) as pool, one_thread():
+        # The calling thread too uses one thread: a team of OpenMP threads would spin on the cores that the pool uses.
+        with ThreadPoolExecutor(threads, "micro-batch", torch.set_num_threads, (1,)) as pool, one_thread():
             self._pool = pool
             try:
                 yield
             finally:
                 self._pool = None
 
-    def map(self, work: Callable[..., Result], *parts: Sequence[Tensor]) -> list[Result]:
-        """Return the results of `work` for the parts, in order."""
-        return list(map(work, *parts) if self._pool is None else self._pool.map(work, *parts))
+    def map(self, work: Callable[..., Result], *micro_batches: Sequence[Tensor]) -> list[Result]:
+        """Return the results of `work` for the micro-batches, in order."""
+        return list(map(work, *micro_batches) if self._pool is None else self._pool.map(work, *micro_batches))
 
 
 def add_gradients(parameters: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> None:
@@ -60,9 +60,9 @@ def add_gradients(parameters: Sequence[Tensor], gradients: Sequence[Sequence[Ten
         parameters: the parameters; earlier gradients are replaced.
         gradients: for each part, one gradient for each parameter.
     """
-    for parameter, of_parts in zip(parameters, zip(*gradients, strict=True), strict=True):
-        total = of_parts[0]
-        for gradient in of_parts[1:]:
+    for parameter, summands in zip(parameters, zip(*gradients, strict=True), strict=True):
+        total = summands[0]
+        for gradient in summands[1:]:
             total = total + gradient
         parameter.grad = total
 

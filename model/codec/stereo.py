@@ -36,7 +36,9 @@ def interleave(sides: StereoCodes, by: Literal["codebooks", "frames"] = "codeboo
         ValueError: the channels have different shapes.
     """
     if sides.left.shape != sides.right.shape:
-        raise ValueError(f"expected sides of one shape, got {list(sides.left.shape)} and {list(sides.right.shape)}")
+        raise ValueError(
+            f"expected left and right of the same shape, got {list(sides.left.shape)} and {list(sides.right.shape)}"
+        )
     along = CODEBOOKS if by == "codebooks" else FRAMES
     return torch.stack([sides.left, sides.right], dim=along + 1).flatten(along, along + 1)
 
@@ -49,7 +51,7 @@ def deinterleave(codes: Int[Tensor, "B _ _"], by: Literal["codebooks", "frames"]
     """
     along = CODEBOOKS if by == "codebooks" else FRAMES
     if codes.shape[along] % 2:
-        raise ValueError(f"expected left and right by turns, an even number of {by}, got {codes.shape[along]}")
+        raise ValueError(f"expected an even number of {by}, left and right interleaved, got {codes.shape[along]}")
     left, right = codes.unflatten(along, (-1, 2)).unbind(along + 1)
     return StereoCodes(left, right)
 
@@ -69,7 +71,7 @@ class StereoCodec:
 
     def __init__(self, codec: Codec) -> None:
         if codec.channels != 1:
-            raise ValueError(f"expected a mono codec to encode both sides with, got one of {codec.channels} channels")
+            raise ValueError(f"expected a mono codec to encode each channel with, got one of {codec.channels} channels")
         self.codec = codec
         self.network, self.device = codec.network, codec.device
         self.codebooks = 2 * codec.codebooks
@@ -151,4 +153,4 @@ class StereoCodec:
 
     def _check(self, channels: int, shape: tuple[int, ...]) -> None:
         if channels != self.channels:
-            raise ValueError(f"expected a waveform of left and right, got {channels} channels of shape {shape}")
+            raise ValueError(f"expected a stereo waveform, left and right, got {channels} channels of shape {shape}")

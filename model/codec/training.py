@@ -29,7 +29,7 @@ from transformers import EncodecModel
 from model.codec.adversarial import AdversarialTraining
 from model.codec.config import CodecTrainingConfig
 from model.codec.losses import Balancer, ReconstructionLosses, weighted_sum
-from model.codec.micro_batches import PartThreads, add_gradients, as_leaf, one_thread
+from model.codec.micro_batches import MicroBatchThreads, add_gradients, as_leaf, one_thread
 from model.codec.network import fold_weight_norm, scale_activations, start_as_transform, with_weight_norm
 from model.codec.quantizer import Quantized, start_codebooks, train_quantizer
 from model.optim.precision import in_precision
@@ -41,9 +41,9 @@ from model.optim.train_state import (
     step_seed,
 )
 
-DISCRIMINATORS, DISCRIMINATOR_TURN, TURNS = 1, 2, 3
-"""Purposes of random draws other than those for codebooks; they are part of the seeds. `TURNS` is for the rotations of
-`start_as_transform`."""
+DISCRIMINATORS, DISCRIMINATOR_STEPS, ROTATIONS = 1, 2, 3
+"""Purposes of random draws other than those for codebooks; they are part of the seeds. `ROTATIONS` is for the
+rotations of `start_as_transform`."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class CodecTraining:
         with one_thread():  # the same start on any number of cores
             if config.start == "transform":
                 sound = torch.cat([batches(i) for i in range(config.start_batches)])
-                start_as_transform(network, sound, step_seed(seed, 0, TURNS))
+                start_as_transform(network, sound, step_seed(seed, 0, ROTATIONS))
             else:
                 scale_activations(network, first)
         if config.weight_norm:
@@ -103,7 +103,7 @@ class CodecTraining:
             )
         self.weights = self.reconstruction_losses.weights | (self.adversarial.weights if self.adversarial else {})
         self.balancer = Balancer(self.weights, config.balancer, device) if config.balancer else None
-        self.part_threads = PartThreads()
+        self.micro_batch_threads = MicroBatchThreads()
         self.average = {name: value.clone() for name, value in self._codebooks().items()}
         self._check_lengths(first.shape[-1])
 
@@ -119,7 +119,7 @@ class CodecTraining:
 
     def threads(self) -> AbstractContextManager[None]:
         """Return a context with threads for micro-batches: steps within it are faster and give the same result."""
-        return nullcontext() if self.config.part_size is None else self.part_threads.begun()
+        return nullcontext() if self.config.part_size is None else self.micro_batch_threads.running()
 
     def step(self) -> CodecStepStats:
         """Take one step and return its figures. If the discriminators learn in this step, they do so first, from the
@@ -133,7 +133,7 @@ class CodecTraining:
         if step == config.quantizer_start:
             self._start(generator)
         original = self.batches(step)
-        learn = self._learn if config.part_size is None else self._learn_in_parts
+        learn = self._learn if config.part_size is None else self._learn_in_micro_batches
         loss, values = learn(original, generator)
         stats = self.train_state.step_and_check()
         if self._averaged_codebooks and self.updates % config.optimization.ema_interval == 0:
@@ -166,42 +166,44 @@ class CodecTraining:
         loss = self._backward(losses, reconstruction, quantized.commitment)
         return loss, values | losses | {"commitment": quantized.commitment}
 
-    def _learn_in_parts(self, original: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def _learn_in_micro_batches(self, original: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Do what `_learn` does in micro-batches (parts). The sum that is minimised is the mean of the parts' losses,
         weighted by their numbers of segments."""
         network, precision = self.network, self.config.optimization.precision
         encoder, decoder = list(network.encoder.parameters()), list(network.decoder.parameters())
-        size, run = self.config.part_size, self.part_threads.map
+        size, run_all = self.config.part_size, self.micro_batch_threads.map
         assert size is not None
 
-        def encode(part: Tensor) -> Tensor:
-            with in_precision(part.device, precision):
-                encoded: Tensor = network.encoder(part)
+        def encode(micro_batch: Tensor) -> Tensor:
+            with in_precision(micro_batch.device, precision):
+                encoded: Tensor = network.encoder(micro_batch)
             return encoded.float()
 
-        def decode(part: Tensor, latents: Tensor) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        def decode(micro_batch: Tensor, latents: Tensor) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
             latents = as_leaf(latents)
-            with in_precision(part.device, precision):
+            with in_precision(micro_batch.device, precision):
                 reconstruction = network.decoder(latents)
-            losses = self.reconstruction_losses(reconstruction.float()[..., : part.shape[-1]], part)
-            loss = weighted_sum(losses, self.weights) * (len(part) / len(original))
+            losses = self.reconstruction_losses(reconstruction.float()[..., : micro_batch.shape[-1]], micro_batch)
+            loss = weighted_sum(losses, self.weights) * (len(micro_batch) / len(original))
             return losses, torch.autograd.grad(loss, [latents, *decoder])
 
         def encode_back(encoded: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
             return torch.autograd.grad(encoded, encoder, gradient)
 
-        parts = original.split(size)
-        encoded = run(encode, parts)
+        micro_batches = original.split(size)
+        encoded = run_all(encode, micro_batches)
         latents = as_leaf(torch.cat(encoded))
         quantized = self._quantized(latents, generator)
-        decoded = run(decode, parts, quantized.latents.split(size))
+        decoded = run_all(decode, micro_batches, quantized.latents.split(size))
         commitment = self.config.commitment_weight * quantized.commitment
-        from_decoder = torch.cat([gradients[0] for _, gradients in decoded])
-        (commitment + (quantized.latents * from_decoder).sum()).backward()
+        latent_gradients = torch.cat([gradients[0] for _, gradients in decoded])
+        (commitment + (quantized.latents * latent_gradients).sum()).backward()
         assert latents.grad is not None
         add_gradients(decoder, [gradients[1:] for _, gradients in decoded])
-        add_gradients(encoder, run(encode_back, encoded, latents.grad.split(size)))
-        shares = torch.tensor([len(part) / len(original) for part in parts], device=original.device)
+        add_gradients(encoder, run_all(encode_back, encoded, latents.grad.split(size)))
+        shares = torch.tensor(
+            [len(micro_batch) / len(original) for micro_batch in micro_batches], device=original.device
+        )
         losses = {
             name: (shares * torch.stack([losses[name].detach() for losses, _ in decoded])).sum()
             for name in self.weights
@@ -218,7 +220,7 @@ class CodecTraining:
 
     def _discriminators_learn(self) -> bool:
         assert self.config.adversarial is not None
-        generator = torch.Generator().manual_seed(step_seed(self.seed, self.updates, DISCRIMINATOR_TURN))
+        generator = torch.Generator().manual_seed(step_seed(self.seed, self.updates, DISCRIMINATOR_STEPS))
         return float(torch.rand((), generator=generator)) < self.config.adversarial.update_probability
 
     def _backward(self, losses: Mapping[str, Tensor], reconstruction: Tensor, commitment: Tensor) -> Tensor:
@@ -248,7 +250,7 @@ class CodecTraining:
             ValueError: training has begun, or the first batches have fewer frames than a codebook has entries.
         """
         if self.updates > 0:
-            raise ValueError(f"expected a training that has not begun, got one after {self.updates} steps")
+            raise ValueError(f"expected a training before its first step, got one after {self.updates} steps")
         copy = fold_weight_norm(with_weight_norm(self.network, self.network.state_dict()))
         latents = torch.cat([self.network.encoder(self.batches(i)) for i in range(self.config.start_batches)]).cpu()
         start_codebooks(copy.quantizer, latents, self.config.quantizer, torch.Generator().manual_seed(self.seed))
@@ -318,7 +320,6 @@ class CodecTraining:
             shortest = max(shortest, self.adversarial.discriminators.shortest)
         if samples < shortest:
             raise ValueError(
-                f"expected segments of {shortest} samples at least, the longest window of the losses and "
-                f"discriminators, got "
-                f"{samples}"
+                f"expected segments of at least {shortest} samples, the longest window of the losses and "
+                f"discriminators, got {samples}"
             )

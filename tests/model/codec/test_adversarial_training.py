@@ -223,7 +223,7 @@ def test_invalid_bandwidths_are_refused(bandwidths: tuple[int, ...]) -> None:
 
 
 def test_segments_shorter_than_a_window_are_refused_before_training() -> None:
-    with pytest.raises(ValueError, match=r"expected segments of 256 samples at least, .* got 160"):
+    with pytest.raises(ValueError, match=r"expected segments of at least 256 samples, .* got 160"):
         begin(config(), batches=lambda step: tones(step)[..., :160])
 
 

@@ -136,9 +136,9 @@ def test_codes_of_wrong_range_or_shape_are_refused(codec: Codec, codes: Tensor, 
 
 
 def test_windows_no_longer_than_their_context_are_refused(codec: Codec) -> None:
-    with pytest.raises(ValueError, match="expected a window of more frames than the 20 before and 20 after"):
+    with pytest.raises(ValueError, match="expected a window longer than its context of 20 frames before and 20 after"):
         codec.encode_track(sound(8_000), window=40, context=20)
-    with pytest.raises(ValueError, match="expected a window of more frames than the 20 before and 20 after"):
+    with pytest.raises(ValueError, match="expected a window longer than its context of 20 frames before and 20 after"):
         codec.decode_track(torch.zeros(3, 8, dtype=torch.long), window=40, context=20)
 
 
@@ -146,7 +146,9 @@ def test_a_codec_that_scales_its_input_is_refused() -> None:
     tiny = EncodecModel(
         EncodecConfig(normalize=True, num_filters=2, hidden_size=8, codebook_size=16, target_bandwidths=[0.3])
     )
-    with pytest.raises(ValueError, match="codes are all of its sound, got an EnCodec with normalisation or chunks"):
+    with pytest.raises(
+        ValueError, match="codes alone determine the sound, got an EnCodec with normalisation or chunks"
+    ):
         Codec(tiny)
 
 

@@ -135,7 +135,7 @@ def test_every_loss_is_smallest_for_equal_sounds_and_has_a_finite_gradient_in_si
 
 def test_a_loss_of_weight_0_is_not_computed_and_a_training_without_losses_is_refused() -> None:
     assert set(ReconstructionLosses(8_000, CodecTrainingConfig()).weights) == {"waveform", "spectral"}
-    with pytest.raises(ValidationError, match="a weight above 0 for a loss of the reconstruction"):
+    with pytest.raises(ValidationError, match="at least one loss of the reconstruction with a weight above 0"):
         CodecTrainingConfig(waveform_weight=0.0, spectral_weight=0.0)
 
 

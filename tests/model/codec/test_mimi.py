@@ -82,5 +82,5 @@ def test_a_mimi_without_encoder_or_decoder_is_refused(half: str) -> None:
 def test_a_mimi_at_the_rate_of_its_transformer_is_refused() -> None:
     network: Any = small_mimi()
     network.encoder.downsample = None
-    with pytest.raises(ValueError, match="expected a Mimi of fewer frames than 100 a second, got as many"):
+    with pytest.raises(ValueError, match="codes have fewer than 100 frames a second, got as many"):
         Codec(network)

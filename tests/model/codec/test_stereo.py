@@ -65,7 +65,7 @@ def test_anything_but_left_and_right_is_refused(stereo: StereoCodec) -> None:
         stereo.encode_track(sound(800, 3))
     with pytest.raises(ValueError, match="even number of codebooks, got 5"):
         stereo.decode(torch.zeros(1, 5, 4, dtype=torch.long))
-    with pytest.raises(ValueError, match="sides of one shape"):
+    with pytest.raises(ValueError, match="left and right of the same shape"):
         interleave(StereoCodes(torch.zeros(1, 2, 3, dtype=torch.long), torch.zeros(1, 2, 4, dtype=torch.long)))
     two = CodecConfig(sample_rate=8_000, channels=2, filters=4, ratios=(4, 5, 4), width=16, codebooks=3, cardinality=16)
     with pytest.raises(ValueError, match="expected a mono codec"):
