@@ -51,10 +51,10 @@ def condition_passes(
     """
     known = model.config.conditions
     if guidance_text != 1 and (TEXT not in known or len(known) < 2):
-        has = ", ".join(known) or "no conditions"
+        condition_names = ", ".join(known) or "no conditions"
         raise ValueError(
             f"expected a model that reads a {TEXT} and other conditions for a guidance_text of {guidance_text:g}, got "
-            f"one that reads {has}"
+            f"one that reads {condition_names}"
         )
     branches = {
         1: [attributes],

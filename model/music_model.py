@@ -71,7 +71,7 @@ class Attributes:
         for name in ("chroma", "clap", *FRAME_WISE):
             tensor = getattr(self, name)
             if tensor is not None and not tensor.isfinite().all():
-                raise ValueError(f"expected finite values in {name}, got some that are not")
+                raise ValueError(f"expected finite values in {name}, got NaN or infinity")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -287,11 +287,15 @@ def drop_attributes(
         if name not in CONDITIONS:
             raise ValueError(f"expected conditions among {list(CONDITIONS)}, got {name!r}")
         _check_probability(f"probability of {name}", probability)
-    limits = [probabilities.get(name, 0.0) for name in CONDITIONS]
-    draws = torch.rand(len(attributes), len(limits), generator=generator, device=generator.device).tolist()
+    item_probabilities = [probabilities.get(name, 0.0) for name in CONDITIONS]
+    draws = torch.rand(len(attributes), len(item_probabilities), generator=generator, device=generator.device).tolist()
     kept = []
-    for item, row in zip(attributes, draws, strict=True):
-        dropped = [name for name, draw, limit in zip(CONDITIONS, row, limits, strict=True) if draw < limit]
+    for item, item_draws in zip(attributes, draws, strict=True):
+        dropped = [
+            name
+            for name, draw, probability in zip(CONDITIONS, item_draws, item_probabilities, strict=True)
+            if draw < probability
+        ]
         kept.append(item.without(dropped) if set(dropped) & set(item.names) else item)
     return kept
 

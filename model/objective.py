@@ -114,8 +114,8 @@ class GuidedTeacher:
         branches = logits.unflatten(0, (2, -1)).permute(1, 3, 0, 2, 4)  # B T W K V
         guidance = torch.full((branches.shape[0] * branches.shape[1],), self.coefficient, device=logits.device)
         guided = apply_guidance(branches.flatten(0, 1), guidance, torch.ones_like(guidance))
-        of_codes: Tensor = guided.unflatten(0, branches.shape[:2]).transpose(1, 2)
-        return of_codes
+        guided_logits: Tensor = guided.unflatten(0, branches.shape[:2]).transpose(1, 2)
+        return guided_logits
 
 
 def divergence(prediction: Prediction, target: Float[Tensor, "B K T V"]) -> Float[Tensor, " K"]:
@@ -124,10 +124,10 @@ def divergence(prediction: Prediction, target: Float[Tensor, "B K T V"]) -> Floa
     For each codebook it is the mean over the predicted codes. It has the same gradient as the cross-entropy with the
     target's probabilities, but is 0 where the two distributions agree.
     """
-    expected = F.log_softmax(target.float(), dim=-1)
-    given = F.log_softmax(prediction.logits.float(), dim=-1)
-    each = F.kl_div(given, expected, reduction="none", log_target=True).sum(-1)
-    return (each * prediction.mask).sum((0, 2)) / prediction.mask.sum((0, 2))
+    target_log_probabilities = F.log_softmax(target.float(), dim=-1)
+    log_probabilities = F.log_softmax(prediction.logits.float(), dim=-1)
+    divergences = F.kl_div(log_probabilities, target_log_probabilities, reduction="none", log_target=True).sum(-1)
+    return (divergences * prediction.mask).sum((0, 2)) / prediction.mask.sum((0, 2))
 
 
 class LossModule(nn.Module):
@@ -169,8 +169,10 @@ def accumulate_gradients(
         torch.manual_seed(micro_batch.seed)
         # Gradients are summed within this process first and reduced across processes with the last micro-batch. For a
         # sharded model (FSDP) no process has room for all gradients, so they are reduced after every micro-batch.
-        apart = number < len(micro_batches)
-        with loss_module.no_sync() if apart and isinstance(loss_module, DistributedDataParallel) else nullcontext():
+        more_follow = number < len(micro_batches)
+        with (
+            loss_module.no_sync() if more_follow and isinstance(loss_module, DistributedDataParallel) else nullcontext()
+        ):
             losses = loss_module(micro_batch.batch)
             weighted = losses * micro_batch.loss_weights.to(losses.device, non_blocking=True)
             # DDP and FSDP average over the processes, but a sum is needed.
@@ -191,11 +193,11 @@ def held_out_cross_entropy(
     sums, counts = torch.zeros(books, dtype=torch.float64), torch.zeros(books, dtype=torch.float64)
     try:
         for batch in batches:
-            held = predicted(model.language_model, batch.codes.shape[-1], batch.lengths).sum((0, 2))
+            counted_codes = predicted(model.language_model, batch.codes.shape[-1], batch.lengths).sum((0, 2))
             with in_precision(model.device, precision):
                 loss = model.loss(batch.codes, batch.attributes, batch.lengths)
-            sums += loss.codebooks.cpu().double() * held
-            counts += held
+            sums += loss.codebooks.cpu().double() * counted_codes
+            counts += counted_codes
     finally:
         model.train(training)
     return sums / counts

@@ -187,15 +187,15 @@ def _parse_timed(token: str, position: int) -> TimedChord:
     if not colon:
         return TimedChord(chord)
     if not re.fullmatch(r"[0-9]{1,2}(\.[0-9]{1,3})?", length) or not float(length):
-        at = position + len(name) + 1
-        raise ValueError(f"expected a number of beats at position {at}, got {length!r}")
+        length_position = position + len(name) + 1
+        raise ValueError(f"expected a number of beats at position {length_position}, got {length!r}")
     return TimedChord(chord, float(length))
 
 
 def _check_bar(bar: Sequence[TimedChord], meter: Meter, position: int) -> None:
-    beats, open_ = sum(timed.beats or 0 for timed in bar), any(timed.beats is None for timed in bar)
-    if beats > meter.beats or (open_ and beats == meter.beats) or (not open_ and beats < meter.beats - 1e-3):
-        wanted = f"fewer than {meter.beats} beats told" if open_ else f"{meter.beats} beats"
+    beats, is_open = sum(timed.beats or 0 for timed in bar), any(timed.beats is None for timed in bar)
+    if beats > meter.beats or (is_open and beats == meter.beats) or (not is_open and beats < meter.beats - 1e-3):
+        wanted = f"chord lengths below {meter.beats} beats in total" if is_open else f"{meter.beats} beats"
         raise ValueError(f"expected {wanted} in the bar of {meter} at position {position}, got {beats:g}")
 
 
@@ -226,8 +226,8 @@ def chart_chords(chart: Chart, meter: Meter, bpm: float, seconds: float) -> Floa
     """
     lengths, numbers = [], []
     for bar in chart.bars:
-        unsaid = [timed for timed in bar if timed.beats is None]
-        share = (meter.beats - sum(timed.beats or 0 for timed in bar)) / max(1, len(unsaid))
+        without_length = [timed for timed in bar if timed.beats is None]
+        share = (meter.beats - sum(timed.beats or 0 for timed in bar)) / max(1, len(without_length))
         for timed in bar:
             lengths.append(share if timed.beats is None else timed.beats)
             quality = 0 if timed.chord.root == NO_ROOT else CHORD_QUALITIES.index(timed.chord.quality)

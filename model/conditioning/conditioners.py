@@ -239,18 +239,18 @@ class ChromaConditioner(nn.Module):
         for melody in melodies:
             if melody is not None and (melody.ndim != 2 or melody.shape[1] != PITCH_CLASSES or not len(melody)):
                 raise ValueError(f"expected a chroma [F, {PITCH_CLASSES}], got {list(melody.shape)}")
-        most = self.config.frames
+        max_frames = self.config.frames
         if self.config.match_length:
-            lengths = [0 if melody is None else most for melody in melodies]
+            lengths = [0 if melody is None else max_frames for melody in melodies]
         else:
-            lengths = [0 if melody is None else min(most, len(melody)) for melody in melodies]
-        longest = most if self.config.match_length else max([1, *lengths])
+            lengths = [0 if melody is None else min(max_frames, len(melody)) for melody in melodies]
+        longest = max_frames if self.config.match_length else max([1, *lengths])
         vectors = torch.zeros(len(melodies), longest, PITCH_CLASSES)
         mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
         for item, (melody, length) in enumerate(zip(melodies, lengths, strict=True)):
             if melody is not None:
-                seen = one_hot(melody) if self.config.one_hot else melody
-                vectors[item, :length] = seen[torch.arange(length) % len(melody)]
+                frames = one_hot(melody) if self.config.one_hot else melody
+                vectors[item, :length] = frames[torch.arange(length) % len(melody)]
             elif self.config.null == "first_bin":
                 vectors[item, :, 0], mask[item] = 1.0, True
         return PreparedVectors(vectors, mask)
@@ -332,7 +332,9 @@ class ClapConditioner(nn.Module):
         vectors = prepared.vectors
         if self.quantizer is not None:
             if not self.started and prepared.mask.any():
-                raise ValueError("expected codebooks that hold joint embeddings, got empty ones: `start` fills them")
+                raise ValueError(
+                    "expected codebooks that were set from joint embeddings, got empty ones: call `start` first"
+                )
             # Always in float32: distances are differences of large squares.
             with torch.autocast(vectors.device.type, enabled=False):
                 vectors = self._quantized(prepared)
@@ -346,10 +348,10 @@ class ClapConditioner(nn.Module):
             return self.quantizer.decode(self.quantizer.encode(latents)).transpose(1, 2)
         # Nulls are left out: if they counted, as in AudioCraft, they would pull entries towards the zero vector.
         present = prepared.mask[:, 0]
-        chosen = train_quantizer(
+        quantized = train_quantizer(
             self.quantizer, latents[present], self.config.quantizer.learning, torch.default_generator
         )
-        return latents.masked_scatter(present[:, None, None], chosen.latents).transpose(1, 2)
+        return latents.masked_scatter(present[:, None, None], quantized.latents).transpose(1, 2)
 
 
 def _new_quantizer(config: JointQuantizerConfig, width: int) -> EncodecResidualVectorQuantizer:

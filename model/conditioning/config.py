@@ -183,7 +183,7 @@ class JointQuantizerConfig(Config):
     @model_validator(mode="after")
     def _every_level_counts(self) -> "JointQuantizerConfig":
         if self.learning.dropout:
-            raise ValueError(f"expected joint embeddings quantised by every level, got dropout {self.learning.dropout}")
+            raise ValueError(f"expected learning.dropout = 0 for joint embeddings, got {self.learning.dropout}")
         return self
 
 
@@ -284,7 +284,8 @@ class MusicModelConfig(Config):
         for name in self.language_model.sum:
             if self._varies(name):
                 raise ValueError(
-                    f"expected conditions of one length to be summed, got {name}, which is as long as its text or tune"
+                    f"expected conditions of fixed length in language_model.sum, got {name}, which is as long as its "
+                    f"text or melody"
                 )
         return self
 

@@ -74,7 +74,7 @@ def _count_events(
     if len(events) < 2:
         return np.full(len(times), np.nan)
     if not (np.diff(events) > 0).all():
-        raise ValueError(f"expected rising {what}, got some that are not after the one before")
+        raise ValueError(f"expected {what} in ascending order, got one that is not later than the one before")
     before, after = 2 * events[0] - events[1], 2 * events[-1] - events[-2]
     extended = np.concatenate([[before], events, [after]]).astype(np.float64)
     counts: Float[npt.NDArray[np.float64], " T"] = np.interp(
@@ -102,9 +102,9 @@ def chord_vectors(
     vectors = np.zeros((len(times), ChordsConfig().width), dtype=np.float32)
     if not len(chords):
         return vectors
-    places = np.searchsorted(chords[:, 0], times, side="right") - 1
-    frames = np.flatnonzero((places >= 0) & (times < chords[places, 1]))
-    roots, kinds, basses = chords[places[frames], 2:].astype(np.int64).T
+    chord_indexes = np.searchsorted(chords[:, 0], times, side="right") - 1
+    frames = np.flatnonzero((chord_indexes >= 0) & (times < chords[chord_indexes, 1]))
+    roots, kinds, basses = chords[chord_indexes[frames], 2:].astype(np.int64).T
     sounding = roots >= 0
     vectors[frames[~sounding], pitches + qualities] = 1.0
     frames, roots, kinds, basses = frames[sounding], roots[sounding], kinds[sounding], basses[sounding]

@@ -71,9 +71,9 @@ def check_moved(before: Mapping[str, int], model: nn.Module, config: Optimizatio
     """
     if parameter_checksums(model) == before:
         raise ValueError(
-            f"expected weights that {config.steps} steps of training moved, got those that it began with, bit for bit: "
-            f"raise the learning rate ({config.learning_rate:g}) or the number of steps, and see whether the gradients "
-            "in the table training are finite and above 0"
+            f"expected {config.steps} steps of training to change the weights, got exactly the initial weights: raise "
+            f"the learning rate ({config.learning_rate:g}) or the number of steps, and check that the gradients in the "
+            "table training are finite and above 0"
         )
 
 
@@ -120,15 +120,15 @@ class TrainState:
         self.config, self.replicas = config, replicas
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         if not self.parameters:
-            raise ValueError("expected a model with parameters to train, got one whose parameters are all frozen")
+            raise ValueError("expected a model with parameters to train, got one with all parameters frozen")
         # Only the buffers of the state dictionary: the others follow from the configuration.
         stored = model.state_dict().keys()
         self.buffers = {name: value for name, value in model.named_buffers() if name in stored}
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
-        by_muon = frozenset(matrices if config.optimizer == "muon" else ())
-        self.momenta = {name: torch.zeros_like(value) for name, value in self.parameters.items() if name in by_muon}
+        muon_names = frozenset(matrices if config.optimizer == "muon" else ())
+        self.momenta = {name: torch.zeros_like(value) for name, value in self.parameters.items() if name in muon_names}
         self.adam = torch.optim.AdamW(
-            [value for name, value in self.parameters.items() if name not in by_muon],
+            [value for name, value in self.parameters.items() if name not in muon_names],
             lr=config.learning_rate,
             betas=config.betas,
             eps=config.epsilon,
@@ -189,8 +189,8 @@ class TrainState:
         skipped = int(self.skipped_steps)
         if skipped > self.config.max_skipped_steps:
             raise ValueError(
-                f"expected finite gradients, got {skipped} updates in a row without (step {self.updates}): lower "
-                f"the learning rate ({self.config.learning_rate}) or train in float32"
+                f"expected finite gradients, got NaN or infinity in {skipped} updates in a row (step {self.updates}): "
+                f"lower the learning rate ({self.config.learning_rate}) or train in float32"
             )
 
     def step_and_check(self) -> StepStats:
@@ -218,12 +218,12 @@ class TrainState:
     @contextmanager
     def replaced(self, weights: Mapping[str, Shaped[Tensor, "..."]]) -> Iterator[None]:
         """Give the trained parameters other values within the context; restore the current values, bit for bit."""
-        moving = {name: value.detach().clone() for name, value in self.parameters.items()}
+        current_values = {name: value.detach().clone() for name, value in self.parameters.items()}
         _copy(self.parameters, weights)
         try:
             yield
         finally:
-            _copy(self.parameters, moving)
+            _copy(self.parameters, current_values)
 
     def keep_averaged(self) -> None:
         """Replace the model's weights by the averaged weights for good, at the end of a training."""

@@ -79,7 +79,7 @@ def test_an_invalid_metre_is_refused(text: str) -> None:
         ("%", "expected a chord at position 1, got '%'"),
         ("C | F:5", "expected 4 beats in the bar of 4/4 at position 5, got 5"),
         ("C:2 F:1 | G", "expected 4 beats in the bar of 4/4 at position 1, got 3"),
-        ("C:4 F", "expected fewer than 4 beats told in the bar of 4/4 at position 1, got 4"),
+        ("C:4 F", "expected chord lengths below 4 beats in total in the bar of 4/4 at position 1, got 4"),
         ("C:two G", "expected a number of beats at position 3, got 'two'"),
         ("C:0 G", "expected a number of beats at position 3, got '0'"),
     ],

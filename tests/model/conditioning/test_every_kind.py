@@ -94,7 +94,9 @@ def test_conditions_of_one_length_can_be_summed_and_others_are_refused() -> None
         logits = model(codes[:1].expand_as(codes), ITEMS).logits.flatten(1)
     assert torch.cdist(logits, logits)[~torch.eye(len(ITEMS), dtype=torch.bool)].min() > 1e-4
     for name in rest:
-        with pytest.raises(ValidationError, match=f"expected conditions of one length to be summed, got {name}"):
+        with pytest.raises(
+            ValidationError, match=f"expected conditions of fixed length in language_model\\.sum, got {name}"
+        ):
             config(match_length=True, cross=tuple({*rest, *summed} - {name}), sum=(name,))
 
 

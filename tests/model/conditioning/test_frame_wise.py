@@ -88,9 +88,9 @@ def test_the_bar_is_zero_without_downbeats_and_all_is_zero_without_two_beats() -
 
 
 def test_beats_that_do_not_rise_are_refused() -> None:
-    with pytest.raises(ValueError, match="expected rising beats"):
+    with pytest.raises(ValueError, match="expected beats in ascending order"):
         beat_vectors(np.array([0.0, 1.0, 1.0]), NONE, np.zeros(1), BEAT)
-    with pytest.raises(ValueError, match="expected rising downbeats"):
+    with pytest.raises(ValueError, match="expected downbeats in ascending order"):
         beat_vectors(np.arange(3.0), np.array([2.0, 0.0]), np.zeros(1), BEAT)
 
 

@@ -180,12 +180,12 @@ def test_invalid_embeddings_and_codebooks_are_refused() -> None:
         ClapConditioner(ClapConfig(), 8).prepare([torch.zeros(3)])
     empty = _quantized(started=False)
     for mode in (True, False):
-        with pytest.raises(ValueError, match="expected codebooks that hold joint embeddings, got empty ones"):
+        with pytest.raises(ValueError, match="expected codebooks that were set from joint embeddings, got empty ones"):
             empty.train(mode)(empty.prepare([None, torch.zeros(WIDTH)]))
         assert not empty(empty.prepare([None, None])).embedding.any()
     with pytest.raises(ValueError, match=r"expected at least 8 joint embeddings of width 6 .* got 7 of width 6"):
         empty.start(_embeddings(7), torch.Generator())
     with pytest.raises(ValueError, match="got 20 of width 5"):
         empty.start(torch.zeros(20, 5), torch.Generator())
-    with pytest.raises(ValidationError, match=r"quantised by every level, got dropout 0\.5"):
+    with pytest.raises(ValidationError, match=r"learning\.dropout = 0 for joint embeddings, got 0\.5"):
         JointQuantizerConfig(learning=QuantizerConfig(dropout=0.5))

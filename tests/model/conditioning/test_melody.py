@@ -102,7 +102,9 @@ def test_invalid_melodies_and_settings_are_refused() -> None:
         ChromaConditioner(MelodyConfig(), 8).prepare([None, torch.zeros(12)])
     with pytest.raises(ValidationError, match="expected null = zeros for melodies that keep their length"):
         MelodyConfig(match_length=False, null="first_bin")
-    with pytest.raises(ValidationError, match="expected conditions of one length to be summed, got chroma"):
+    with pytest.raises(
+        ValidationError, match=r"expected conditions of fixed length in language_model\.sum, got chroma"
+    ):
         MusicModelConfig.model_validate(
             {"description": None, "chroma": {"match_length": False}, "language_model": {"cross": [], "sum": ["chroma"]}}
         )
