@@ -90,17 +90,20 @@ class DecodedSounds:
         np.save(payload, sound.samples, allow_pickle=False)
         header = f"{self._identity(generation, seconds)} {_digest(payload.getbuffer())} {sound.sample_rate}\n"
         path = self._path(generation)
+        replaced_bytes = 0
+        with suppress(FileNotFoundError):  # there is no earlier try, or another job took its sound
+            replaced_bytes = path.stat().st_size
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.inprogress")
         try:
             with temporary.open("wb") as file:
                 file.write(header.encode())
                 file.write(payload.getbuffer())
             os.replace(temporary, path)
-            self._room -= sound.samples.nbytes
+            self._room += replaced_bytes - len(header) - payload.getbuffer().nbytes
         except OSError as error:
             temporary.unlink(missing_ok=True)
             self._room = 0.0
-            log.info("decoded sound is not handed on any more, it will be decoded again: %s", error)
+            log.info("decoded sound cannot be kept any longer and will be decoded again: %s", error)
 
     def find(self, generation: Mapping[str, Any], seconds: float) -> DecodedSound | None:
         """Return the sound of a take if it was decoded from these codes by this codec; None where it is not there."""
@@ -124,9 +127,9 @@ class DecodedSounds:
     def _identity(self, generation: Mapping[str, Any], seconds: float) -> str:
         """Return a hash of everything that a sound is made from, as 64 hexadecimal digits."""
         codes = np.array(generation["codes"], dtype=np.int64)
-        known = {name: generation[name] for name in ("cardinality", "frame_rate", "codec_identity", "channels")}
-        made_of = known | {"shape": list(codes.shape), "seconds": seconds, "codec": self._codec}
-        return hashlib.sha256(canonical(made_of).encode() + codes.tobytes()).hexdigest()
+        codes_facts = {name: generation[name] for name in ("cardinality", "frame_rate", "codec_identity", "channels")}
+        ingredients = codes_facts | {"shape": list(codes.shape), "seconds": seconds, "codec": self._codec}
+        return hashlib.sha256(canonical(ingredients).encode() + codes.tobytes()).hexdigest()
 
 
 def _digest(payload: bytes | memoryview) -> str:

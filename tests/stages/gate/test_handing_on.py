@@ -129,6 +129,15 @@ def test_a_better_try_replaces_the_kept_sound(sounds: DecodedSounds) -> None:
     assert sounds.find(better, 0.2) is not None
 
 
+def test_tries_of_one_take_need_the_room_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoded, "MOST_BYTES", 2000)
+    sounds = new_sounds(tmp_path)
+    for code in range(5):
+        retake = ROW | {"codes": [np.full(5, code)] * 2}
+        sounds.keep(retake, 0.2, SOUND)
+        assert sounds.find(retake, 0.2) is not None
+
+
 def full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoded, "MOST_BYTES", 1000)
 
