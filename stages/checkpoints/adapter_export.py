@@ -39,21 +39,21 @@ def export_adapter(folder: Path, destination: Path, weights: FindWeights, base_m
         MissingWeights: weights that the checkpoint names cannot be fetched.
     """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise ValueError(f"expected a new or empty folder to write to, got {destination}, where something is already")
-    place = adapter_folder(folder)
-    if place is None:
+        raise ValueError(f"expected a new or empty folder to write to, got {destination}, which is neither")
+    adapter = adapter_folder(folder)
+    if adapter is None:
         raise ValueError(f"expected a checkpoint that learned by low-rank updates (train.lora), got {folder}")
     model = load_checkpoint(folder, weights).model
-    updates = _updates_by_module(read_adapter(place, model), model)
-    with new_folder(destination.absolute()) as new:
-        _settings(updates, base_model).save_pretrained(str(new))
+    updates = _updates_by_module(read_adapter(adapter, model), model)
+    with new_folder(destination.absolute()) as new_path:
+        _settings(updates, base_model).save_pretrained(str(new_path))
         tensors = {}
         for module, update in updates.items():
             tensors[f"base_model.model.{module}.lora_A.weight"] = update.down.contiguous()
             tensors[f"base_model.model.{module}.lora_B.weight"] = update.up.contiguous()
         # Three matrices share an A; safetensors needs a copy for each.
         tensors = {name: value.clone() for name, value in tensors.items()}
-        save_file(tensors, new / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+        save_file(tensors, new_path / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
     return sum(value.numel() for value in tensors.values())
 
 
@@ -62,27 +62,27 @@ def _updates_by_module(adapter: Adapter, model: MusicModel) -> dict[str, LowRank
     parameters = dict(model.named_parameters())
     modules = {}
     for name, updates in adapter.items():
-        theirs = names_in_hugging_face(name)
-        height = len(parameters[name]) // len(theirs)
-        for number, their in enumerate(theirs):
-            part = _of_rows(updates, slice(number * height, (number + 1) * height))
+        hf_names = names_in_hugging_face(name)
+        rows_per_name = len(parameters[name]) // len(hf_names)
+        for number, hf_name in enumerate(hf_names):
+            part = _updates_of_rows(updates, slice(number * rows_per_name, (number + 1) * rows_per_name))
             if part is not None:
-                modules[their.removesuffix(".weight")] = part
+                modules[hf_name.removesuffix(".weight")] = part
     return modules
 
 
-def _of_rows(updates: Sequence[LowRankUpdate], rows: slice) -> LowRankUpdate | None:
+def _updates_of_rows(updates: Sequence[LowRankUpdate], rows: slice) -> LowRankUpdate | None:
     """Return the updates of some rows of a matrix as one update; None where there is none."""
-    own = [update for update in updates if update.rows.start < rows.stop and rows.start < update.rows.stop]
-    if not own:
+    overlapping = [update for update in updates if update.rows.start < rows.stop and rows.start < update.rows.stop]
+    if not overlapping:
         return None
-    ups, scale = [], own[0].scale
-    for update in own:
+    ups, scale = [], overlapping[0].scale
+    for update in overlapping:
         up = update.up.new_zeros(rows.stop - rows.start, update.up.shape[1])
         first, last = max(rows.start, update.rows.start), min(rows.stop, update.rows.stop)
         up[first - rows.start : last - rows.start] = update.up[first - update.rows.start : last - update.rows.start]
         ups.append(up * (update.scale / scale))
-    return LowRankUpdate(rows, torch.cat([update.down for update in own]), torch.cat(ups, dim=1), scale)
+    return LowRankUpdate(rows, torch.cat([update.down for update in overlapping]), torch.cat(ups, dim=1), scale)
 
 
 def _settings(updates: dict[str, LowRankUpdate], base_model: str | None) -> peft.LoraConfig:

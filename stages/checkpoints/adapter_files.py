@@ -146,7 +146,7 @@ def checked_folder(context: Context, use: AdapterUse) -> Path:
     folder = adapter_folder(context.weights(WeightsRef(use.reference)).path)
     if folder is None or folder_digest(folder) != use.digest:
         raise ValueError(
-            f"expected the adapter {use.reference} as it was when the request was taken in, got another: run the stage "
-            "requests again"
+            f"expected the adapter {use.reference} as it was when the request was read, got changed files: run the "
+            "stage requests again"
         )
     return folder

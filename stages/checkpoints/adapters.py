@@ -28,12 +28,12 @@ _TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\
 """peft's names of the two factors of a module's update."""
 
 REFUSED = {
-    "use_dora": "magnitudes of their own (DoRA)",
+    "use_dora": "separate magnitudes (DoRA)",
     "fan_in_fan_out": "transposed matrices",
-    "modules_to_save": "whole modules beside the updates",
-    "layer_replication": "layers that stand there several times",
+    "modules_to_save": "whole modules in addition to the updates",
+    "layer_replication": "repeated layers",
     "lora_bias": "biases in the updates",
-    "target_parameters": "parameters that are no module's weight",
+    "target_parameters": "parameters that are not a module's weight",
     "trainable_token_indices": "single embeddings",
 }
 """Features of peft that compute something else than this module does, by field, in words."""
@@ -70,13 +70,13 @@ def read_adapter(folder: Path, model: MusicModel) -> Adapter:
     for name, tensor in read_safetensors(folder / ADAPTER_WEIGHTS).items():
         match = _TENSOR.fullmatch(name)
         if match is None:
-            raise ValueError(f"expected low-rank updates of linear layers alone in {folder}, got {name}")
+            raise ValueError(f"expected only low-rank updates of linear layers in {folder}, got {name}")
         factors.setdefault(match["module"], {})[match["factor"]] = tensor
-    places, updates = _places(model), dict[str, list[LowRankUpdate]]()
+    rows_by_module, updates = _rows_by_module(model), dict[str, list[LowRankUpdate]]()
     for module, pair in factors.items():
-        target = next((places[name] for name in _spellings(module) if name in places), None)
+        target = next((rows_by_module[name] for name in _spellings(module) if name in rows_by_module), None)
         if target is None:
-            raise ValueError(f"expected updates of layers that the model has in {folder}, got one of {module}")
+            raise ValueError(f"expected only updates of layers that the model has in {folder}, got one of {module}")
         if set(pair) != {"A", "B"}:
             raise ValueError(f"expected both factors of {module} in {folder}, got {' and '.join(pair)}")
         down, up = pair["A"], pair["B"]
@@ -102,11 +102,11 @@ def _read_settings(folder: Path) -> Mapping[str, Any]:
     if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
         kind = settings.get("peft_type") if isinstance(settings, dict) else settings
         raise ValueError(f"expected an adapter of type LORA in {folder}, got {kind!r}")
-    for field, what in REFUSED.items():
+    for field, feature in REFUSED.items():
         if settings.get(field):
-            raise ValueError(f"expected low-rank updates alone in {folder}, got {what} ({field})")
+            raise ValueError(f"expected only low-rank updates in {folder}, got {feature} ({field})")
     if settings.get("bias", "none") != "none":
-        raise ValueError(f"expected low-rank updates alone in {folder}, got biases (bias = {settings['bias']!r})")
+        raise ValueError(f"expected only low-rank updates in {folder}, got biases (bias = {settings['bias']!r})")
     return settings
 
 
@@ -115,13 +115,13 @@ def _scale(settings: Mapping[str, Any], module: str, rank: int) -> float:
     `use_rslora` arXiv:2312.03732)."""
     alphas: Mapping[str, float] = settings.get("alpha_pattern") or {}
     # peft's own rule (`get_pattern_key`): the end of the module's name must match the expression.
-    own = next((alpha for name, alpha in alphas.items() if re.fullmatch(rf"(.*\.)?({name})", module)), None)
-    alpha = float(settings["lora_alpha"] if own is None else own)
+    module_alpha = next((alpha for name, alpha in alphas.items() if re.fullmatch(rf"(.*\.)?({name})", module)), None)
+    alpha = float(settings["lora_alpha"] if module_alpha is None else module_alpha)
     return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
 
 @dataclass(frozen=True)
-class _Place:
+class _ModuleRows:
     """The rows of a model's parameter that are the weight of a module."""
 
     parameter: str
@@ -129,23 +129,23 @@ class _Place:
     columns: int
 
 
-def _places(model: MusicModel) -> dict[str, _Place]:
+def _rows_by_module(model: MusicModel) -> dict[str, _ModuleRows]:
     """Return the places of a model's matrices, by the names of the modules here and in transformers."""
-    places = {}
+    rows_by_module = {}
     for name, value in model.named_parameters():
         if value.ndim != 2 or not name.endswith(".weight") or ".embeddings." in name or ".encoder." in name:
             continue
         height, columns = value.shape
-        places[name.removesuffix(".weight")] = _Place(name, slice(0, height), columns)
+        rows_by_module[name.removesuffix(".weight")] = _ModuleRows(name, slice(0, height), columns)
         try:
-            theirs = names_in_hugging_face(name)
+            hf_names = names_in_hugging_face(name)
         except ValueError:
             continue  # transformers' MusicGen has no such part
-        part = height // len(theirs)
-        for number, their in enumerate(theirs):
-            rows = slice(number * part, (number + 1) * part)
-            places[their.removesuffix(".weight")] = _Place(name, rows, columns)
-    return places
+        rows_per_name = height // len(hf_names)
+        for number, hf_name in enumerate(hf_names):
+            rows = slice(number * rows_per_name, (number + 1) * rows_per_name)
+            rows_by_module[hf_name.removesuffix(".weight")] = _ModuleRows(name, rows, columns)
+    return rows_by_module
 
 
 def _spellings(module: str) -> tuple[str, ...]:

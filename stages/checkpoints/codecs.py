@@ -116,8 +116,8 @@ def load_codec_network(path: Path) -> CodecNetwork:
     facts = read_facts(path)
     inside = load_codec_inside(path, facts)
     if inside is None:
-        named = f": it speaks that of {facts.codec.reference}" if facts.codec and facts.codec.reference else ""
-        raise ValueError(f"expected a codec in the checkpoint {path}, got none inside{named}")
+        codec_name = f": it uses {facts.codec.reference}" if facts.codec and facts.codec.reference else ""
+        raise ValueError(f"expected a codec in the checkpoint {path}, got none{codec_name}")
     return inside
 
 
@@ -150,13 +150,13 @@ def codes_of_checkpoint(folder: Path, weights: FindWeights) -> CodesFormat | Non
 
 
 def _refuse_reference(reference: WeightsRef) -> LocalWeights:
-    raise ValueError(f"expected a codec in the folder, got only its name there: give {reference} itself")
+    raise ValueError(f"expected a codec in the folder, got only the name of one: use {reference} instead")
 
 
-def load_matching_codec(codes: CodesFormat, path: Path, device: str, got: str, speaker: str) -> AnyCodec:
+def load_matching_codec(codes: CodesFormat, path: Path, device: str, got: str, owner: str) -> AnyCodec:
     """Load the codec of a local folder onto `device`, and check that it is the codec of some codes. Arguments and
     errors are those of `load_matching_network`."""
-    return _make_codec(load_matching_network(codes, path, got, speaker), device, codes.codebooks, codes.channels)
+    return _make_codec(load_matching_network(codes, path, got, owner), device, codes.codebooks, codes.channels)
 
 
 def borrow_codecs_of_rows(
@@ -175,8 +175,8 @@ def borrow_codecs_of_rows(
     codecs: dict[CodesFormat, AnyCodec] = {}
     for row in rows:
         if (codes := CodesFormat.from_row(row)) not in codecs:
-            speaker = f"the checkpoint {row['checkpoint_id']}"
-            load = partial(load_matching_codec, codes, path, context.device, got, speaker)
+            owner = f"the checkpoint {row['checkpoint_id']}"
+            load = partial(load_matching_codec, codes, path, context.device, got, owner)
             codecs[codes] = context.borrow(("codec", codes), load)
     return codecs
 
@@ -196,8 +196,8 @@ def decode_generations(
         codecs: the codec for each format of codes (`borrow_codecs_of_rows`).
         wanted: the rows, each with the requested seconds.
     """
-    for codes, together in groupby(wanted, lambda each: CodesFormat.from_row(each[0])):
-        yield from _decode_all(codecs[codes], list(together))
+    for codes, group in groupby(wanted, lambda item: CodesFormat.from_row(item[0])):
+        yield from _decode_all(codecs[codes], list(group))
 
 
 def _decode_all(codec: AnyCodec, wanted: Sequence[tuple[Mapping[str, Any], float]]) -> Iterator[Samples]:
@@ -207,53 +207,57 @@ def _decode_all(codec: AnyCodec, wanted: Sequence[tuple[Mapping[str, Any], float
         yield samples[:, : round(seconds * codec.sample_rate)]
 
 
-def load_matching_network(codes: CodesFormat, path: Path, got: str, speaker: str) -> CodecNetwork:
+def load_matching_network(codes: CodesFormat, path: Path, got: str, owner: str) -> CodecNetwork:
     """Load the network of a local folder's codec, on the CPU, and check that it is the codec of some codes.
 
     Args:
         got: where the codec was named, for messages, such as `decode.codec = facebook/encodec_32khz`.
-        speaker: where the codes come from, for messages, such as `the checkpoint 0123456789abcdef`.
+        owner: where the codes come from, for messages, such as `the checkpoint 0123456789abcdef`.
 
     Raises:
         ValueError: the codec is not the one of the codes.
     """
     network = load_codec_network(path)
     coder = coder_of(network)
-    own, levels = coder.channels, coder.codebooks
+    own_channels, levels = coder.channels, coder.codebooks
     sides = encoded_sides(coder, codes.channels)
-    fits = codes.codebooks % sides == 0 and codes.codebooks <= sides * levels and codes.channels in (None, sides * own)
+    fits = (
+        codes.codebooks % sides == 0
+        and codes.codebooks <= sides * levels
+        and codes.channels in (None, sides * own_channels)
+    )
     if not fits or (codes.cardinality, codes.frame_rate) != (coder.cardinality, coder.frame_rate):
         channels = "" if codes.channels is None else f" for {codes.channels} channels"
         raise ValueError(
-            f"expected a codec of {codes}{channels}, which {speaker} speaks, got {got} with {sides * levels} of "
-            f"{coder.cardinality} at {coder.frame_rate:g} for {sides * own}"
+            f"expected a codec of {codes}{channels}, which {owner} uses, got {got} with {sides * levels} of "
+            f"{coder.cardinality} codes at {coder.frame_rate:g} for {sides * own_channels}"
         )
     levels = codes.codebooks // sides
     if codes.identity is not None and not has_identity(network, levels, codes.identity):
-        raise _other_codec(codes, codebook_identity(network, levels), speaker, got)
+        raise _other_codec(codes, codebook_identity(network, levels), owner, got)
     return network
 
 
-def check_codes_format(expected: CodesFormat, codes: CodesFormat, speaker: str, got: str) -> None:
+def check_codes_format(expected: CodesFormat, codes: CodesFormat, owner: str, got: str) -> None:
     """Refuse codes that are not of the format that a model uses.
 
     Args:
-        speaker: the model of the expected format, for messages, such as `the checkpoint 0123456789abcdef`.
+        owner: the model of the expected format, for messages, such as `the checkpoint 0123456789abcdef`.
         got: where the codes come from, for messages, such as `tokens made by facebook/encodec_32khz`.
 
     Raises:
         ValueError: the codes are of another codec, or of other sizes.
     """
     if replace(codes, identity=expected.identity, channels=expected.channels) != expected:
-        raise ValueError(f"expected codes of {expected}, which {speaker} speaks, got {got} with {codes}")
+        raise ValueError(f"expected codes of {expected}, which {owner} uses, got {got} with {codes}")
     if None not in (codes.identity, expected.identity) and codes.identity != expected.identity:
-        raise _other_codec(expected, str(codes.identity), speaker, got)
+        raise _other_codec(expected, str(codes.identity), owner, got)
 
 
-def _other_codec(codes: CodesFormat, identity: str, speaker: str, got: str) -> ValueError:
-    named = f"the codec {codes.reference}" if codes.reference else "the codec"
+def _other_codec(codes: CodesFormat, identity: str, owner: str, got: str) -> ValueError:
+    codec_name = f"the codec {codes.reference}" if codes.reference else "the codec"
     return ValueError(
-        f"expected {named} (identity {str(codes.identity)[:IDENTITY_DIGITS]}…), which {speaker} speaks, got {got} "
+        f"expected {codec_name} (identity {str(codes.identity)[:IDENTITY_DIGITS]}…), which {owner} uses, got {got} "
         f"(identity {identity[:IDENTITY_DIGITS]}…)"
     )
 
@@ -264,6 +268,6 @@ def _make_codec(network: CodecNetwork, device: str, codebooks: int | None, chann
     if channels not in (None, sides * coder.channels):
         raise ValueError(f"expected a codec of {channels} channels, got one of {coder.channels}")
     if codebooks is not None and codebooks % sides:
-        raise ValueError(f"expected an even number of codebooks, left and right by turns, got {codebooks}")
+        raise ValueError(f"expected an even number of codebooks, left and right interleaved, got {codebooks}")
     codec = Codec(network, device, None if codebooks is None else codebooks // sides)
     return StereoCodec(codec) if sides == 2 else codec

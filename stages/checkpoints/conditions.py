@@ -94,7 +94,7 @@ def melody_over_clip(melody: Melody, facts: CheckpointFacts, seconds: float) -> 
 
 
 def _melody_config(facts: CheckpointFacts) -> MelodyConfig:
-    assert facts.model.chroma is not None, "only a model that reads melodies is asked to follow one"
+    assert facts.model.chroma is not None, "the model must read melodies"
     return facts.model.chroma
 
 
@@ -150,7 +150,9 @@ class ConditionReader:
         if reference.kind != "track" or self._learned_from(LOOKED_UP_IN[column]):
             return reference
         if reference.value not in self._uris:
-            message = f"{column}: expected the track {reference.value} in tracks, got no such row: it may come later"
+            message = (
+                f"{column}: expected the track {reference.value} in tracks, got no such row: it may be added later"
+            )
             raise RequestRefused(f"unknown {column}", message)
         return Reference("file", self._uris[reference.value])
 
@@ -161,7 +163,7 @@ class ConditionReader:
             table = LOOKED_UP_IN[column]
             message = (
                 f"expected the track {reference.value} in {table.name} (version {self.facts.versions[table.name]}, "
-                "which the model learned from), got no such row: it may have been refused there, or come later"
+                "which the model learned from), got no such row: it may have been refused there, or be added later"
             )
             raise RequestRefused(f"unknown {column}", f"{column}: {message}")
         return row
@@ -175,31 +177,31 @@ class ConditionReader:
 
     def _check_model_reads(self, request: Row) -> None:
         """Raise RequestRefused for a condition that the model was not trained with."""
-        reads = self.facts.model.conditions
+        conditions = self.facts.model.conditions
         for column, condition in (("description", "description"), ("melody", "chroma"), ("clap", "clap")):
             if request[column]:
                 self._check_reads(column, condition)
         if request["chords"]:
             self._check_reads("chords", "chords")
-        keeps_time = "beat" in reads or bool(request["chords"])
+        keeps_time = "beat" in conditions or bool(request["chords"])
         if request["meter"] and not keeps_time:
             self._check_reads("meter", "beat")
         for column in ("key", "bpm"):
-            if request[column] is not None and column not in reads and not (column == "bpm" and keeps_time):
+            if request[column] is not None and column not in conditions and not (column == "bpm" and keeps_time):
                 self._check_reads(column, "description")  # key and tempo are part of the description
         for name, _ in request["fields"] or ():
             self._check_reads(name, name)
-        if request["guidance_text"] not in (None, 1) and ("description" not in reads or len(reads) < 2):
+        if request["guidance_text"] not in (None, 1) and ("description" not in conditions or len(conditions) < 2):
             message = "expected a model that was trained with a description and other conditions, got one with"
-            raise RequestRefused("no such condition", f"guidance_text: {message} {self._reads}")
+            raise RequestRefused("no such condition", f"guidance_text: {message} {self._condition_names}")
 
     def _check_reads(self, column: str, condition: str) -> None:
         if condition not in self.facts.model.conditions:
-            message = f"expected a model that was trained with {condition}, got one with {self._reads}"
+            message = f"expected a model that was trained with {condition}, got one with {self._condition_names}"
             raise RequestRefused("no such condition", f"{column}: {message}")
 
     @property
-    def _reads(self) -> str:
+    def _condition_names(self) -> str:
         return ", ".join(self.facts.model.conditions) or "no conditions"
 
     def _melody(self, request: Row) -> Melody:
@@ -267,7 +269,7 @@ class ConditionReader:
         if len(embedding) != self.facts.model.clap.width:
             raise ValueError(
                 f"expected joint embeddings of width {self.facts.model.clap.width}, as the model learned, got "
-                f"{len(embedding)} for {reference}: generate.clap is to be the model that the stage clap used"
+                f"{len(embedding)} for {reference}: set generate.clap to the model that the stage clap used"
             )
         return torch.from_numpy(embedding)
 
@@ -280,7 +282,7 @@ class ConditionReader:
     def _prompt(self, request: Row) -> Int[Tensor, "K P"]:
         """Return the codes that the clip begins with."""
         reference = self._reference(request, "prompt")
-        wanted = prompt_frames(self.facts, request)
+        prompt_length = prompt_frames(self.facts, request)
         if reference.kind == "track":
             row = self._row("prompt", reference)
             try:
@@ -299,10 +301,10 @@ class ConditionReader:
             codec, recording = self._codec, self._recording("prompt", reference)
             sound = convert_audio(recording.samples, recording.sample_rate, codec.sample_rate, codec.channels)
             # A codec that is not causal also reads some of the sound after the prompt.
-            samples = (wanted + codec.margins.after) * codec.hop
+            samples = (prompt_length + codec.margins.after) * codec.hop
             codes = codec.encode_track(torch.from_numpy(sound[:, :samples]))
-        if codes.shape[1] < wanted:
+        if codes.shape[1] < prompt_length:
             got = codes.shape[1] / self.facts.frame_rate
             message = f"prompt: expected {request['prompt_seconds']:g} s of {reference}, got {got:g}"
             raise RequestRefused("prompt too short", message)
-        return codes[:, :wanted]
+        return codes[:, :prompt_length]

@@ -56,22 +56,22 @@ def convert_checkpoint(
         MissingWeights: weights that the checkpoint names cannot be fetched.
     """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise ValueError(f"expected a new or empty folder to write to, got {destination}, where something is already")
+        raise ValueError(f"expected a new or empty folder to write to, got {destination}, which is neither")
     if folder.resolve() in destination.resolve().parents:  # writing there would change its digest
         raise ValueError(f"expected a folder outside of the checkpoint {folder} to write to, got {destination}")
-    trained = _leave_places_out(_add_codec(load_checkpoint(folder, weights), weights, codec))
+    trained = _without_local_paths(_add_codec(load_checkpoint(folder, weights), weights, codec))
     precision = Precision(stored or stored_type(folder), rounds=stored is not None)
     target = destination.absolute()
-    with new_folder(target) as new:
+    with new_folder(target) as new_path:
         if form == "segue":
             # The text encoder's weights are written too, wherever they were.
             facts = trained.facts.model_copy(update={"text_encoder": None})
-            save_checkpoint(new, trained.model, facts, trained.codec, precision)
+            save_checkpoint(new_path, trained.model, facts, trained.codec, precision)
         elif form == "hf":
-            write_hugging_face(trained, new, precision)
+            write_hugging_face(trained, new_path, precision)
         else:
-            write_audiocraft(trained, new, precision)
-        write_card(new, converted_card(_read_card(folder), trained.facts, form))
+            write_audiocraft(trained, new_path, precision)
+        write_card(new_path, converted_card(_read_card(folder), trained.facts, form))
     parameters = sum(value.numel() for value in trained.model.parameters())
     return Conversion(detect_form(folder), form, parameters, _codec_in_words(trained), precision.stored)
 
@@ -88,18 +88,18 @@ def _add_codec(trained: TrainedModel, weights: FindWeights, chosen: WeightsRef |
     """Return the model with its codec: the one that the user chose, or else the one inside it, or else the one that it
     names."""
     facts = trained.facts
-    named = chosen or (WeightsRef(facts.codec.reference) if facts.codec and facts.codec.reference else None)
-    if named is None or (chosen is None and trained.codec is not None):
+    reference = chosen or (WeightsRef(facts.codec.reference) if facts.codec and facts.codec.reference else None)
+    if reference is None or (chosen is None and trained.codec is not None):
         return trained
     codes = CodesFormat.from_facts(facts)
-    network = load_matching_network(codes, weights(named).path, f"the codec {named}", "the checkpoint")
+    network = load_matching_network(codes, weights(reference).path, f"the codec {reference}", "the checkpoint")
     if facts.codec is None:
-        codec = describe_codec(network, codes.codebooks, coder_of(network).channels, str(named))
+        codec = describe_codec(network, codes.codebooks, coder_of(network).channels, str(reference))
         facts = facts.model_copy(update={"codec": codec})
     return replace(trained, facts=facts, codec=network)
 
 
-def _leave_places_out(trained: TrainedModel) -> TrainedModel:
+def _without_local_paths(trained: TrainedModel) -> TrainedModel:
     """Leave out a reference to a local path if the codec is inside the model. It means nothing on another machine, and
     whoever publishes a model does not mean to publish the names of folders."""
     codec = trained.facts.codec
@@ -108,14 +108,14 @@ def _leave_places_out(trained: TrainedModel) -> TrainedModel:
     reference = WeightsRef(codec.reference)
     if not (Path(reference).is_absolute() or reference.startswith((".", "~")) or Path(reference).exists()):
         return trained
-    nameless = codec.model_copy(update={"reference": None})
-    return replace(trained, facts=trained.facts.model_copy(update={"codec": nameless}))
+    without_name = codec.model_copy(update={"reference": None})
+    return replace(trained, facts=trained.facts.model_copy(update={"codec": without_name}))
 
 
 def _codec_in_words(trained: TrainedModel) -> str:
     codec = trained.facts.codec
     if codec is None:
         return "no codec"
-    where = "its codec" if trained.codec is not None else f"the name of its codec {codec.reference}"
+    codec_name = "its codec" if trained.codec is not None else f"the name of its codec {codec.reference}"
     sound = {1: "mono", 2: "stereo"}.get(codec.channels, f"{codec.channels} channels")
-    return f"{where} (identity {codec.identity[:IDENTITY_DIGITS]}…, {codec.codebooks} codebooks, {sound})"
+    return f"{codec_name} (identity {codec.identity[:IDENTITY_DIGITS]}…, {codec.codebooks} codebooks, {sound})"

@@ -144,10 +144,10 @@ def generate_codes(
         ValueError: an adapter does not fit the model, or has changed since the request was read.
     """
     window = facts.segment_frames
-    together: dict[tuple[AdapterUse, ...], list[int]] = {}
+    numbers_by_adapters: dict[tuple[AdapterUse, ...], list[int]] = {}
     for number in range(len(requests)):
-        together.setdefault(() if adapters is None else adapters[number], []).append(number)
-    for uses, numbers in together.items():
+        numbers_by_adapters.setdefault(() if adapters is None else adapters[number], []).append(number)
+    for uses, numbers in numbers_by_adapters.items():
         added = [(read_adapter(checked_folder(context, use), model), use.strength) for use in uses]
         try:
             with adapted(model, added):

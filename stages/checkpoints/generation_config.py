@@ -109,12 +109,12 @@ def generation_dependencies(config: GenerationConfig, weights: Callable[[Weights
         model = config.checkpoint.hub_model
         if model in TEXT_MODELS:
             raise
-        read = [CHROMA.name] if model in MELODY_MODELS else [*CONDITION_FIELDS]
-        makers = [getattr(config, field) for condition in read for field in CONDITION_FIELDS[condition]]
-        needs = [reference for reference in makers if reference is not None]
+        conditions = [CHROMA.name] if model in MELODY_MODELS else [*CONDITION_FIELDS]
+        references = [getattr(config, field) for condition in conditions for field in CONDITION_FIELDS[condition]]
+        needed = [reference for reference in references if reference is not None]
         if model in MELODY_MODELS:
-            raise WeightsNotFetched([*error.references, *needs], error.why) from error
-        raise WeightsNotFetched(error.references, error.why, perhaps=needs) from error
+            raise WeightsNotFetched([*error.references, *needed], error.why) from error
+        raise WeightsNotFetched(error.references, error.why, perhaps=needed) from error
     reads = read_condition_names(folder)
     named = named_text_encoder(folder)
     changes: dict[str, WeightsRef | None] = {"text_encoder": named and (config.text_encoder or named)}
@@ -134,10 +134,10 @@ def take_seed(seed: int, take: int, retake: int = 0) -> int:
         take: number of the take, from 1.
         retake: number of tries of the take before this one; every try has a seed of its own.
     """
-    before = take - 1  # takes were once numbered from 0; seeds stay the same
+    earlier_takes = take - 1  # takes were once numbered from 0; seeds stay the same
     if retake:
-        return int(fingerprint([seed, before, retake])[:15], 16)
-    return int(fingerprint([seed, before])[:15], 16) if before else seed
+        return int(fingerprint([seed, earlier_takes, retake])[:15], 16)
+    return int(fingerprint([seed, earlier_takes])[:15], 16) if earlier_takes else seed
 
 
 def leaves_nothing_to_chance(request: Row) -> bool:

@@ -41,7 +41,7 @@ def detect_form(folder: Path) -> Form:
             return "hf"
         if isinstance(config, dict) and {"format", "model", "segment_seconds"} <= set(config):
             return "segue"
-        content = "a config.json without a model" if model_type is None else f"one of a model of type {model_type!r}"
+        content = "a config.json without a model" if model_type is None else f"a config.json of type {model_type!r}"
     if (folder / AUDIOCRAFT_FILES[0]).is_file():
         return "audiocraft"
     if not folder.is_dir():
@@ -117,7 +117,7 @@ def describe_model(folder: Path, weights: "FindWeights", text_encoder: WeightsRe
         return describe_audiocraft(folder, width)
     facts = read_facts(folder)
     if facts.codec is None:
-        raise ValueError(f"expected a checkpoint that says of which codec its codes are, got none in {folder / CONFIG}")
+        raise ValueError(f"expected facts of the codec in {folder / CONFIG}, got none")
     return ModelDescription(facts.model, facts.segment_seconds, facts.codec.channels)
 
 
@@ -169,7 +169,7 @@ def _count_safetensors(file: Path) -> int:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"expected safetensors in {file}, got a file without their header: {error}") from error
     if size != expected:
-        raise ValueError(f"expected {expected:,} bytes of safetensors in {file}, got {size:,}: fetch it again")
+        raise ValueError(f"expected {expected:,} bytes of safetensors in {file}, got {size:,}: download it again")
     return sum(math.prod(entry["shape"]) for entry in tensors)
 
 

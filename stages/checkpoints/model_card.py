@@ -39,8 +39,8 @@ LICENCE = {
 """Metadata on the model's own licence. Only the model's owner can choose one."""
 
 DATA_LICENCES = (
-    "As the recordings' metadata names them. The model's own licence is not chosen here: that is for its owner, who "
-    "knows what these allow."
+    "These are the licences in the recordings' metadata. No licence is chosen here for the model itself: its owner "
+    "must decide what these licences allow."
 )
 """Introduction to the licences of the data."""
 
@@ -93,7 +93,7 @@ def card_text(card: ModelCard, facts: CheckpointFacts, form: Form, checkpoint_id
         EvalResult(
             task_type=PIPELINE,
             dataset_type="held-out",
-            dataset_name="tracks that were held out",
+            dataset_name="held-out tracks",
             metric_type="cross-entropy",
             metric_name=name,
             metric_value=card.metrics[name],
@@ -114,8 +114,8 @@ def card_text(card: ModelCard, facts: CheckpointFacts, form: Form, checkpoint_id
         f"# {card.name}",
         "A language model over the codes of a neural codec, as MusicGen is (arXiv:2306.05284), trained with Segue.",
         loading_section(form, facts, checkpoint_id),
-        _section("What it reads", _reads(facts)),
-        _section("What it was taught", card.data),
+        _section("What it reads", _interface(facts)),
+        _section("What it was trained on", card.data),
         _section("Licences of the data", card.licences, DATA_LICENCES),
         _metrics_section(card.metrics),
         _section("Where it comes from", card.origin),
@@ -159,18 +159,18 @@ def loading_section(form: Form, facts: CheckpointFacts, checkpoint_id: str | Non
     """Return the section on how a model in a form is loaded and generates. All its calls have been run, except
     AudioCraft's, which is not installed with this project."""
     coefficient = facts.distilled_guidance
-    guided = (
+    guidance_notes = (
         []
         if coefficient is None
         else [
-            f"It has learned guidance {coefficient:g} by distillation: it is asked with guidance 1, in one pass, and "
-            "follows its conditions as the model that taught it did in two."
+            f"It has learned guidance {coefficient:g} by distillation: use it with guidance 1. In one pass it follows "
+            "its conditions as the model that it learned from did in two."
         ]
     )
     blocks = {"segue": _loads_here, "hf": _loads_in_transformers, "audiocraft": _loads_in_audiocraft}[form](
         facts, checkpoint_id
     )
-    return "\n\n".join([f"## {LOADING}", *guided, *blocks])
+    return "\n\n".join([f"## {LOADING}", *guidance_notes, *blocks])
 
 
 def _loads_here(facts: CheckpointFacts, checkpoint_id: str | None) -> list[str]:
@@ -178,7 +178,7 @@ def _loads_here(facts: CheckpointFacts, checkpoint_id: str | None) -> list[str]:
         return [
             "In the store that it was trained in, with the options of that run:",
             f"```\nsegue run generate decode --set generate.checkpoint={checkpoint_id}\n```",
-            "To take it elsewhere, with all that it needs, or into the form of transformers or AudioCraft:",
+            "To export it with everything that it needs (`--to hf` and `--to audiocraft` write other forms):",
             f"```\nsegue convert checkpoint:{checkpoint_id} ./model --to segue\n```",
         ]
     return [
@@ -202,7 +202,7 @@ def _loads_in_transformers(facts: CheckpointFacts, checkpoint_id: str | None) ->
         f'model = {name}.from_pretrained(".")\n'
         'inputs = processor(text=["a calm waltz"], padding=True, return_tensors="pt")\n'
         f"audio = model.generate(**inputs, max_new_tokens={min(steps, 256)})\n```",
-        "`generation_config.json` has the sampling and the guidance that it was made for.",
+        "`generation_config.json` contains the intended settings of sampling and guidance.",
     ]
 
 
@@ -222,7 +222,7 @@ def _section(title: str, items: Sequence[str], introduction: str = "") -> str:
     return "\n\n".join(filter(None, [f"## {title}", introduction, listed])) if items else ""
 
 
-def _reads(facts: CheckpointFacts) -> list[str]:
+def _interface(facts: CheckpointFacts) -> list[str]:
     """Describe the inputs and outputs of the model, as list items in Markdown."""
     names = [
         f"`{name}`" + (f" ({facts.model.fields[name].kind})" if name in FIELDS else "")
@@ -246,5 +246,5 @@ def _metrics_section(metrics: Mapping[str, float]) -> str:
     if not metrics:
         return ""
     rows = [f"| `{name}` | {value:.4g} |" for name, value in metrics.items()]
-    unit = "Cross-entropy in nats a code, on tracks that it was not trained on (`valid`, `test`)."
-    return "\n\n".join(["## How good it is", unit, "\n".join(["| metric | value |", "| --- | --- |", *rows])])
+    unit = "Cross-entropy in nats a code, on tracks that the model was not trained on (`valid`, `test`)."
+    return "\n\n".join(["## Quality", unit, "\n".join(["| metric | value |", "| --- | --- |", *rows])])

@@ -84,7 +84,7 @@ def save_checkpoint(
 
     The weights of a frozen text encoder are written only where `facts.text_encoder` is None.
     """
-    weights = _parted({name: value.detach().cpu() for name, value in model.weights().items()})
+    weights = _without_shared_memory({name: value.detach().cpu() for name, value in model.weights().items()})
     save_file(precision.of(weights), folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if model.description is not None:
@@ -97,16 +97,16 @@ def save_checkpoint(
         _save_network(codec, folder / CODEC, precision)
 
 
-def _parted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_shared_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors that share no memory, as safetensors requires. Only those that do share are copied: a second copy
     of a large model may be more than the machine has room for."""
-    parted, storages = dict[str, Tensor](), set[int]()
+    separate, storages = dict[str, Tensor](), set[int]()
     for name, value in tensors.items():
         storage = value.untyped_storage()
-        alone = value.is_contiguous() and storage.nbytes() == value.nbytes and storage.data_ptr() not in storages
-        parted[name] = value if alone else value.clone(memory_format=torch.contiguous_format)
+        owns_memory = value.is_contiguous() and storage.nbytes() == value.nbytes and storage.data_ptr() not in storages
+        separate[name] = value if owns_memory else value.clone(memory_format=torch.contiguous_format)
         storages.add(storage.data_ptr())
-    return parted
+    return separate
 
 
 def _save_network(network: PreTrainedModel, folder: Path, precision: Precision) -> None:
@@ -150,16 +150,16 @@ def load_native_checkpoint(
 
 
 def _load_frozen_text_encoder(
-    folder: Path, facts: CheckpointFacts, weights: FindWeights, given: WeightsRef | None
+    folder: Path, facts: CheckpointFacts, weights: FindWeights, text_encoder_reference: WeightsRef | None
 ) -> T5EncoderModel:
     if facts.text_encoder is None:
         return load_text_encoder(folder / TEXT_ENCODER)[0]
-    files = weights(given or WeightsRef(facts.text_encoder))
+    files = weights(text_encoder_reference or WeightsRef(facts.text_encoder))
     if files.digest != facts.text_encoder_digest:
-        named = f"{given} with digest " if given else ""
+        given_name = f"{text_encoder_reference} with digest " if text_encoder_reference else ""
         raise ValueError(
             f"expected the text encoder {facts.text_encoder} with digest {facts.text_encoder_digest}, as "
-            f"{folder.name} was trained with, got {named}{files.digest}"
+            f"{folder.name} was trained with, got {given_name}{files.digest}"
         )
     return load_text_encoder(files.path)[0]
 
@@ -174,7 +174,7 @@ def load_codec_inside(folder: Path, facts: CheckpointFacts) -> CodecNetwork | No
         return None
     network = load_native_codec(folder / CODEC)
     if facts.codec is None:
-        raise ValueError(f"expected facts of the codec in {folder / CONFIG}, which has one inside, got none")
+        raise ValueError(f"expected facts of the codec in {folder / CONFIG}, because the folder has a codec, got none")
     check_codec(network, facts.codec, f"the checkpoint {folder}")
     return network
 
@@ -208,11 +208,11 @@ def encoded_sides(coder: Coder, channels: int | None) -> int:
     return 2 if channels == 2 and coder.channels == 1 else 1
 
 
-def check_codec(network: CodecNetwork, facts: CodecFacts, speaker: str) -> None:
+def check_codec(network: CodecNetwork, facts: CodecFacts, owner: str) -> None:
     """Refuse a codec whose codes are not the model's.
 
     Args:
-        speaker: the model in an error message, such as `the checkpoint 0123456789abcdef`.
+        owner: the model in an error message, such as `the checkpoint 0123456789abcdef`.
 
     Raises:
         ValueError: the codec has another identity.
@@ -220,7 +220,7 @@ def check_codec(network: CodecNetwork, facts: CodecFacts, speaker: str) -> None:
     levels = facts.codebooks // encoded_sides(coder_of(network), facts.channels)
     if not has_identity(network, levels, facts.identity):
         raise ValueError(
-            f"expected the codec with identity {facts.identity}, which {speaker} speaks, got one with "
+            f"expected the codec with identity {facts.identity}, which {owner} uses, got one with "
             f"{codebook_identity(network, levels)}"
         )
 

@@ -39,8 +39,8 @@ def stored_type(folder: Path) -> StoredType:
         if file.name != AUDIOCRAFT_FILES[1]:
             content = load_pickle(file)
             numbers.update(_count_tensors(content.get("best_state", content) if isinstance(content, dict) else {}))
-    most = max(numbers, key=lambda dtype: numbers[dtype], default=torch.float32)
-    return next((name for name in get_args(StoredType) if getattr(torch, name) == most), "float32")
+    commonest = max(numbers, key=lambda dtype: numbers[dtype], default=torch.float32)
+    return next((name for name in get_args(StoredType) if getattr(torch, name) == commonest), "float32")
 
 
 def _count_safetensors(file: Path) -> Counter[torch.dtype]:
@@ -80,18 +80,19 @@ class Precision:
             ValueError: a tensor is to be rounded and has a value that the precision cannot hold.
         """
         return {
-            name: self._kept(name, value) if value.is_floating_point() else value for name, value in tensors.items()
+            name: self._converted(name, value) if value.is_floating_point() else value
+            for name, value in tensors.items()
         }
 
-    def _kept(self, name: str, value: Tensor) -> Tensor:
+    def _converted(self, name: str, value: Tensor) -> Tensor:
         """Return a tensor in this precision, or as it is if it may not be rounded."""
         dtype = getattr(torch, self.stored)
-        kept: Tensor = value.to(dtype)
-        if not self.rounds and not torch.equal(kept.to(value.dtype), value):
+        converted: Tensor = value.to(dtype)
+        if not self.rounds and not torch.equal(converted.to(value.dtype), value):
             return value
-        if not bool(kept.isfinite().all()) and bool(value.isfinite().all()):
+        if not bool(converted.isfinite().all()) and bool(value.isfinite().all()):
             raise ValueError(
                 f"expected weights of at most {torch.finfo(dtype).max:g}, which {self.stored} can hold, got "
                 f"{float(value.abs().max()):g} in {name}: keep them as float32 or bfloat16 (--dtype)"
             )
-        return kept
+        return converted

@@ -173,8 +173,8 @@ def model_from_audiocraft(
         config = _model_config(settings, conditioners, None if encoder is None else encoder.config.d_model)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, (error.title, *first["loc"])))
-        raise ValueError(f"expected the configuration of a model, got {where}: {first['msg']}") from error
+        location = ".".join(map(str, (error.title, *first["loc"])))
+        raise ValueError(f"expected the configuration of a model, got {location}: {first['msg']}") from error
     with torch.device("meta"):  # the weights come from the file; this saves a random start
         model = MusicModel(config, encoder, tokenizer)
     _load_state(model, package.state, conditioners.names)
@@ -220,7 +220,7 @@ def write_audiocraft(trained: TrainedModel, folder: Path, precision: Precision =
     decoder = decoder_to_audiocraft(model.config.language_model, names)
     conditioners = conditioners_to_audiocraft(model.config, facts.segment_seconds, text)
     if facts.codec is None:
-        raise ValueError("expected a model whose codec is known, got one that does not say: name its codec")
+        raise ValueError("expected a model with a known codec, got one that does not state its codec: name it")
     if not isinstance(trained.codec, EncodecModel | None):
         raise ValueError(f"expected an EnCodec to write in AudioCraft's form, got {coder_of(trained.codec).kind}")
     sides = facts.codec.channels // (1 if trained.codec is None else trained.codec.config.audio_channels)
@@ -245,8 +245,8 @@ def write_audiocraft(trained: TrainedModel, folder: Path, precision: Precision =
 
 def _guidance_settings(distilled: float | None) -> dict[str, float]:
     """Return the settings of guidance; a model that has learned a coefficient is used with 1."""
-    plain = {"training_dropout": 0.0, "inference_coef": 3.0}
-    return plain if distilled is None else plain | {"inference_coef": 1.0, DISTILLED: distilled}
+    settings = {"training_dropout": 0.0, "inference_coef": 3.0}
+    return settings if distilled is None else settings | {"inference_coef": 1.0, DISTILLED: distilled}
 
 
 def _write_codec(network: EncodecModel | None, codec: CodecFacts, folder: Path) -> None:
@@ -275,12 +275,12 @@ def _load_state(model: MusicModel, state: Mapping[str, Tensor], names: Mapping[s
         ValueError: tensors are missing, unknown or of another shape; the message names them.
     """
     own = model.weights()
-    theirs = {name: _name_to_audiocraft(name, names) for name in own}
+    audiocraft_names = {name: _name_to_audiocraft(name, names) for name in own}
     tensors = {
         name: value for name, value in parameters_in_audiocraft(state).items() if not _CHROMA_TABLE.fullmatch(name)
     }
-    check_tensors(tensors, {theirs[name]: value.shape for name, value in own.items()}, "the language model")
-    model.load_weights({name: tensors[theirs[name]] for name in own})
+    check_tensors(tensors, {audiocraft_names[name]: value.shape for name, value in own.items()}, "the language model")
+    model.load_weights({name: tensors[audiocraft_names[name]] for name in own})
 
 
 def _state_to_audiocraft(model: MusicModel, names: Mapping[str, str], text_encoder: bool) -> dict[str, Tensor]:

@@ -155,7 +155,7 @@ def codec_config_from_audiocraft(settings: Section) -> EncodecConfig:
     sample_rate = int(codec.number("sample_rate"))
     channels = codec.get("channels", values["channels"])
     if channels != values["channels"]:
-        raise ValueError(f"expected encodec.channels of seanet.channels, {values['channels']}, got {channels}")
+        raise ValueError(f"expected encodec.channels = seanet.channels = {values['channels']}, got {channels}")
     frame_rate = math.ceil(sample_rate / math.prod(values["ratios"]))
     config = EncodecConfig(
         sampling_rate=sample_rate,
@@ -181,7 +181,7 @@ def _merge_sides(seanet: Section) -> dict[str, Any]:
     for key in set(_DEFAULTS) - {"trim_right_ratio"}:  # the encoder has no transposed convolutions to trim
         if encoder[key] != decoder[key]:
             raise ValueError(
-                f"expected one seanet.{key} for encoder and decoder, got {encoder[key]!r} and {decoder[key]!r}"
+                f"expected the same seanet.{key} for encoder and decoder, got {encoder[key]!r} and {decoder[key]!r}"
             )
     for key in ("channels", "dimension", "n_filters", "n_residual_layers", "compress", "dilation_base"):
         if decoder[key] < 1:
@@ -209,7 +209,7 @@ def write_audiocraft_codec(network: EncodecModel, folder: Path) -> None:
         )
     if config.normalize and config.use_causal_conv:
         raise ValueError(
-            "expected a codec that is causal or scales its input, as AudioCraft's are, got one that is both"
+            "expected a codec that is causal or scales its input, as AudioCraft's are, got one that does both"
         )
     seanet = {here: getattr(config, there) for here, there in _SEANET.items()}
     seanet["ratios"] = list(seanet["ratios"])

@@ -121,7 +121,7 @@ def find_t5(trained: TrainedModel) -> NamedT5 | None:
         if own == published and config.vocab_size == T5_VOCABULARY:
             return NamedT5(name, inside=True)
     raise ValueError(
-        f"expected a text encoder that AudioCraft has by name ({', '.join(T5_SIZES)}), got a T5 of width "
+        f"expected a text encoder that AudioCraft knows by name ({', '.join(T5_SIZES)}), got a T5 of width "
         f"{config.d_model}, {config.num_layers} layers and {config.vocab_size} pieces"
     )
 
@@ -192,10 +192,10 @@ def check_order(config: MusicModelConfig, conditioners: Conditioners) -> None:
     """
     decoder = config.language_model
     for fused in (decoder.prepend, decoder.cross if decoder.cross_positions else ()):
-        theirs = [name for name in conditioners.names if name in fused]
-        ours = [name for name in config.conditions if name in fused]
-        if theirs != ours:
-            raise ValueError(f"expected conditioners in the order {ours}, got {theirs}")
+        audiocraft_order = [name for name in conditioners.names if name in fused]
+        own_order = [name for name in config.conditions if name in fused]
+        if audiocraft_order != own_order:
+            raise ValueError(f"expected conditioners in the order {own_order}, got {audiocraft_order}")
 
 
 def _t5_from_audiocraft(details: Section) -> str:
@@ -207,7 +207,7 @@ def _t5_from_audiocraft(details: Section) -> str:
 
 def _label_from_audiocraft(details: Section) -> LabelConfig:
     details.refuse_unknown({"n_bins", "dim", "tokenizer", "pad_idx"})
-    details.check("tokenizer", "noop", why="as words are lemmatised by spaCy there")
+    details.check("tokenizer", "noop", why="because AudioCraft lemmatises words with spaCy")
     details.check("pad_idx", 0)
     return LabelConfig(rows=details.require("n_bins"), width=details.require("dim"))
 
@@ -223,12 +223,12 @@ def _chroma_from_audiocraft(details: Section, settings: Section) -> MelodyConfig
     details.check("sample_rate", AUDIOCRAFT_CHROMA.sample_rate)
     details.check("n_chroma", 12)
     details.check("radix2_exp", AUDIOCRAFT_CHROMA.window.bit_length() - 1)
-    for key, usual in (
+    for key, default in (
         ("nfft", AUDIOCRAFT_CHROMA.window),
         ("winlen", AUDIOCRAFT_CHROMA.window),
         ("winhop", AUDIOCRAFT_CHROMA.hop),
     ):
-        details.check(key, None, usual)
+        details.check(key, None, default)
     details.check("norm", None, float("inf"))
     seconds = settings.section("dataset").number("segment_duration")
     return MelodyConfig(
@@ -259,13 +259,11 @@ def conditioner_names(config: MusicModelConfig) -> dict[str, str]:
             "expected a description or a joint embedding (clap), which in AudioCraft takes the description's place, "
             "got both"
         )
-    if beyond := [name for name in FRAME_WISE if name in config.conditions]:
-        raise ValueError(f"expected conditions that AudioCraft's MusicGen has, got {', '.join(beyond)}")
+    if unsupported := [name for name in FRAME_WISE if name in config.conditions]:
+        raise ValueError(f"expected conditions that AudioCraft's MusicGen has, got {', '.join(unsupported)}")
     for name, field in config.fields.items():
         if field.kind != "label":
-            raise ValueError(
-                f"expected fields that are labels, as AudioCraft's tables are here, got {name}: {field.kind}"
-            )
+            raise ValueError(f"expected fields that are labels, as in AudioCraft, got {name}: {field.kind}")
     for name in config.language_model.sum:
         if name in ("description", "chroma"):
             raise ValueError(f"expected conditions of one vector to be summed, as in AudioCraft, got {name}")
@@ -308,7 +306,7 @@ def _chroma_to_audiocraft(chroma: MelodyConfig, segment_seconds: float) -> dict[
     for field in ("null", "match_length", "analysis", "frame_rate", "frames"):
         wanted, got = getattr(expected, field), getattr(chroma, field)
         if wanted != got:
-            raise ValueError(f"expected a chroma with {field} = {wanted}, as AudioCraft generates with, got {got}")
+            raise ValueError(f"expected a chroma with {field} = {wanted}, which AudioCraft generates with, got {got}")
     return {
         "sample_rate": AUDIOCRAFT_CHROMA.sample_rate,
         "n_chroma": 12,
@@ -357,10 +355,10 @@ def conditioner_tensor_to_audiocraft(name: str, names: Mapping[str, str]) -> str
         name: the entry, such as `description.projection.weight`.
         names: AudioCraft's name of each condition.
     """
-    condition, _, inside = name.partition(".")
+    condition, _, parameter = name.partition(".")
     if condition == "fields":
-        condition, _, inside = inside.partition(".")
-    for here, there in _TENSOR_NAMES:
-        if re.match(here, inside):
-            return f"{CONDITIONER_PREFIX}{names[condition]}.{re.sub(here, there, inside, count=1)}"
+        condition, _, parameter = parameter.partition(".")
+    for own_name, audiocraft_name in _TENSOR_NAMES:
+        if re.match(own_name, parameter):
+            return f"{CONDITIONER_PREFIX}{names[condition]}.{re.sub(own_name, audiocraft_name, parameter, count=1)}"
     raise AssertionError(f"no name in AudioCraft for {name}")

@@ -32,7 +32,7 @@ _PATTERNS = {"unroll": "unroll", "coarse_first": "coarse_first", "musiclm": "gro
 _OPENING = ("flatten_first", "empty_initial")
 """Settings of how a delay pattern begins; they have the same names in both projects."""
 
-_PASSED_OVER = {
+_IGNORED = {
     *("emb_lr", "lr", "weight_decay", "weight_init", "depthwise_init", "zero_bias_init", "checkpointing"),
     *("memory_efficient", "custom", "attention_as_float32", "cross_attention", "q_modeling", "two_step_cfg"),
 }
@@ -59,7 +59,7 @@ def decoder_from_audiocraft(settings: Section, conditions: Mapping[str, str]) ->
     """
     settings.check("lm_model", "transformer_lm")
     decoder = settings.section("transformer_lm")
-    decoder.refuse_unknown(_READ | _PASSED_OVER)
+    decoder.refuse_unknown(_READ | _IGNORED)
     decoder.check("norm", "layer_norm")
     if not decoder.get("causal", False):
         raise ValueError("expected transformer_lm.causal to be True, got False")
@@ -71,7 +71,7 @@ def decoder_from_audiocraft(settings: Section, conditions: Mapping[str, str]) ->
     if decoder.values.get("past_context") is not None and decoder.get("memory_efficient", False):
         raise ValueError(
             "expected transformer_lm.memory_efficient to be False with a past_context, which memory-efficient "
-            "attention does not look at, got True"
+            "attention ignores, got True"
         )
     codebooks, width, heads = decoder.get("n_q", 8), decoder.get("dim", 128), decoder.get("num_heads", 8)
     scale, repeat = float(decoder.get("hidden_scale", 4.0)), decoder.get("kv_repeat", 1)
@@ -122,10 +122,14 @@ def _pattern_from_audiocraft(pattern: Section, decoder: Section, codebooks: int)
         opening = {knob: section.get(knob, 0) for knob in _OPENING}
         return {"pattern": "delay", "delays": None if delays == list(range(codebooks)) else tuple(delays)} | opening
     if name == "unroll":
-        each = list(range(codebooks))  # a step for each codebook
-        flattening = each if section.values.get("flattening") is None else section.get("flattening", each)
+        ascending = list(range(codebooks))  # a step for each codebook
+        flattening = ascending if section.values.get("flattening") is None else section.get("flattening", ascending)
         delays = tuple(section.get("delays", [0] * codebooks))
-        return {"pattern": "unroll", "delays": delays, "flattening": None if flattening == each else tuple(flattening)}
+        return {
+            "pattern": "unroll",
+            "delays": delays,
+            "flattening": None if flattening == ascending else tuple(flattening),
+        }
     if name == "coarse_first":
         return {"pattern": "coarse_first", "delays": (0, *section.get("delays", [0] * (codebooks - 1)))}
     return {"pattern": "grouped", "group": section.get("group_by", 2)}
@@ -153,8 +157,8 @@ def _fuser_from_audiocraft(fuser: Section, conditions: Mapping[str, str]) -> dic
 
 def _refuse_twice(fused: list[str]) -> None:
     """Raise ValueError for a condition that joins in two ways: AudioCraft allows one way each."""
-    if twice := sorted({name for name in fused if fused.count(name) > 1}):
-        raise ValueError(f"expected each condition to join in one way, as in AudioCraft, got {twice} in several")
+    if repeated := sorted({name for name in fused if fused.count(name) > 1}):
+        raise ValueError(f"expected each condition to join in one way, as in AudioCraft, got {repeated} in several")
 
 
 def decoder_to_audiocraft(config: LanguageModelConfig, names: Mapping[str, str]) -> dict[str, Any]:
@@ -174,11 +178,11 @@ def decoder_to_audiocraft(config: LanguageModelConfig, names: Mapping[str, str])
     if config.interpolate_steps is not None:
         raise ValueError(f"expected interpolate_steps to be None, as in AudioCraft, got {config.interpolate_steps}")
     if list(config.codebook_delays) != sorted(config.codebook_delays):
-        raise ValueError(f"expected delays that do not fall, as AudioCraft's, got {config.codebook_delays}")
+        raise ValueError(f"expected delays in ascending order, as in AudioCraft, got {config.codebook_delays}")
     _refuse_twice([*config.cross, *config.prepend, *config.sum, *config.interpolate])
     delays = list(config.codebook_delays)
     if config.pattern in ("coarse_first", "grouped") and delays[0]:
-        raise ValueError(f"expected a first codebook without delay, as AudioCraft's is, got {delays[0]}")
+        raise ValueError(f"expected a first codebook without delay, as in AudioCraft, got {delays[0]}")
     if config.pattern == "grouped" and any(delays):
         raise ValueError(f"expected no delays in the grouped pattern, as AudioCraft has none, got {tuple(delays)}")
     if config.pattern == "coarse_first":
@@ -189,7 +193,7 @@ def decoder_to_audiocraft(config: LanguageModelConfig, names: Mapping[str, str])
         pattern |= {knob: getattr(config, knob) for knob in _OPENING}
     if modeling == "unroll" and config.flattening is not None:
         pattern["flattening"] = list(config.flattening)
-    whole = config.past_context is None
+    full_attention = config.past_context is None
     return {
         "lm_model": "transformer_lm",
         "codebooks_pattern": {"modeling": modeling, modeling: pattern},
@@ -219,8 +223,8 @@ def decoder_to_audiocraft(config: LanguageModelConfig, names: Mapping[str, str])
             "max_period": config.position_period,
             "positional_scale": config.position_scale,
             "cross_attention": bool(config.cross),
-            "memory_efficient": whole,
-            "custom": not whole,
+            "memory_efficient": full_attention,
+            "custom": not full_attention,
             "attention_as_float32": False,
             "checkpointing": "none",
             "emb_lr": None,

@@ -185,7 +185,7 @@ def _parse_settings(content: Mapping[str, Any], path: Path) -> Section:
 def write_package(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write an exported file that `read_package` and AudioCraft's loaders read."""
     content = {
-        "best_state": {name: _alone(value.detach().cpu()) for name, value in state.items()},
+        "best_state": {name: _with_own_memory(value.detach().cpu()) for name, value in state.items()},
         "xp.cfg": yaml.safe_dump(dict(config), sort_keys=False),
         "version": VERSION,
         "exported": True,
@@ -194,7 +194,7 @@ def write_package(path: Path, state: Mapping[str, Tensor], config: Mapping[str, 
         torch.save(content, file)
 
 
-def _alone(value: Tensor) -> Tensor:
+def _with_own_memory(value: Tensor) -> Tensor:
     """Return a tensor that has its memory to itself: torch would write all memory of a tensor that is part of
     another."""
     return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
@@ -203,7 +203,7 @@ def _alone(value: Tensor) -> Tensor:
 def _resolve(value: Any, root: Mapping[str, Any], depth: int = 0) -> Any:
     """Replace references to other settings by their values; references of another kind (`${oc.env:…}`) stay text."""
     if depth > _DEEPEST:
-        raise ValueError(f"expected a configuration whose references end, got one that leads on after {_DEEPEST} steps")
+        raise ValueError(f"expected at most {_DEEPEST} nested settings and references in the configuration, got more")
     if isinstance(value, Mapping):
         return {key: _resolve(item, root, depth + 1) for key, item in value.items()}
     if isinstance(value, list):

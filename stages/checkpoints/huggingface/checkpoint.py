@@ -142,11 +142,11 @@ def write_hugging_face(trained: TrainedModel, folder: Path, precision: Precision
     """
     model, facts = trained.model, trained.facts
     if trained.codec is None:
-        raise ValueError("expected the codec of the model's codes, which Hugging Face's form holds too, got none")
+        raise ValueError("expected a codec to write with the model, as Hugging Face's form includes it, got none")
     codec = trained.codec
     if not isinstance(codec, EncodecModel):
         kind = coder_of(codec).kind
-        raise ValueError(f"expected an EnCodec, by which Hugging Face's MusicGen speaks its codes, got {kind}")
+        raise ValueError(f"expected an EnCodec, the only codec of Hugging Face's MusicGen, got {kind}")
     if model.description is None:
         raise ValueError("expected a model that reads descriptions, as Hugging Face's MusicGen does, got one without")
     encoder, tokenizer = model.description.encoder, model.description.tokenizer
@@ -182,11 +182,11 @@ def _read_tensors(folder: Path, prefix: str = "") -> dict[str, Tensor]:
     Raises:
         ValueError: there are none, or a file is missing, damaged, or holds something other than tensors.
     """
-    first = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    if first is None:
+    weights_file = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if weights_file is None:
         raise ValueError(f"expected weights in {folder} ({', '.join(WEIGHT_FILES)}), got none")
     tensors: dict[str, Tensor] = {}
-    for file in _indexed_files(first) if first.suffix == ".json" else [first]:
+    for file in _indexed_files(weights_file) if weights_file.suffix == ".json" else [weights_file]:
         tensors |= _read_tensor_file(file, prefix)
     return tensors
 
@@ -199,7 +199,7 @@ def _indexed_files(index: Path) -> list[Path]:
         raise ValueError(f"expected an index with a weight_map in {index}, got {error}") from error
     for name in names:
         if Path(name).name != name or not (index.parent / name).is_file():
-            raise ValueError(f"expected every file that {index} names beside it, got {name!r}, which is not there")
+            raise ValueError(f"expected every file that {index} names in its folder, got none named {name!r}")
     return [index.parent / name for name in names]
 
 
@@ -326,20 +326,22 @@ def _check_decoder_and_codec(where: object, decoder: Any, codec: EncodecModel) -
     config: Any = codec.config
     levels, rest = divmod(decoder.num_codebooks, decoder.audio_channels)
     if rest:
-        raise ValueError(f"expected an even num_codebooks of a stereo decoder in {where}, got {decoder.num_codebooks}")
+        raise ValueError(
+            f"expected an even num_codebooks for the stereo decoder in {where}, got {decoder.num_codebooks}"
+        )
     if levels > config.num_quantizers:
         raise ValueError(
-            f"expected a codec of at least {levels} codebooks, as the decoder in {where} speaks, "
+            f"expected a codec of at least {levels} codebooks, as the decoder in {where} uses, "
             f"got {config.num_quantizers}"
         )
     if decoder.vocab_size != config.codebook_size:
         raise ValueError(
-            f"expected a codec of cardinality {decoder.vocab_size}, as the decoder in {where} speaks, "
+            f"expected a codec of cardinality {decoder.vocab_size}, as the decoder in {where} uses, "
             f"got {config.codebook_size}"
         )
     if decoder.audio_channels == 2 and config.audio_channels != 1:
         raise ValueError(
-            f"expected a mono codec for left and right each, as the decoder in {where} speaks, "
+            f"expected a mono codec for each channel of the stereo decoder in {where}, "
             f"got one of {config.audio_channels} channels"
         )
 

@@ -41,24 +41,26 @@ def read_hugging_face_config(folder: Path) -> HuggingFaceConfig:
     kind = raw.get("model_type")
     if kind not in TYPES:
         raise ValueError(f"expected a model of type {' or '.join(TYPES)} in {folder}, got {kind!r}")
-    if lacking := [name for name in PARTS if not isinstance(raw.get(name), dict)]:
-        raise ValueError(f"expected a text_encoder, an audio_encoder and a decoder in {folder}, got no {lacking[0]}")
-    whole = _weights_as_they_are(raw, folder) | {name: _weights_as_they_are(raw[name], folder) for name in PARTS}
+    if missing := [name for name in PARTS if not isinstance(raw.get(name), dict)]:
+        raise ValueError(f"expected a text_encoder, an audio_encoder and a decoder in {folder}, got no {missing[0]}")
+    settings = _without_implementations(raw, folder) | {
+        name: _without_implementations(raw[name], folder) for name in PARTS
+    }
     try:
-        config = TYPES[kind].from_dict(whole)
+        config = TYPES[kind].from_dict(settings)
     except (ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
         raise ValueError(f"expected the configuration of a {kind} in {folder}, got {error}") from error
-    part: Any
-    for name, part, wanted in (
+    encoder: Any
+    for name, encoder, wanted in (
         ("text_encoder", config.text_encoder, T5Config),
         ("audio_encoder", config.audio_encoder, EncodecConfig),
     ):
-        if type(part) is not wanted:
-            raise ValueError(f"expected {name} of type {wanted.model_type} in {folder}, got {part.model_type!r}")
+        if type(encoder) is not wanted:
+            raise ValueError(f"expected {name} of type {wanted.model_type} in {folder}, got {encoder.model_type!r}")
     return config
 
 
-def _weights_as_they_are(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _without_implementations(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Leave out the settings that name implementations.
 
     Raises:
@@ -106,9 +108,11 @@ def config_from_hugging_face(config: HuggingFaceConfig, melody_rate: float, max_
     melody = isinstance(config, MusicgenMelodyConfig)
     if decoder.activation_function not in ACTIVATIONS:
         raise ValueError(f"expected activation_function {' or '.join(ACTIVATIONS)}, got {decoder.activation_function}")
-    wide = None if melody else decoder.cross_attention_hidden_size
-    if wide not in (None, decoder.hidden_size):
-        raise ValueError(f"expected cross_attention_hidden_size {decoder.hidden_size}, the decoder's own, got {wide}")
+    cross_width = None if melody else decoder.cross_attention_hidden_size
+    if cross_width not in (None, decoder.hidden_size):
+        raise ValueError(
+            f"expected cross_attention_hidden_size {decoder.hidden_size}, the decoder's own, got {cross_width}"
+        )
     if melody and config.num_chroma != PITCH_CLASSES:
         raise ValueError(f"expected num_chroma {PITCH_CLASSES}, got {config.num_chroma}")
     dropout = decoder.dropout if decoder.dropout == decoder.activation_dropout else 0.0
@@ -164,7 +168,7 @@ def config_to_hugging_face(model: MusicModelConfig, text_encoder: T5Config, code
     }
     levels = ours.codebooks // 2 if stereo else ours.codebooks
     parts: dict[str, Any] = {
-        "text_encoder": _without_place(text_encoder.to_dict()),
+        "text_encoder": _without_local_path(text_encoder.to_dict()),
         "audio_encoder": _audio_encoder(codec, levels),
         "decoder": decoder,
     }
@@ -233,7 +237,7 @@ def _format_value(value: object) -> str:
     return "none" if value in (None, (), []) else str(value)
 
 
-def _without_place(settings: dict[str, Any]) -> dict[str, Any]:
+def _without_local_path(settings: dict[str, Any]) -> dict[str, Any]:
     """Leave out the local path that a network was loaded from."""
     return {name: value for name, value in settings.items() if name != "_name_or_path"}
 
@@ -245,5 +249,5 @@ def _audio_encoder(codec: EncodecModel, levels: int) -> dict[str, Any]:
     quantizer: Any = codec.quantizer
     rates = [*config.target_bandwidths, bandwidth_for(levels, config.codebook_nbits, config.frame_rate)]
     first = next(rate for rate in rates if quantizer.get_num_quantizers_for_bandwidth(rate) == levels)
-    settings = _without_place(config.to_dict())
+    settings = _without_local_path(config.to_dict())
     return settings | {"target_bandwidths": [first, *(rate for rate in config.target_bandwidths if rate > first)]}

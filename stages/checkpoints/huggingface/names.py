@@ -56,7 +56,7 @@ def names_in_hugging_face(name: str) -> tuple[str, ...]:
     for expression, replacement in _IN_PROJECTIONS:
         if (match := re.fullmatch(expression, name)) is not None:
             return tuple(f"{match.expand(replacement)}{part}_proj.weight" for part in "qkv")
-    raise ValueError(f"expected a parameter of a MusicGen as Hugging Face's, got {name!r}")
+    raise ValueError(f"expected a parameter that Hugging Face's MusicGen has, got {name!r}")
 
 
 def weights_to_hugging_face(weights: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Shaped[Tensor, "..."]]:
@@ -68,9 +68,9 @@ def weights_to_hugging_face(weights: Mapping[str, Shaped[Tensor, "..."]]) -> dic
     """
     tensors: dict[str, Tensor] = {}
     for name, weight in weights.items():
-        theirs = names_in_hugging_face(name)
-        parts = weight.detach().cpu().chunk(len(theirs))
-        tensors |= {their: part.contiguous() for their, part in zip(theirs, parts, strict=True)}
+        hf_names = names_in_hugging_face(name)
+        parts = weight.detach().cpu().chunk(len(hf_names))
+        tensors |= {hf_name: part.contiguous() for hf_name, part in zip(hf_names, parts, strict=True)}
     return tensors
 
 
@@ -89,13 +89,13 @@ def weights_from_hugging_face(
     """
     names = {name: names_in_hugging_face(name) for name in shapes}
     parts: dict[str, torch.Size] = {}
-    for name, theirs in names.items():
+    for name, hf_names in names.items():
         rows, *rest = shapes[name]
-        parts |= dict.fromkeys(theirs, torch.Size((rows // len(theirs), *rest)))
+        parts |= dict.fromkeys(hf_names, torch.Size((rows // len(hf_names), *rest)))
     check_tensors(tensors, parts, "a MusicGen")
     weights = {}
-    for name, theirs in names.items():
-        matrices = [tensors.pop(their) for their in theirs]
+    for name, hf_names in names.items():
+        matrices = [tensors.pop(hf_name) for hf_name in hf_names]
         weights[name] = torch.cat(matrices) if len(matrices) > 1 else matrices[0]
     return weights
 
@@ -119,7 +119,7 @@ def add_identities(tensors: dict[str, Tensor], config: HuggingFaceConfig) -> Non
     """
     for name, width in _absent_projections(config).items():
         if f"{name}.weight" in tensors:
-            raise ValueError(f"expected no {name} between things of one width, {width}, got one")
+            raise ValueError(f"expected no {name} between equal widths ({width}), got one")
         tensors |= {f"{name}.weight": torch.eye(width), f"{name}.bias": torch.zeros(width)}
 
 
@@ -133,6 +133,6 @@ def remove_identities(tensors: dict[str, Tensor], config: HuggingFaceConfig) -> 
         weight, bias = tensors.pop(f"{name}.weight"), tensors.pop(f"{name}.bias")
         if not torch.equal(weight, torch.eye(width)) or bias.any():
             raise ValueError(
-                f"expected a condition of another width than the decoder's {width}, or one that is not projected, as "
-                f"Hugging Face's MusicGen has no {name} between equal widths, got a projection"
+                f"expected no projection of a condition as wide as the decoder ({width}), because Hugging Face's "
+                f"MusicGen has no {name} between equal widths, got one"
             )

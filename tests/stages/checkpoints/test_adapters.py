@@ -195,9 +195,9 @@ def test_a_checkpoint_without_updates_is_not_exported_as_an_adapter(ours: Any, t
     ("change", "told"),
     [
         ({"peft_type": "IA3"}, "expected an adapter of type LORA in .*, got 'IA3'"),
-        ({"use_dora": True}, r"magnitudes of their own \(DoRA\)"),
+        ({"use_dora": True}, r"separate magnitudes \(DoRA\)"),
         ({"bias": "all"}, "got biases"),
-        ({"modules_to_save": ["lm_heads"]}, "whole modules beside the updates"),
+        ({"modules_to_save": ["lm_heads"]}, "whole modules in addition to the updates"),
     ],
 )
 def test_an_adapter_that_is_not_a_sum_of_updates_is_refused(
@@ -219,7 +219,7 @@ def test_an_adapter_of_another_model_is_refused(ours: Any, tmp_path: Path) -> No
     with pytest.raises(ValueError, match="it belongs to another model"):
         read_adapter(tmp_path / "adapter", ours)
     save_file({name.replace("layers.0", "layers.77"): value for name, value in tensors.items()}, file)
-    with pytest.raises(ValueError, match="expected updates of layers that the model has"):
+    with pytest.raises(ValueError, match="expected only updates of layers that the model has"):
         read_adapter(tmp_path / "adapter", ours)
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match="expected an adapter of peft in"):

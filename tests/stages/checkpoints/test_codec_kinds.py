@@ -132,7 +132,7 @@ def test_codes_of_another_codec_are_refused_by_name(tmp_path: Path, kind: str, f
     row = track(tmp_path / "a.wav", piece(1), "train")
     tokens = tokens_of(tmp_path / "s", [row], Config(codec=WeightsRef(str(folder))))[0][row["track_id"]]
     other = saved(kind, tmp_path / "other", seed=1)
-    with pytest.raises(StageFailed, match=r"expected the codec \(identity .* c1 speaks, got decode.codec = .*other"):
+    with pytest.raises(StageFailed, match=r"expected the codec \(identity .* c1 uses, got decode.codec = .*other"):
         clips_of(Store(str(tmp_path / "clips")), tokens, other)
     encodec = codec_folder(tmp_path / "encodec")
     with pytest.raises(

@@ -29,7 +29,7 @@ def test_a_mono_codec_encodes_one_channel_or_two(folder: Path) -> None:
     stereo = load_codec(folder, channels=2)
     assert isinstance(stereo, StereoCodec)
     assert (stereo.codebooks, load_codec(folder, codebooks=2, channels=2).codebooks) == (2 * CODEBOOKS, 2)
-    with pytest.raises(ValueError, match="expected an even number of codebooks, left and right by turns, got 3"):
+    with pytest.raises(ValueError, match="expected an even number of codebooks, left and right interleaved, got 3"):
         load_codec(folder, codebooks=3, channels=2)
     with pytest.raises(ValueError, match="expected a codec of 3 channels, got one of 1"):
         load_codec(folder, channels=3)
@@ -64,7 +64,7 @@ def test_another_codec_is_refused_by_name(tmp_path: Path, folder: Path) -> None:
     network.save_pretrained(tmp_path)
     ours, theirs = load_codec(folder).identity[:12], load_codec(tmp_path).identity[:12]
     expected = (
-        rf"expected the codec Z \(identity {ours}…\), which the checkpoint X speaks, got decode.codec = Y "
+        rf"expected the codec Z \(identity {ours}…\), which the checkpoint X uses, got decode.codec = Y "
         rf"\(identity {theirs}…\)"
     )
     with pytest.raises(ValueError, match=expected):
@@ -76,9 +76,7 @@ def test_another_codec_is_refused_by_name(tmp_path: Path, folder: Path) -> None:
 )
 def test_a_codec_of_other_sizes_is_refused_naming_both_sizes(folder: Path, change: dict) -> None:
     change = {"codebooks": 3} | change if change.get("channels") == 2 else change
-    with pytest.raises(
-        ValueError, match=r"expected a codec of \d+ codebooks of .* the checkpoint X speaks, got decode"
-    ):
+    with pytest.raises(ValueError, match=r"expected a codec of \d+ codebooks of .* the checkpoint X uses, got decode"):
         load_matching_codec(codes(folder, **change), folder, "cpu", GOT, SPEAKER)
 
 
@@ -86,7 +84,7 @@ def test_codes_of_another_codec_or_size_do_not_fit_a_model(folder: Path) -> None
     model = codes(folder, reference="Z")
     check_codes_format(model, codes(folder), SPEAKER, "tokens")
     check_codes_format(model, codes(folder, identity=None), SPEAKER, "tokens")
-    with pytest.raises(ValueError, match=r"expected the codec Z .* speaks, got tokens \(identity 000000000000…\)"):
+    with pytest.raises(ValueError, match=r"expected the codec Z .* uses, got tokens \(identity 000000000000…\)"):
         check_codes_format(model, codes(folder, identity="0" * 64), SPEAKER, "tokens")
     with pytest.raises(
         ValueError, match=r"expected codes of 2 codebooks of 16 codes at 25 .* with 4 codebooks of 16 codes at 25"

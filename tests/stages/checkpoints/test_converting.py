@@ -87,7 +87,7 @@ def test_a_converted_folder_can_be_used_as_a_codec(tmp_path: Path, form: Form) -
 
 def test_a_checkpoint_that_only_names_its_codec_cannot_be_used_as_one(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
-    with pytest.raises(ValueError, match=f"got none inside: it speaks that of {small.codec}"):
+    with pytest.raises(ValueError, match=f"got none: it uses {small.codec}"):
         load_codec(small.folder)
 
 

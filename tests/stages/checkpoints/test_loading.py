@@ -42,9 +42,9 @@ def test_a_published_repository_with_both_forms_is_read_as_hugging_faces(tmp_pat
     ("files", "config", "got"),
     [
         ((), {}, "got no config.json"),
-        (("model.safetensors",), {"model_type": "bert"}, "got one of a model of type 'bert'"),
+        (("model.safetensors",), {"model_type": "bert"}, "got a config.json of type 'bert'"),
         ((), {"hello": 1}, "got a config.json without a model"),
-        ((), {"model_type": ["musicgen"]}, r"got one of a model of type \['musicgen'\]"),
+        ((), {"model_type": ["musicgen"]}, r"got a config.json of type \['musicgen'\]"),
     ],
 )
 def test_other_folders_are_refused_naming_what_they_hold(tmp_path: Path, files: tuple, config: dict, got: str) -> None:

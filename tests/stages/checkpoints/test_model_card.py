@@ -112,7 +112,5 @@ def test_a_model_distilled_for_guidance_says_how_to_use_it(tmp_path: Path) -> No
     assert "guidance" not in card_text(CARDED, facts, "segue")
     distilled = facts.model_copy(update={"distilled_guidance": 3.0})
     for form in LIBRARIES:
-        assert "has learned guidance 3 by distillation: it is asked with guidance 1" in card_text(
-            CARDED, distilled, form
-        )
+        assert "has learned guidance 3 by distillation: use it with guidance 1" in card_text(CARDED, distilled, form)
     assert "cfg_coef=1.0" in card_text(CARDED, distilled, "audiocraft")

@@ -164,7 +164,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("seanet", "norm", "spectral_norm", "expected seanet.norm to be 'weight_norm' or .*, got 'spectral_norm'"),
     ("seanet", "activation", "ReLU", "expected seanet.activation to be 'ELU', got 'ReLU'"),
     ("seanet", "decoder", {"final_activation": "Tanh"}, "expected seanet.final_activation to be None, got 'Tanh'"),
-    ("seanet", "decoder", {"n_filters": 4}, "expected one seanet.n_filters for encoder and decoder, got 2 and 4"),
+    ("seanet", "decoder", {"n_filters": 4}, "expected the same seanet.n_filters for encoder and decoder, got 2 and 4"),
     ("seanet", "disable_norm_outer_blocks", 1, "expected seanet.disable_norm_outer_blocks to be 0, got 1"),
     ("seanet", "attention", True, r"expected settings of seanet among .*, got \['attention'\]"),
     ("seanet", "n_filters", "2", "expected seanet.n_filters to be like 32, got '2'"),
@@ -177,7 +177,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("rvq", "bins", 12, "expected a power of two for rvq.bins, got 12"),
     ("rvq", "codebook_dim", 8, r"expected settings of rvq among .*, got \['codebook_dim'\]"),
     ("encodec", "quantizer", "no_quant", "expected encodec.quantizer to be 'rvq', got 'no_quant'"),
-    ("encodec", "channels", 2, "expected encodec.channels of seanet.channels, 1, got 2"),
+    ("encodec", "channels", 2, "expected encodec.channels = seanet.channels = 1, got 2"),
     ("encodec", "sample_rate", None, "expected encodec.sample_rate in the configuration, got none"),
 ]
 

@@ -95,6 +95,6 @@ def test_a_published_t5_is_recognised_by_its_name_or_its_shape(tmp_path: Path) -
     assert find_t5(with_shape(trained, flan)) == NamedT5("google/flan-t5-base", inside=True)
     flan.vocab_size = 99
     with pytest.raises(
-        ValueError, match=r"expected a text encoder that AudioCraft has by name .* 12 layers and 99 pie"
+        ValueError, match=r"expected a text encoder that AudioCraft knows by name .* 12 layers and 99 pie"
     ):
         find_t5(with_shape(trained, flan))

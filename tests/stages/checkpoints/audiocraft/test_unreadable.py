@@ -60,7 +60,7 @@ UNREADABLE: list[tuple[str, Any, str]] = [
     ("conditioners.second", CONDITIONERS["self_wav"], "one conditioner of kind chroma_stem, got self_wav and second"),
     ("conditioners.description.t5.name", "byt5", "expected conditioners.description.t5.name to be 't5-small' or"),
     ("conditioners.description.t5.normalize_text", True, "t5.normalize_text to be False, got True"),
-    ("conditioners.genre.lut.tokenizer", "whitespace", "to be 'noop', as words are lemmatised by spaCy there, got"),
+    ("conditioners.genre.lut.tokenizer", "whitespace", "to be 'noop', because AudioCraft lemmatises words with"),
     ("conditioners.genre.lut.n_bins", -1, "got LabelConfig.rows: Input should be greater than or equal to 2"),
     ("conditioners.year", CONDITIONERS["genre"], "expected fields among .*, got 'year'"),
     ("conditioners.title", CONDITIONERS["description"], "expected a T5 for description, got one for title"),
@@ -165,7 +165,7 @@ def test_a_folder_without_a_codec_is_refused(tmp_path: Path) -> None:
         ({"xp.cfg": "a: [1"}, "expected YAML under 'xp.cfg' in"),
         ({"xp.cfg": 3}, "expected YAML under 'xp.cfg' in"),
         ({"xp.cfg": "text"}, "expected a mapping under 'xp.cfg' in .*, got str"),
-        ({"xp.cfg": "a: ${b}\nb: ${a}"}, "expected a configuration whose references end"),
+        ({"xp.cfg": "a: ${b}\nb: ${a}"}, "expected at most 32 nested settings and references"),
     ],
 )
 def test_content_not_written_by_audiocraft_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

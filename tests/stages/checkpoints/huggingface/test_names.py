@@ -49,7 +49,7 @@ def test_missing_unknown_and_misshapen_tensors_are_named(weights: dict[str, torc
 
 
 def test_parameters_that_transformers_lacks_are_named() -> None:
-    with pytest.raises(ValueError, match=r"expected a parameter of a MusicGen as Hugging Face's, got 'clap.projection"):
+    with pytest.raises(ValueError, match=r"expected a parameter that Hugging Face's MusicGen has, got 'clap.proj"):
         names_in_hugging_face("clap.projection.weight")
     with pytest.raises(ValueError, match=r"got .*layers.0.self_scale"):
         weights_to_hugging_face({"language_model.transformer.layers.0.self_scale": torch.ones(4)})

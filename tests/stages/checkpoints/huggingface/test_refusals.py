@@ -78,7 +78,7 @@ CONFIGURATIONS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "odd codebooks in stereo": (
         lambda config: config["decoder"].update(num_codebooks=3, audio_channels=2),
-        "expected an even num_codebooks of a stereo decoder in .*theirs, got 3",
+        "expected an even num_codebooks for the stereo decoder in .*theirs, got 3",
     ),
     "another codec's width": (
         lambda config: config["audio_encoder"].update(hidden_size=12, codebook_dim=12),
@@ -171,7 +171,7 @@ def test_folders_with_missing_or_damaged_files_are_refused(folder: Path) -> None
         read_hugging_face(folder)
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {HEAD: "../theirs/config.json"}}))
-    with pytest.raises(ValueError, match=r"names beside it, got '../theirs/config.json', which is not there"):
+    with pytest.raises(ValueError, match=r"names in its folder, got none named '../theirs/config.json'"):
         read_hugging_face(folder)
     index.write_text("[]")
     with pytest.raises(ValueError, match="expected an index with a weight_map"):
