@@ -29,8 +29,13 @@ def check_tables(corpus: Corpus, config: Config, trained_on: Sequence[int]) -> N
     frames, delay = segment_frames(corpus, config), max(network.codebook_delays)
     if frames <= delay:
         raise ValueError(f"expected segments longer than the largest delay of {delay} frames, got {frames} frames")
-    told = {"chroma": corpus.chroma, "clap": corpus.embeddings, "beat": corpus.beats, "chords": corpus.chords}
-    for name, vectors in told.items():
+    condition_vectors = {
+        "chroma": corpus.chroma,
+        "clap": corpus.embeddings,
+        "beat": corpus.beats,
+        "chords": corpus.chords,
+    }
+    for name, vectors in condition_vectors.items():
         if name in config.model.conditions and not vectors.present.any():
             table = CONDITION_TABLES[name].name
             raise ValueError(
@@ -41,8 +46,8 @@ def check_tables(corpus: Corpus, config: Config, trained_on: Sequence[int]) -> N
         raise ValueError(f"expected joint embeddings of width {config.model.clap.width}, got {width}")
     if "chroma" in network.sum and config.model.chroma is not None and 1 < config.model.chroma.frames < frames:
         raise ValueError(
-            f"expected train.model.chroma.frames of {frames} or more, a melody frame for every frame of codes to be "
-            f"added to, got {config.model.chroma.frames}"
+            f"expected train.model.chroma.frames of {frames} or more, one melody frame for each frame of codes, "
+            f"got {config.model.chroma.frames}"
         )
 
 
@@ -58,14 +63,14 @@ def check_codec(corpus: Corpus, config: Config, initial: InitialModel) -> None:
     if initial.facts.frame_rate != corpus.frame_rate:
         raise ValueError(
             f"expected tokens of {initial.facts.frame_rate:g} frames a second, as train.initial = {config.initial} "
-            f"speaks, got {corpus.frame_rate:g}"
+            f"uses, got {corpus.frame_rate:g}"
         )
     expected, got = initial.facts.codec, corpus.codec
     if expected is not None and got is not None and expected.identity != got.identity:
         raise ValueError(
             f"expected tokens of the codec {expected.reference or ''} (identity {expected.identity[:16]}…), which "
-            f"train.initial = {config.initial} speaks, got those of {got.reference or ''} (identity "
-            f"{got.identity[:16]}…): let tokenize.codec be that codec"
+            f"train.initial = {config.initial} uses, got those of {got.reference or ''} (identity "
+            f"{got.identity[:16]}…): set tokenize.codec to that codec"
         )
 
 
@@ -76,11 +81,11 @@ def check_fields(corpus: Corpus, config: Config, trained_on: Sequence[int], init
     Raises:
         ValueError: the checkpoint does not read a field, and no training track has it.
     """
-    known = initial.facts.model.fields if initial.facts is not None else {}
-    new = [name for name in config.model.fields if name not in known]
-    absent = [name for name in new if not any(corpus.fields(track, [name]) for track in trained_on)]
+    initial_fields = initial.facts.model.fields if initial.facts is not None else {}
+    new_fields = [name for name in config.model.fields if name not in initial_fields]
+    absent = [name for name in new_fields if not any(corpus.fields(track, [name]) for track in trained_on)]
     if absent:
         raise ValueError(
-            f"expected {', '.join(absent)} of at least one track of the split train, as train.model.fields reads it, "
-            f"got none in {len(trained_on)} tracks"
+            f"expected {', '.join(absent)} in at least one track of the split train, because train.model.fields reads "
+            f"it, got none in {len(trained_on)} tracks"
         )

@@ -164,7 +164,7 @@ class Config(schemas.Config):
         reads_text, has_encoder = self.model.description is not None, self.text_encoder is not None
         if reads_text != has_encoder and not (reads_text and self.initial is not None):
             raise ValueError(
-                f"expected a text encoder exactly where the model reads text, got text_encoder = {self.text_encoder} "
+                f"expected a text encoder if and only if the model reads text, got text_encoder = {self.text_encoder} "
                 f"for conditions {self.model.conditions}"
             )
         return self
@@ -177,17 +177,18 @@ class Config(schemas.Config):
                 "this recipe trains"
             )
         if self.lora is not None and self.initial is None:
-            raise ValueError("expected initial, the checkpoint that lora is to adapt, got none")
+            raise ValueError("expected initial, the checkpoint that lora adapts, got none")
         if self.initial_adapter is not None and self.lora is None:
-            raise ValueError("expected lora, the updates that are to go on from initial_adapter, got none")
+            raise ValueError("expected lora for the updates that continue initial_adapter, got none")
         if self.adapter is not None and (self.lora is None or self.lora.conditioners):
             raise ValueError(
-                f"expected lora with conditioners = false for an adapter of its own (adapter = {self.adapter}): where "
-                "conditioners learn too, the updates are not all that was learned"
+                f"expected lora with conditioners = false for a named adapter (adapter = {self.adapter}): if "
+                "conditioners learn too, the updates alone are not the whole result"
             )
-        if self.distill_guidance is not None and (self.initial is None or not self.model.conditions):
-            lacking = "the checkpoint whose guidance is" if self.initial is None else "of a model with conditions"
-            raise ValueError(f"expected initial, {lacking} to be learned by distill_guidance, got {self.initial}")
+        if self.distill_guidance is not None and self.initial is None:
+            raise ValueError("expected initial, the checkpoint that distill_guidance learns from, got none")
+        if self.distill_guidance is not None and not self.model.conditions:
+            raise ValueError("expected a model with conditions for distill_guidance, got one without")
         return self
 
     @model_validator(mode="after")
@@ -205,11 +206,11 @@ class Config(schemas.Config):
     def _joint_text_has_an_embedding(self) -> Self:
         if (self.joint_text > 0) != (self.clap is not None):
             raise ValueError(
-                f"expected clap exactly where joint_text is above 0, got clap = "
+                f"expected clap if and only if joint_text is above 0, got clap = "
                 f"{self.clap} for joint_text = {self.joint_text:g}"
             )
         if self.vocabulary is not None and self.clap is None:
-            raise ValueError(f"expected clap beside vocabulary = {self.vocabulary}, got none")
+            raise ValueError(f"expected clap in addition to vocabulary = {self.vocabulary}, got none")
         if self.joint_text > 0 and self.model.clap is None:
             raise ValueError(f"expected a model that reads clap for joint_text, got one of {self.model.conditions}")
         return self

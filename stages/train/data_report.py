@@ -25,7 +25,7 @@ from stages.pipeline.remarks import Remarks
 from stages.train.config import CONDITION_TABLES, Config
 from stages.train.tracks import METADATA, SPLITS, split_positions
 
-TELLING_COLUMNS = {"chroma": "track_id", "clap": "track_id", "beat": "beats", "chords": "chords"}
+PRESENCE_COLUMNS = {"chroma": "track_id", "clap": "track_id", "beat": "beats", "chords": "chords"}
 """Conditions with tables of their own -> a short column of the table that shows whether a track has the condition."""
 
 DRAWN_TEXTS = 4_000
@@ -142,7 +142,7 @@ class DataReport:
             if counts:
                 items.append(f"{name}: {histogram({literal(value): count for value, count in counts.items()})}")
         if self.texts is not None:
-            items.append(f"texts that it was shown: {', '.join(self.text_shares())}")
+            items.append(f"texts in the training: {', '.join(self.text_shares())}")
         return items
 
     def licence_items(self) -> list[str]:
@@ -162,15 +162,15 @@ class DataReport:
     def remark(self, remarks: Remarks) -> None:
         """Add remarks on what a person may want to change before the training."""
         if self.held_out:
-            what = "held out of the training, as `tracks` has none in the split valid"
-            remarks.add(what, "train.held_out_share", count=self.held_out)
+            text = "held out of the training, because `tracks` has none in the split valid"
+            remarks.add(text, "train.held_out_share", count=self.held_out)
         if self.texts is not None and self.texts.is_thin:
-            what = (
+            text = (
                 f"texts of {self.texts.of_described:,} drawn do not hold their track's whole description: lower "
-                "drop_words, merge or the dropouts where requests are to be followed to the word"
+                "drop_words, merge or the dropouts if the model should follow requests closely"
             )
             lost = self.texts.of_described - self.texts.whole
-            remarks.add(what, "train.captions", self.texts.example, count=lost)
+            remarks.add(text, "train.captions", self.texts.example, count=lost)
 
 
 TEXT_WORDS: Mapping[CaptionKind, str] = {
@@ -208,17 +208,17 @@ def data_report(config: Config, context: Context) -> DataReport:
         lengths = tracks.column("seconds")
     seconds = lengths.to_pylist()
     ready = [name for name in config.model.conditions if is_tokenized or name not in CONDITION_TABLES]
-    said_splits = tracks.column("split").to_pylist()
-    chosen = split_positions(tracks.column("track_id").to_pylist(), said_splits, seconds, config)
+    track_splits = tracks.column("split").to_pylist()
+    chosen = split_positions(tracks.column("track_id").to_pylist(), track_splits, seconds, config)
     sizes = {
         split: SplitSize(len(chosen[split]), sum(seconds[track] for track in chosen[split]) / 3600) for split in SPLITS
     }
     train = tracks.take(pa.array(chosen["train"], pa.int64()))
-    usable = sum(len(positions_) for positions_ in chosen.values())
+    usable = sum(len(split_tracks) for split_tracks in chosen.values())
     return DataReport(
         splits=sizes,
-        held_out=0 if "valid" in said_splits else sizes["valid"].tracks,
-        left_out=sum(split in SPLITS for split in said_splits) - usable,
+        held_out=0 if "valid" in track_splits else sizes["valid"].tracks,
+        left_out=sum(split in SPLITS for split in track_splits) - usable,
         coverage={name: _covered(context, name, train) for name in ready},
         tempi=_tempi(train.column("bpm")),
         keys=dict(sorted(_counts(train.column("key")).items())),
@@ -242,15 +242,15 @@ def _short_columns(context: Context, table: Table, names: Sequence[str]) -> pa.T
 def _covered(context: Context, condition: str, tracks: pa.Table) -> int:
     """Count the tracks that have a condition."""
     if condition not in CONDITION_TABLES:
-        return len(_said(tracks.column(condition)))
-    table, column = CONDITION_TABLES[condition], TELLING_COLUMNS[condition]
+        return len(_non_empty(tracks.column(condition)))
+    table, column = CONDITION_TABLES[condition], PRESENCE_COLUMNS[condition]
     rows = _short_columns(context, table, list(dict.fromkeys(("track_id", column))))
     if column != "track_id":
         rows = rows.filter(pc.greater(pc.fill_null(pc.list_value_length(rows.column(column)), 0), 0))
     return int(pc.sum(pc.is_in(tracks.column("track_id"), value_set=rows.column("track_id"))).as_py() or 0)
 
 
-def _said(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _non_empty(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the values of a column that are not empty: lists joined to one text, nulls and blanks left out."""
     if pa.types.is_list(column.type):
         column = pc.binary_join(column, ", ")
@@ -262,7 +262,7 @@ def _said(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:
     """Count the values of a column of text that are not empty."""
-    return {row["values"]: row["counts"] for row in pc.value_counts(_said(column)).to_pylist()}
+    return {row["values"]: row["counts"] for row in pc.value_counts(_non_empty(column)).to_pylist()}
 
 
 def _licences(column: pa.ChunkedArray) -> dict[str, int]:

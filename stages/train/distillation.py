@@ -25,7 +25,7 @@ def guided_teacher(config: Config, context: Context, initial: InitialModel) -> G
     facts, expected = initial.facts, "expected, for train.distill_guidance,"
     if facts.distilled_guidance is not None:
         raise ValueError(
-            f"{expected} a checkpoint in train.initial that is to be guided, got {config.initial}, which has learned "
+            f"{expected} a checkpoint in train.initial that needs guidance, got {config.initial}, which has learned "
             f"guidance {facts.distilled_guidance:g}"
         )
     if config.model.conditions != facts.model.conditions:

@@ -97,9 +97,9 @@ class World:
             Stopped: all stopped, because one of them was asked to.
             ProcessFailed, ProcessDied: a follower met another error, or died.
         """
-        before = torch.get_num_threads()
-        threads = max(1, before // self.rank.local_world_size)
-        self._tell(_Assignment(work, context, threads))
+        threads_before = torch.get_num_threads()
+        threads = max(1, threads_before // self.rank.local_world_size)
+        self._send(_Assignment(work, context, threads))
         self.busy = True
         torch.set_num_threads(threads)
         try:
@@ -114,7 +114,7 @@ class World:
                 self._blame_follower(error)
             raise
         finally:
-            torch.set_num_threads(before)
+            torch.set_num_threads(threads_before)
         self.busy = False
         return result
 
@@ -123,7 +123,7 @@ class World:
         when this process closes its connections."""
         if not self.busy:
             with suppress(RuntimeError):  # the followers are gone
-                self._tell(None)
+                self._send(None)
 
     def follow(self) -> int:
         """Do the work of the run, piece by piece, until there is no more; return an exit code."""
@@ -140,7 +140,7 @@ class World:
         disable_progress_bars()  # transformers' bars would break up the run's
         logging.disable(logging.WARNING)  # the run logs them
         try:
-            while (assignment := self._hear()) is not None:
+            while (assignment := self._receive()) is not None:
                 context = replace(assignment.context, stop=stop)
                 if context.device == "cpu":
                     torch.set_num_threads(assignment.threads)
@@ -155,13 +155,13 @@ class World:
         # processes.
         return STOPPED if stop.is_set() else 0
 
-    def _tell(self, assignment: _Assignment | None) -> None:
+    def _send(self, assignment: _Assignment | None) -> None:
         dist.broadcast_object_list([assignment], 0, self.rank.waiting, torch.device("cpu"))
 
-    def _hear(self) -> _Assignment | None:
-        heard: list[_Assignment | None] = [None]
-        dist.broadcast_object_list(heard, 0, self.rank.waiting, torch.device("cpu"))
-        return heard[0]
+    def _receive(self) -> _Assignment | None:
+        received: list[_Assignment | None] = [None]
+        dist.broadcast_object_list(received, 0, self.rank.waiting, torch.device("cpu"))
+        return received[0]
 
     def _blame_follower(self, error: Exception) -> None:
         """Raise the error that a follower left, if one did: the error of this process may only say that a follower is
@@ -171,13 +171,13 @@ class World:
             for number in range(1, self.rank.world_size):
                 if self.store.check([_failure_key(number)]):
                     failure: _Failure = pickle.loads(self.store.get(_failure_key(number)))
-                    if not _is_silence(failure.error):
+                    if not _is_lost_connection(failure.error):
                         raise self._error_of(number, failure)
             time.sleep(0.05)
-        if _is_silence(str(error)) or isinstance(error, dist.DistError):
+        if _is_lost_connection(str(error)) or isinstance(error, dist.DistError):
             raise ProcessDied(
-                "another process of this training is gone; what was saved is kept, and the same command goes on from "
-                "there"
+                "another process of this training has ended; the saved state is kept, and the same command resumes "
+                "from it"
             ) from error
 
     def _error_of(self, number: int, failure: _Failure) -> Exception:
@@ -195,7 +195,7 @@ def _failure_key(number: int) -> str:
     return f"segue/failure/{number}"
 
 
-def _is_silence(error: str) -> bool:
+def _is_lost_connection(error: str) -> bool:
     """Return whether an error says that another process no longer answers; gloo has no class for such errors."""
     return "Connection closed by peer" in error or "Connection reset by peer" in error or "gloo/transport" in error
 
@@ -213,11 +213,11 @@ def world_of_torchrun() -> Iterator[World]:
         ValueError: torchrun may restart the processes of several machines, and these would find what the processes
             before them left in the key-value store.
     """
-    again, shares = (os.environ[f"TORCHELASTIC_{name}"] for name in ("MAX_RESTARTS", "USE_AGENT_STORE"))
-    if int(os.environ["GROUP_WORLD_SIZE"]) > 1 and int(again) > 0 and shares == "True":
+    max_restarts, shares_store = (os.environ[f"TORCHELASTIC_{name}"] for name in ("MAX_RESTARTS", "USE_AGENT_STORE"))
+    if int(os.environ["GROUP_WORLD_SIZE"]) > 1 and int(max_restarts) > 0 and shares_store == "True":
         raise ValueError(
             "expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of a torchrun of several machines that "
-            "starts processes again (--max-restarts), got a store that would be used twice: set it on every machine, "
+            "restarts processes (--max-restarts), got a store that would be used twice: set it on every machine, "
             "or leave --max-restarts at 0 (pytorch/pytorch#135712)"
         )
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -260,7 +260,7 @@ def process_count(context: Context, most: int) -> int:
     count = min(wanted or devices or 1, most)
     if count > 1 and current_process().daemon:
         raise ValueError(
-            f"expected settings.processes = 1 where a run is itself a worker's (settings.task_runner = "
+            f"expected settings.processes = 1 for a run inside a worker (settings.task_runner = "
             f"{context.settings.task_runner}), got {count}"
         )
     return count
@@ -299,13 +299,13 @@ def run_together(work: Work[Result], context: Context, count: int) -> Result:
 def _followers(port: int, count: int) -> Iterator[list[Any]]:
     """Start the followers of this process on its machine; all have ended when the context ends."""
     resource_tracker.ensure_running()  # starting it later would undo the next line
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # until a follower has its handlers
+    mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # until a follower has its handlers
     try:
         started = start_processes(
             _follow_here, (port, count), nprocs=count - 1, join=False, daemon=True, start_method="spawn"
         )
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask_before)
     try:
         yield started.processes
     finally:
@@ -330,5 +330,5 @@ def _died(processes: list[Any], error: ProcessDied) -> ProcessDied:
         if code:
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             where = f"process {number} of {len(processes) + 1}"
-            return ProcessDied(f"{where} {how}; what was saved is kept, and the same command goes on from there")
+            return ProcessDied(f"{where} {how}; the saved state is kept, and the same command resumes from it")
     return error

@@ -144,8 +144,8 @@ def _initial_text_encoder(config: Config, context: Context, trained: TrainedMode
     if reference is not None:
         if initial_text is not None and initial_text.finetune:
             raise ValueError(
-                f"expected train.text_encoder = null, as the text encoder of train.initial = {config.initial} learned "
-                f"with it, got {reference}"
+                f"expected train.text_encoder = null, because the text encoder of train.initial = {config.initial} "
+                f"learned with it, got {reference}"
             )
         parents: tuple[str, ...] = ()
         if reference.checkpoint is not None:
@@ -155,7 +155,7 @@ def _initial_text_encoder(config: Config, context: Context, trained: TrainedMode
         network, tokenizer = load_text_encoder(local.path)
         return _TextEncoder(network, tokenizer, str(reference), local.digest, parents)
     if trained is None or trained.model.description is None:
-        raise ValueError(f"expected train.text_encoder for text that train.initial = {config.initial} lacks, got none")
+        raise ValueError(f"expected train.text_encoder, because train.initial = {config.initial} has none, got none")
     conditioner, facts = trained.model.description, trained.facts
     return _TextEncoder(conditioner.encoder, conditioner.tokenizer, facts.text_encoder, facts.text_encoder_digest)
 
@@ -232,15 +232,15 @@ def _draw_fresh_weights(config: Config, known: Sequence[str]) -> dict[str, Tenso
     if fresh and config.lora is not None and not config.lora.conditioners:
         raise ValueError(f"expected train.lora.conditioners = true for new conditions to learn, got {fresh} frozen")
     if fresh:
-        log.warning("conditions that train.initial does not have start fresh: %s", ", ".join(fresh))
+        log.warning("conditions that train.initial lacks start with random weights: %s", ", ".join(fresh))
     encoder, tokenizer = None, None
     if config.model.description is not None:  # a stand-in without weights, for which nothing is drawn
         with torch.device("meta"):
             encoder = T5EncoderModel(T5Config(d_model=config.model.description.width, num_layers=1))
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel()))
     weights = MusicModel(config.model, encoder, tokenizer).weights()
-    places = tuple(f"fields.{name}." if name in config.model.fields else f"{name}." for name in fresh)
-    return {name: value for name, value in weights.items() if name.startswith(places) and not value.is_meta}
+    prefixes = tuple(f"fields.{name}." if name in config.model.fields else f"{name}." for name in fresh)
+    return {name: value for name, value in weights.items() if name.startswith(prefixes) and not value.is_meta}
 
 
 def _take_weights(model: MusicModel, trained: TrainedModel, fresh: Mapping[str, Tensor]) -> None:
@@ -254,5 +254,5 @@ def _take_weights(model: MusicModel, trained: TrainedModel, fresh: Mapping[str, 
         weights = stereo_weights(weights)
     # A text encoder has its weights already where it learns in one of the two models and is frozen in the other.
     own = {name: value for name, value in model.weights().items() if not value.is_meta}
-    known = own | dict(fresh) | weights
-    model.load_weights({name: known[name] for name in model.weights()})
+    all_weights = own | dict(fresh) | weights
+    model.load_weights({name: all_weights[name] for name in model.weights()})

@@ -75,10 +75,10 @@ def continue_adapter(model: MusicModel, config: LoraConfig, folder: Path) -> Non
     Raises:
         ValueError: there is no adapter of this model's decoder.
     """
-    inner = adapter_folder(folder)
-    adapter = read_adapter(folder if inner is None else inner, model)
+    inner_folder = adapter_folder(folder)
+    adapter = read_adapter(folder if inner_folder is None else inner_folder, model)
     if outside := sorted(name for name in adapter if not name.startswith(DECODER)):
-        raise ValueError(f"expected updates of the decoder alone in {folder} to go on from, got {', '.join(outside)}")
+        raise ValueError(f"expected only updates of the decoder in {folder}, got {', '.join(outside)}")
     modules = {name.removeprefix(DECODER).removesuffix(".weight"): updates for name, updates in adapter.items()}
     ranks = {module: sum(len(update.down) for update in updates) for module, updates in modules.items()}
     settings = peft.LoraConfig(
@@ -100,10 +100,10 @@ def continue_adapter(model: MusicModel, config: LoraConfig, folder: Path) -> Non
             up.zero_()
             first = 0
             for update in updates:
-                ranked = slice(first, first + len(update.down))
-                down[ranked] = update.down
-                up[update.rows, ranked] = update.up * (update.scale / updates[0].scale)
-                first = ranked.stop
+                update_ranks = slice(first, first + len(update.down))
+                down[update_ranks] = update.down
+                up[update.rows, update_ranks] = update.up * (update.scale / updates[0].scale)
+                first = update_ranks.stop
 
 
 @disk_errors()
@@ -114,8 +114,8 @@ def save_adapter(model: MusicModel, folder: Path) -> None:
     settings: Any = model.language_model.peft_config
     settings["default"].save_pretrained(str(folder))
     updates = peft.get_peft_model_state_dict(model.language_model)
-    named = {f"base_model.model.{name}": value.detach().cpu().contiguous() for name, value in updates.items()}
-    save_file(named, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+    tensors = {f"base_model.model.{name}": value.detach().cpu().contiguous() for name, value in updates.items()}
+    save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
 
 
 @contextmanager
@@ -141,8 +141,8 @@ def merged(model: MusicModel) -> Iterator[None]:
 
 def _replace(decoder: nn.Module, name: str, module: nn.Module) -> None:
     """Replace the module that has a dotted name."""
-    above, _, own = name.rpartition(".")
-    setattr(decoder.get_submodule(above), own, module)
+    parent, _, child = name.rpartition(".")
+    setattr(decoder.get_submodule(parent), child, module)
 
 
 def merge_adapter(model: MusicModel) -> None:

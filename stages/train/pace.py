@@ -42,7 +42,7 @@ class TrainingPace:
         """
         share = utilisation or GUESSED_UTILISATION
         why = "as the last training did" if utilisation else "a guess"
-        self._tell(flops / (share * rate), f"by {share:.0%} of this machine's {_gigaflops(rate)} GFLOP/s, {why}")
+        self._show(flops / (share * rate), f"at {share:.0%} of this machine's {_gigaflops(rate)} GFLOP/s, {why}")
 
     def note(self, steps: int, seconds: float) -> None:
         """Record that some steps took `seconds` together; once enough are measured, show how long the rest takes."""
@@ -52,13 +52,13 @@ class TrainingPace:
         elif self._measured < MEASURED_STEPS:
             self._measured, self._seconds = self._measured + steps, self._seconds + seconds
             if self._measured >= MEASURED_STEPS:
-                self._tell(self._seconds / self._measured, f"measured on {self._measured} steps")
+                self._show(self._seconds / self._measured, f"measured on {self._measured} steps")
 
-    def _tell(self, step_seconds: float, how: str) -> None:
+    def _show(self, step_seconds: float, how: str) -> None:
         rest = self._steps * step_seconds + self._validations * self._validation_seconds
         if rest >= SHORTEST:
-            a_step = f"{step_seconds:.2g} s a step"
-            line = f"train: about {duration(rest)} for {self._steps:,} steps at most, {a_step} {how}"
+            speed = f"{step_seconds:.2g} s a step"
+            line = f"train: about {duration(rest)} for {self._steps:,} steps at most, {speed} {how}"
             self._progress.tell([line])
 
 

@@ -63,12 +63,12 @@ class Sampler:
     ) -> None:
         self._config, self._context, self._corpus = config, context, corpus
         self._initial, self._window, self._rank, self._whole = initial, frames, rank, whole
-        asked = config.samples
-        own = [text for track in held_out if (text := plain_caption(corpus.metadata(track)))]
-        own = list(dict.fromkeys(own)) or [PLAIN_TEXT]
-        self._texts = () if asked is None else asked.texts or tuple(own[: asked.count])
-        silent = config.model.description is None or corpus.codec is None  # reads no text, or has no known codec
-        if silent or not rank.evaluates:
+        samples = config.samples
+        descriptions = [text for track in held_out if (text := plain_caption(corpus.metadata(track)))]
+        descriptions = list(dict.fromkeys(descriptions)) or [PLAIN_TEXT]
+        self._texts = () if samples is None else samples.texts or tuple(descriptions[: samples.count])
+        unavailable = config.model.description is None or corpus.codec is None  # reads no text, or has no known codec
+        if unavailable or not rank.evaluates:
             self._texts = ()
 
     def is_due(self, step: int) -> bool:
@@ -151,13 +151,13 @@ class Sampler:
     def _codec(self) -> "AnyCodec":
         facts, initial = self._corpus.codec, self._config.initial
         assert facts is not None
-        named = initial if self._initial.codec is not None else facts.reference
-        assert named is not None
+        reference = initial if self._initial.codec is not None else facts.reference
+        assert reference is not None
         codes = CodesFormat(
             facts.codebooks, facts.cardinality, facts.frame_rate, facts.identity, facts.channels, facts.reference
         )
-        path = self._context.weights(WeightsRef(named)).path
-        return load_matching_codec(codes, path, self._context.device, f"the codec of {named}", "the training")
+        path = self._context.weights(WeightsRef(reference)).path
+        return load_matching_codec(codes, path, self._context.device, f"the codec of {reference}", "the training")
 
 
 def _plain(model: MusicModel, config: Config) -> Any:

@@ -71,9 +71,9 @@ def save(
     if rank.fully_sharded:
         _save_parts(context, rank, train_state.tensors() | _named_best(best), training_log)
     elif rank.is_main:
-        of_best = {name: value.cpu() for name, value in _named_best(best).items()}
-        save_state(context, train_state.state() | of_best, training_log)
-        _remove_parts(context, besides="")
+        best_tensors = {name: value.cpu() for name, value in _named_best(best).items()}
+        save_state(context, train_state.state() | best_tensors, training_log)
+        _remove_parts(context, except_folder="")
 
 
 def load(context: Context, rank: Rank, train_state: TrainState) -> Saved | None:
@@ -130,13 +130,13 @@ def _save_parts(context: Context, rank: Rank, tensors: dict[str, Tensor], traini
     name = rank.agreed(f"parts-{updates}-{uuid.uuid4().hex}")
     folder = scratch / name
     state_dict_saver.save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
-    own = {path.name: path.stat().st_size for path in folder.glob(f"shard-{rank.number + 1:05d}-*")}
-    for file in own:
+    own_files = {path.name: path.stat().st_size for path in folder.glob(f"shard-{rank.number + 1:05d}-*")}
+    for file in own_files:
         sync(str(folder / file))
         if not store.is_local:
             store.filesystem.put_file(str(folder / file), store.path(f"{relative}/{name}/{file}"))
     sync(str(folder))
-    files = {file: size for each in rank.gathered(own) for file, size in each.items()}
+    files = {file: size for process_files in rank.gathered(own_files) for file, size in process_files.items()}
     if rank.is_main:
         pointer = json.dumps(asdict(_Parts(name, updates, files, asdict(training_log)))).encode()
         replace_file(str(scratch / PARTS), pointer)
@@ -145,23 +145,25 @@ def _save_parts(context: Context, rank: Rank, tensors: dict[str, Tensor], traini
         publish_log(context, training_log)
     rank.wait_for_others()
     if rank.local_number == 0:
-        _remove_parts(context, besides=name)
+        _remove_parts(context, except_folder=name)
 
 
 def _load_into(train_state: TrainState, folder: Path) -> dict[str, Tensor]:
     """Fill a training's tensors from the files of a folder, whole or this process's part of them; return the best
     weights that are saved there."""
     reader = HuggingFaceStorageReader(str(folder))
-    kept = reader.read_metadata().state_dict_metadata
+    saved_names = reader.read_metadata().state_dict_metadata
     train_state.begin_moments()
-    places = {name: torch.zeros_like(value) for name, value in train_state.parameters.items()}
-    tensors = train_state.tensors() | {name: value for name, value in _named_best(places).items() if name in kept}
-    known = {name: value for name, value in tensors.items() if name in kept or not _is_moment(name)}
+    placeholders = {name: torch.zeros_like(value) for name, value in train_state.parameters.items()}
+    tensors = train_state.tensors() | {
+        name: value for name, value in _named_best(placeholders).items() if name in saved_names
+    }
+    loadable = {name: value for name, value in tensors.items() if name in saved_names or not _is_moment(name)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # warns that there is only one process
-        state_dict_loader.load(known, storage_reader=reader, no_dist=not is_initialized())
-    train_state.load(known)
-    return _best_of(known)
+        state_dict_loader.load(loadable, storage_reader=reader, no_dist=not is_initialized())
+    train_state.load(loadable)
+    return _best_of(loadable)
 
 
 def _is_moment(name: str) -> bool:
@@ -184,13 +186,13 @@ def _updates_of_file(folder: Path) -> int:
         return int(file.get_tensor("updates"))
 
 
-def _remove_parts(context: Context, besides: str) -> None:
+def _remove_parts(context: Context, except_folder: str) -> None:
     """Remove the folders of older sets of parts, on this machine and in the store."""
     for path in context.scratch().glob("parts-*"):
-        if path.name != besides:
+        if path.name != except_folder:
             shutil.rmtree(path, ignore_errors=True)
     if not context.store.is_local:
         relative = context.scratch_area.relative
         for name in context.store.folders(relative):
-            if name.startswith("parts-") and name != besides:
+            if name.startswith("parts-") and name != except_folder:
                 context.store.remove(f"{relative}/{name}")

@@ -76,8 +76,10 @@ class WholeModel:
 
     def __init__(self, model: MusicModel) -> None:
         # The copy has no values of parameters: they are gathered from the sharded model whenever samples are made.
-        places = {value: torch.empty_like(value, device="meta") for value in model.parameters()}
-        memo = {id(value): nn.Parameter(place, value.requires_grad) for value, place in places.items()}
+        placeholders = {value: torch.empty_like(value, device="meta") for value in model.parameters()}
+        memo = {
+            id(value): nn.Parameter(placeholder, value.requires_grad) for value, placeholder in placeholders.items()
+        }
         self._empty: MusicModel = copy.deepcopy(model, memo)
 
     @torch.no_grad()

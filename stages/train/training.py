@@ -208,7 +208,7 @@ def _take_steps(
         if rank.is_main:
             pace.guess(_step_flops(config, upcoming.result()), rate, newest_utilisation(context))
         unread, note = _UnreadLosses(training_log, rank, pace), ""
-        while train_state.updates < steps and not (config.early_stop and rank.any_flag(validation.is_over)):
+        while train_state.updates < steps and not (config.early_stop and rank.any_flag(validation.should_stop)):
             if rank.any_flag(context.stop.is_set()):
                 unread.read()
                 saving.save(context, rank, train_state, validation.best, training_log)
@@ -223,20 +223,20 @@ def _take_steps(
             step, last = train_state.updates, train_state.updates == steps
             logs, saves = (step % every == 0 or last for every in (config.log_every, config.save_every))
             validates = validation.is_due(step) or last
-            heard = sampler.is_due(step)
-            if logs or validates or saves or heard or len(unread.losses) == READ_EVERY[model.device.type]:
+            makes_samples = sampler.is_due(step)
+            if logs or validates or saves or makes_samples or len(unread.losses) == READ_EVERY[model.device.type]:
                 train_state.check_finite()
                 note = f"loss {unread.read():.3f}"
             if logs:
                 training_log.log_training(step, stats, rate)
             if validates and rank.evaluates:
                 validation.run(step)
-            if heard:
+            if makes_samples:
                 with train_state.averaged():
                     sampler.make(step, training_log)
             if saves:
                 saving.save(context, rank, train_state, validation.best, training_log)
-            if validates or saves or heard:
+            if validates or saves or makes_samples:
                 unread.since = time.perf_counter()  # this time was not spent on training
             context.progress.advance(1, note)
     return validation
@@ -316,8 +316,8 @@ def _export_checkpoint(
         write_card(folder, card_text(card, facts, "segue", context.identity))
         digest = folder_digest(folder)
     summary = TrainingSummary(steps, trainable, learned.num_rows, metrics | report.metrics())
-    alone = config.lora is not None and not config.lora.conditioners
-    adapter = (config.adapter or context.identity) if alone else None
+    is_adapter = config.lora is not None and not config.lora.conditioners
+    adapter = (config.adapter or context.identity) if is_adapter else None
     return checkpoint_row(
         context, context.identity, "language_model", digest, summary, initial.parents, learned, adapter
     )
@@ -332,10 +332,10 @@ def _card(
         f"checkpoint `{context.identity}`, {steps:,} steps of {config.batch_size} examples",
         f"recipe `{context.fingerprint}`, data `{context.data_digest}`",
     ]
-    base = None
+    base_model = None
     if config.initial is not None:
         origin.append(f"trained further from {literal(str(config.initial))}")
-        base = config.initial.hub_model
+        base_model = config.initial.hub_model
     origin += [f"made with the checkpoint {literal(parent)}" for parent in initial.parents]
     return ModelCard(
         name=f"Segue language model {context.identity}",
@@ -343,5 +343,5 @@ def _card(
         licences=report.licence_items(),
         metrics=metrics,
         origin=origin,
-        base_model=base,
+        base_model=base_model,
     )

@@ -47,8 +47,8 @@ class Validation:
     ) -> None:
         if config.early_stop is not None and evaluator is None:
             raise ValueError(
-                "expected held-out tracks, which tell when to stop early (train.early_stop), got none: two tracks or "
-                "more are needed, or train.early_stop = null"
+                "expected held-out tracks for early stopping (train.early_stop), got none: provide two tracks or more, "
+                "or set train.early_stop = null"
             )
         self._config, self._evaluator, self._model = config, evaluator, model
         self._train_state, self.training_log = train_state, training_log
@@ -97,7 +97,7 @@ class Validation:
         return min(losses, key=losses.__getitem__) if losses else None
 
     @property
-    def is_over(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether the last `patience` validations brought no progress, so that training ends."""
         early_stop, best = self._config.early_stop, self.best_step
         return (
@@ -139,12 +139,14 @@ class Validation:
             return
         last, initial = self._train_state.updates, self.initial_loss
         if self._config.early_stop is not None:
-            why = f"stopped after {last:,} steps, {self._config.early_stop.patience} validations without progress"
-            ending = why if self.is_over else f"all {last:,} steps"
+            stopped_early = (
+                f"stopped after {last:,} steps, {self._config.early_stop.patience} validations without progress"
+            )
+            ending = stopped_early if self.should_stop else f"all {last:,} steps"
             yield f"train: {ending}; the weights of step {self.kept_step:,} are kept"
         if initial is not None:
-            now = losses[self.kept_step] if self.kept_step in losses else losses[best]
-            yield f"train: cross-entropy on held-out tracks {now:.4f} nats, {initial:.4f} before the training"
+            kept_loss = losses[self.kept_step] if self.kept_step in losses else losses[best]
+            yield f"train: cross-entropy on held-out tracks {kept_loss:.4f} nats, {initial:.4f} before the training"
 
     def remark(self, remarks: Remarks) -> None:
         """Add a remark if the training brought no progress over the checkpoint that it began with."""

@@ -60,5 +60,5 @@ class Config(schemas.Config):
     @classmethod
     def _gain_is_a_range(cls, gain: tuple[float, float]) -> tuple[float, float]:
         if not -60 <= gain[0] <= gain[1] <= 60:
-            raise ValueError(f"expected the least and the largest gain, -60 to 60 dB, got {gain}")
+            raise ValueError(f"expected the smallest and the largest gain, from -60 to 60 dB, got {gain}")
         return gain

@@ -146,5 +146,7 @@ class Segments:
             segment = torch.nn.functional.pad(segment, (0, self.samples - segment.shape[1]))
             decibels = (2 * level - 1) * (highest - lowest) / 2 + (highest + lowest) / 2
             return torch.as_tensor(segment * 10 ** (decibels / 20))
-        worst = next(iter(self.unreadable.values()))
-        raise ValueError(f"expected recordings that can be read again, got {len(self.unreadable)} that cannot: {worst}")
+        example = next(iter(self.unreadable.values()))
+        raise ValueError(
+            f"expected readable recordings, got {len(self.unreadable)} unreadable ones, such as: {example}"
+        )

@@ -119,9 +119,10 @@ def _split(config: Config, tracks: pa.Table) -> _Splits:
     left_out = " and ".join(f"{count} are {fault}" for fault, count in sorted(faults.items(), key=str) if fault)
     if not parts["train"] or not parts["valid"]:
         raise ValueError(
-            f"expected a recording to train a codec on and another to evaluate it on, of {config.training.segment:g} s "
-            f"and {config.network.sample_rate} Hz at least and at most {config.largest_silence:.0%} silent, got "
-            f"{len(parts['train'])} and {len(parts['valid'])}: of {len(rows)} recordings {left_out or 'all are usable'}"
+            f"expected a recording to train a codec on and another to evaluate it on, of at least "
+            f"{config.training.segment:g} s and {config.network.sample_rate} Hz and at most "
+            f"{config.largest_silence:.0%} silent, got {len(parts['train'])} and {len(parts['valid'])}: of "
+            f"{len(rows)} recordings {left_out or 'all are usable'}"
         )
     if left_out:
         log.warning("of %d recordings %s: they are left out", len(rows), left_out)

@@ -219,11 +219,11 @@ def test_words_that_cannot_be_embedded_are_refused_naming_the_setting(tmp_path: 
     config = recipe(tmp_path, joint_text=0.5, clap=str(tmp_path / "wide"))
     with pytest.raises(ValueError, match=r"width 3, as train\.model\.clap says, got 5 of train\.clap = "):
         word_embedder(config, make_context(tmp_path, config)[1])
-    with pytest.raises(ValueError, match=r"expected clap exactly where joint_text is above 0, got .* None"):
+    with pytest.raises(ValueError, match=r"expected clap if and only if joint_text is above 0, got .* None"):
         recipe(tmp_path, joint_text=0.5)
-    with pytest.raises(ValueError, match=r"expected clap exactly where joint_text is above 0, got .*wide"):
+    with pytest.raises(ValueError, match=r"expected clap if and only if joint_text is above 0, got .*wide"):
         recipe(tmp_path, clap=str(tmp_path / "wide"))
-    with pytest.raises(ValueError, match="expected clap beside vocabulary = words"):
+    with pytest.raises(ValueError, match="expected clap in addition to vocabulary = words"):
         recipe(tmp_path, vocabulary="words")
     with pytest.raises(ValueError, match="expected a model that reads clap for joint_text"):
         train.Config(joint_text=0.5, clap=WeightsRef("clap"))

@@ -95,7 +95,7 @@ def test_two_processes_learn_the_same_guidance_as_one(taught: Path, tmp_path: Pa
 
 
 def test_a_recipe_without_a_suitable_teacher_is_refused(taught: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected initial, the checkpoint whose guidance is to be learned"):
+    with pytest.raises(ValueError, match="expected initial, the checkpoint that distill_guidance learns from"):
         recipe(taught, distill_guidance={})
     with pytest.raises(ValueError, match="greater than 1"):
         recipe(taught, **changes(taught / "teacher", 1, distill_guidance={"coefficient": 1.0}))

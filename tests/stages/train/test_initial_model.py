@@ -90,7 +90,7 @@ def test_conditions_that_the_checkpoint_lacks_start_fresh_and_are_named(place: P
     model = model_with(first["config"], language_model=decoder, fields=fields)
     config = going_on(place, first, model=model, optimization=STILL)
     train_in(place, config)
-    assert "conditions that train.initial does not have start fresh: genre" in caplog.text
+    assert "conditions that train.initial lacks start with random weights: genre" in caplog.text
     before, after = kept_weights(place, first["config"]), kept_weights(place, config)
     assert all(torch.allclose(value, after[name], atol=1e-6) for name, value in before.items())
     assert {name.rpartition("genre")[0] for name in after.keys() - before.keys()} == {"fields."}
@@ -182,7 +182,7 @@ def test_a_checkpoint_is_in_memory_only_once_when_a_training_begins_and_ends(
 def test_an_encoder_trained_with_the_checkpoint_is_not_replaced(place: Path, first: dict) -> None:
     config = going_on(place, first, text_encoder=str(place / "encoder"))
     with pytest.raises(
-        StageFailed, match=r"expected train\.text_encoder = null, as the text encoder .* learned with it"
+        StageFailed, match=r"expected train\.text_encoder = null, because the text encoder .* learned with it"
     ):
         train_in(place, config)
 
@@ -319,5 +319,5 @@ def test_a_mono_checkpoint_becomes_stereo_if_the_recipe_has_twice_its_codebooks(
 def test_recipes_that_start_from_themselves_or_adapt_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected the id of one checkpoint in initial \(checkpoint:<id>\), got"):
         recipe(tmp_path, initial="checkpoint:language_model")
-    with pytest.raises(ValueError, match="expected initial, the checkpoint that lora is to adapt, got none"):
+    with pytest.raises(ValueError, match="expected initial, the checkpoint that lora adapts, got none"):
         recipe(tmp_path, lora={})

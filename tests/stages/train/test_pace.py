@@ -21,7 +21,7 @@ def test_the_devices_rate_and_validations_count_before_the_first_step() -> None:
     pace = TrainingPace(told, steps=100, validations=10)
     pace.note_validation(36.0)
     pace.guess(flops=2e9, rate=1e9, utilisation=0.5)
-    how = "by 50% of this machine's 1 GFLOP/s, as the last training did"
+    how = "at 50% of this machine's 1 GFLOP/s, as the last training did"
     assert told.lines == [f"train: about 13 min for 100 steps at most, 4 s a step {how}"]
 
 

@@ -47,7 +47,7 @@ def test_unusable_data_is_refused_with_what_was_expected_and_found(tmp_path: Pat
 
 
 def test_a_model_that_reads_text_without_a_text_encoder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected a text encoder exactly where the model reads text"):
+    with pytest.raises(ValueError, match="expected a text encoder if and only if the model reads text"):
         recipe(tmp_path, text_encoder=None)
 
 

@@ -53,11 +53,11 @@ def test_recordings_of_a_lower_rate_are_left_out_unless_upsampled(tmp_path: Path
 
 def test_segments_too_short_for_the_discriminators_are_refused_before_training(tmp_path: Path) -> None:
     changes = {"training": {"adversarial": {}}}
-    with pytest.raises(StageFailed, match=r"expected segments of 2048 samples at least, .* got 2000"):
+    with pytest.raises(StageFailed, match=r"expected segments of at least 2048 samples, .* got 2000"):
         train_in(tmp_path / "store", tracks(tmp_path / "music"), recipe(**changes))
 
 
 @pytest.mark.parametrize("gain", [(3.0, -3.0), (-90.0, 0.0)])
 def test_an_invalid_range_of_gains_is_refused(gain: tuple[float, float]) -> None:
-    with pytest.raises(ValidationError, match="expected the least and the largest gain"):
+    with pytest.raises(ValidationError, match="expected the smallest and the largest gain"):
         recipe(gain=gain)
