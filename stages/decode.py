@@ -96,7 +96,7 @@ class Config(schemas.Config):
     def _can_be_signed(self) -> Self:
         if self.credentials is not None and self.format not in FORMATS:
             wanted = f"one of {', '.join(FORMATS)} with decode.credentials"
-            raise ValueError(f"expected {wanted}, got {self.format}: C2PA has no place for signatures in it")
+            raise ValueError(f"expected {wanted}, got {self.format}: C2PA cannot sign this format")
         return self
 
 
@@ -245,8 +245,10 @@ def _remark_on_level(config: Config, context: Context, request: Row, generation:
     loudness = rendering.measures["loudness"]
     if loudness is None or loudness > config.loudness - QUIETER:
         return
-    example = f"line {request['line']}, take {generation['take']}: {loudness:.1f} LUFS, asked {config.loudness:g}"
-    context.remarks.add("clips that decode.true_peak or decode.max_gain keeps quieter", "decode.loudness", example)
+    example = f"line {request['line']}, take {generation['take']}: {loudness:.1f} LUFS, requested {config.loudness:g}"
+    context.remarks.add(
+        "clips that decode.true_peak or decode.max_gain keeps quieter than requested", "decode.loudness", example
+    )
 
 
 Sign = Callable[[bytes, Row], bytes]

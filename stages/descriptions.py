@@ -53,10 +53,10 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]
     for first in range(0, len(rows), TEXTS_AT_ONCE):
         context.check_stopped()
         group = rows[first : first + TEXTS_AT_ONCE]
-        told = [row for row in group if row["description"]]
-        if told:
-            embeddings = embedder.embed_text([row["description"] for row in told])
-            for row, embedding in zip(told, embeddings, strict=True):
+        described = [row for row in group if row["description"]]
+        if described:
+            embeddings = embedder.embed_text([row["description"] for row in described])
+            for row, embedding in zip(described, embeddings, strict=True):
                 row["description_embedding"] = embedding
         context.progress.advance(len(group))
         yield Shard(group)

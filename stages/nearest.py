@@ -88,6 +88,6 @@ def _check_width(clips: _Embedded, tracks: _Embedded) -> None:
     widths = clips.windows.shape[1], tracks.windows.shape[1]
     if len(tracks.firsts) and widths[0] != widths[1]:
         raise ValueError(
-            f"expected evaluate.clap to be the model of the table clap, whose embeddings have {widths[1]} numbers, got "
+            f"expected evaluate.clap to be the model of the table clap, with embeddings of {widths[1]} numbers, got "
             f"one with {widths[0]}"
         )

@@ -77,7 +77,7 @@ def shard(
 
     mark = config.mark
     if mark is None or mark.detector is None:
-        raise ValueError("expected decode.watermark with a detector to look for, got none")
+        raise ValueError("expected a decode.watermark with a detector, got none")
     generator = load_watermark_generator(
         context.weights(mark.generator).path, mark.message, mark.strength, context.device
     )
@@ -101,7 +101,7 @@ def shard(
         row = _row(clip, context.store.read_bytes(clip["path"]), unmarked, sample_rate, generator, detector)
         if not row["watermark_found"]:
             context.remarks.add(
-                "clips whose watermark is not found in the file as it was written",
+                "clips without a detectable watermark in their file",
                 "decode.watermark",
                 f"{clip['request_id']}/{clip['take']}",
             )
@@ -131,18 +131,18 @@ def _row(
         unmarked: the clip's sound before the mark.
         sample_rate: sample rate of `unmarked`, Hz.
     """
-    heard: list[dict[str, Any]] = []
+    detections: list[dict[str, Any]] = []
     for form, samples, rate in _forms(unmarked, data, sample_rate):
         detection = detector.detect(samples, rate)
         right = detection.bits_right(generator.message)
-        heard.append({"form": form, "score": detection.score, "bits_right": right, "found": detection.found})
+        detections.append({"form": form, "score": detection.score, "bits_right": right, "found": detection.found})
     return {
         "request_id": clip["request_id"],
         "take": clip["take"],
         "watermark_message": generator.message,
         "watermark_bits": len(detection.bits),
-        "watermark_found": next(each["found"] for each in heard if each["form"] == FORM_WRITTEN),
-        "watermark_heard": heard,
+        "watermark_found": next(each["found"] for each in detections if each["form"] == FORM_WRITTEN),
+        "watermark_heard": detections,
     } | _damage(unmarked, unmarked + generator.mark(unmarked, sample_rate), sample_rate)
 
 

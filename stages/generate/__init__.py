@@ -124,17 +124,17 @@ def generate_rows(config: Config, context: Context, generator: Generator, reques
         MissingWeights: weights that a request needs cannot be fetched.
     """
     trained, made_by = generator.trained, generator.made_by
-    together: list[_Take] = []
+    batch: list[_Take] = []
     pace = Pace(context.progress)
     for take in _takes(config, context, trained.facts, requests, pace):
         if isinstance(take, Reject):
             yield Shard([], [take])
             continue
-        together.append(take)
-        if len(together) == AT_ONCE[context.device]:
-            yield from _generate(config, context, trained, together, made_by, pace)
-            together = []
-    yield from _generate(config, context, trained, together, made_by, pace)
+        batch.append(take)
+        if len(batch) == AT_ONCE[context.device]:
+            yield from _generate(config, context, trained, batch, made_by, pace)
+            batch = []
+    yield from _generate(config, context, trained, batch, made_by, pace)
 
 
 def _takes(
@@ -145,12 +145,14 @@ def _takes(
     from stages.checkpoints.conditions import ConditionReader, clip_frames, prompt_frames
     from stages.checkpoints.generation import generation_request
 
-    asked = [(row, numbers) for row in rows if (numbers := _missing_takes(row, context.kept))]
-    frames = [len(numbers) * (clip_frames(facts, row["seconds"]) - prompt_frames(facts, row)) for row, numbers in asked]
+    missing = [(row, numbers) for row in rows if (numbers := _missing_takes(row, context.kept))]
+    frames = [
+        len(numbers) * (clip_frames(facts, row["seconds"]) - prompt_frames(facts, row)) for row, numbers in missing
+    ]
     pace.start(sum(frames))
     reader = ConditionReader(context, facts, config)
-    reader.read_rows([row for row, _ in asked])
-    for (row, numbers), new_frames in zip(asked, frames, strict=True):
+    reader.read_rows([row for row, _ in missing])
+    for (row, numbers), new_frames in zip(missing, frames, strict=True):
         context.check_stopped()
         try:
             conditions = reader.read(row)
@@ -160,11 +162,11 @@ def _takes(
             yield Reject(row["request_id"], row["name"] or "", error.kind, message, passing=error.passing)
             continue
         if facts.distilled_guidance is not None and not row["guidance_asked"]:
-            what = (
-                f"requests that ask for no guidance are generated with 1, in one pass: the checkpoint has learned "
+            remark = (
+                f"requests without guidance are generated with 1, in one pass: the checkpoint has learned "
                 f"guidance {facts.distilled_guidance:g}"
             )
-            context.remarks.add(what, "requests.guidance", row["name"] or f"line {row['line']}")
+            context.remarks.add(remark, "requests.guidance", row["name"] or f"line {row['line']}")
         for number in numbers:
             clip = generation_request(
                 row,

@@ -16,7 +16,7 @@ class Pace:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._left, self._made, self._started = 0, 0, 0.0
-        self._is_told = False
+        self._is_shown = False
 
     def start(self, frames: int) -> None:
         """Start to count `frames` frames that are to be made."""
@@ -42,12 +42,11 @@ class Pace:
         """Show how long a clip of `clip_frames` frames takes, and all frames that are left. Only the first call after
         frames were made does so."""
         elapsed = time.monotonic() - self._started
-        if self._is_told or not self._made:
+        if self._is_shown or not self._made:
             return
-        self._is_told = True
-        a_frame = elapsed / self._made
-        if (rest := a_frame * self._left) >= SHORTEST:
-            line = (
-                f"generate: {a_frame * clip_frames:.1f} s for a clip of {clip_frames:,} frames, measured on the first"
-            )
-            self._progress.tell([f"{line}; about {duration(rest)} for the {self._left:,} frames that are left"])
+        self._is_shown = True
+        frame_seconds = elapsed / self._made
+        if (rest := frame_seconds * self._left) >= SHORTEST:
+            clip_seconds = frame_seconds * clip_frames
+            line = f"generate: {clip_seconds:.1f} s for a clip of {clip_frames:,} frames, measured on the first"
+            self._progress.tell([f"{line}; about {duration(rest)} for the {self._left:,} remaining frames"])

@@ -92,12 +92,12 @@ class WatermarkGenerator:
     def mark(self, samples: Float[Samples, "C N"], sample_rate: int) -> Float[Samples, "1 N"]:
         """Return the signal that is to be added to every channel of a sound so that it carries the message."""
         length = samples.shape[1]
-        sound = _as_heard(samples, sample_rate, self.device)
+        sound = _network_input(samples, sample_rate, self.device)
         bits = message_bits(self.message, self.network.msg_processor.nbits)
         message = torch.from_numpy(bits.astype(np.int64))[None].to(self.device)
         mark, weight = torch.zeros_like(sound), torch.zeros_like(sound)
         for begin, end in _windows(sound.shape[-1], FADE):
-            with _plainly():
+            with _uncompiled():
                 part = self.network.get_watermark(sound[..., begin:end], message=message)
             fade = _fade(begin, end, sound.shape[-1]).to(self.device)
             mark[..., begin:end] += part * fade
@@ -117,13 +117,13 @@ class WatermarkDetector:
 
     def detect(self, samples: Float[Samples, "C N"], sample_rate: int) -> Detection:
         """Look for a mark in the mean of a sound's channels."""
-        sound = _as_heard(samples, sample_rate, self.device)
+        sound = _network_input(samples, sample_rate, self.device)
         marked, logits, total = 0, torch.zeros(self.network.nbits, device=self.device), sound.shape[-1]
         for begin, end in _windows(total, 0):
-            with _plainly():
-                heard = self.network.detector(self._levelled(sound[..., begin:end]))[0]
-            marked += int((heard[:2].softmax(0)[1] > 0.5).sum())
-            logits += heard[2:].sum(-1)
+            with _uncompiled():
+                output = self.network.detector(self._levelled(sound[..., begin:end]))[0]
+            marked += int((output[:2].softmax(0)[1] > 0.5).sum())
+            logits += output[2:].sum(-1)
         return Detection(marked / total, (logits > 0).cpu().numpy())
 
     def _levelled(self, sound: Float[Tensor, "1 1 N"]) -> Float[Tensor, "1 1 N"]:
@@ -172,18 +172,18 @@ def _load(path: Path, kind: str) -> Any:
         raise ValueError(f"{expected}, got {type(checkpoint).__name__}")
     tensors = checkpoint.get("best_state", checkpoint)
     tensors = tensors.get("model", tensors)
-    own = checkpoint.get("xp.cfg")
-    config = OmegaConf.create(own) if own is not None else None
+    stored_config = checkpoint.get("xp.cfg")
+    config = OmegaConf.create(stored_config) if stored_config is not None else None
     if config is None or "seanet" not in config:
         config = load_local_model_config(CARDS[kind])
-    forms: dict[str, tuple[type, Callable[..., nn.Module]]] = {
+    config_classes: dict[str, tuple[type, Callable[..., nn.Module]]] = {
         "generator": (builder.AudioSealWMConfig, builder.create_generator),
         "detector": (builder.AudioSealDetectorConfig, builder.create_detector),
     }
-    form, create = forms[kind]
+    config_class, create = config_classes[kind]
     try:
         settings = cast(dict[str, Any], OmegaConf.to_container(config))
-        network = create(AudioSeal.parse_config(settings, form))
+        network = create(AudioSeal.parse_config(settings, config_class))
         plain = _without_weight_norm({str(name): value for name, value in tensors.items() if isinstance(value, Tensor)})
         network.load_state_dict(convert_state_dict_for_scriptable_model(plain))
     except Exception as error:  # OmegaConf and the package raise many kinds of errors for a bad configuration
@@ -194,18 +194,18 @@ def _load(path: Path, kind: str) -> Any:
 def _without_weight_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return weights with their weight normalisation (arXiv:1602.07868) multiplied out, whichever of torch's names
     their direction and length are stored by."""
-    forms = ((r"\.weight_g$", ".weight_v"), (r"\.parametrizations\.weight\.original0$", None))
+    name_pairs = ((r"\.weight_g$", ".weight_v"), (r"\.parametrizations\.weight\.original0$", None))
     plain = dict(tensors)
-    for ending, beside in forms:
+    for ending, partner_ending in name_pairs:
         for name in [name for name in tensors if re.search(ending, name)]:
             owner = re.sub(ending, "", name)
-            other = f"{owner}{beside}" if beside else f"{owner}.parametrizations.weight.original1"
-            if other in plain:
-                plain[f"{owner}.weight"] = torch._weight_norm(plain.pop(other), plain.pop(name), 0)
+            partner = f"{owner}{partner_ending}" if partner_ending else f"{owner}.parametrizations.weight.original1"
+            if partner in plain:
+                plain[f"{owner}.weight"] = torch._weight_norm(plain.pop(partner), plain.pop(name), 0)
     return plain
 
 
-def _as_heard(samples: Samples, sample_rate: int, device: str) -> Float[Tensor, "1 1 N"]:
+def _network_input(samples: Samples, sample_rate: int, device: str) -> Float[Tensor, "1 1 N"]:
     """Return a sound as the input of the networks: mono, at `SAMPLE_RATE`.
 
     Raises:
@@ -213,10 +213,10 @@ def _as_heard(samples: Samples, sample_rate: int, device: str) -> Float[Tensor, 
     """
     if not samples.shape[1]:
         raise ValueError("expected samples to mark, got none")
-    heard = resample(to_mono(samples), sample_rate, SAMPLE_RATE)
-    if not heard.shape[1]:
-        heard = np.zeros((1, 1), np.float32)
-    return torch.from_numpy(np.ascontiguousarray(heard, np.float32))[None].to(device)
+    mono = resample(to_mono(samples), sample_rate, SAMPLE_RATE)
+    if not mono.shape[1]:
+        mono = np.zeros((1, 1), np.float32)
+    return torch.from_numpy(np.ascontiguousarray(mono, np.float32))[None].to(device)
 
 
 def _windows(length: int, overlap: int) -> Iterator[tuple[int, int]]:
@@ -241,7 +241,7 @@ def _fade(begin: int, end: int, length: int) -> Float[Tensor, " N"]:
 
 
 @contextmanager
-def _plainly() -> Iterator[None]:
+def _uncompiled() -> Iterator[None]:
     """Return a context in which the networks run uncompiled. The package compiles parts of them at their first use;
     that needs a C compiler, and rounds differently from one call to the next."""
     from audioseal.libs.moshi.utils.compile import no_compile

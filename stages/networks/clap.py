@@ -192,7 +192,7 @@ def _from_folder(path: Path, device: str, windows_at_once: int) -> JointEmbedder
         network = load_network(ClapModel, path, "eager")
         extractor: Any = AutoFeatureExtractor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         if not isinstance(extractor, ClapFeatureExtractor) or extractor.padding not in get_args(Filling):
-            raise ValueError(f"a {type(extractor).__name__} that fills up by {getattr(extractor, 'padding', None)!r}")
+            raise ValueError(f"a {type(extractor).__name__} with the padding {getattr(extractor, 'padding', None)!r}")
         tokenizer = load_tokenizer(path)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(

@@ -156,7 +156,7 @@ def _load_network(path: Path) -> AnyDemucs:
         try:
             check_checksum(path, path.stem.rsplit("-", 1)[1])
         except ModelLoadingError as error:
-            raise ValueError(f"expected the file that its name's digest says, got another: {error}") from error
+            raise ValueError(f"expected a file that matches the digest in its name, got another: {error}") from error
     package = load_pickle(path, (HTDemucs, HDemucs, Demucs, Fraction))
     if not isinstance(package, dict) or package.get("klass") not in (HTDemucs, HDemucs, Demucs):
         raise ValueError(f"expected the weights of a Demucs network in {path}, got none")

@@ -192,7 +192,7 @@ def test_a_clip_that_stays_much_quieter_than_asked_is_remarked(tmp_path: Path) -
     quiet = [row for row in rows if row["loudness"] is not None and row["loudness"] <= -21.0]
     assert quiet
     assert [(remark.location, remark.count) for remark in remarks] == [("decode.loudness", len(quiet))]
-    assert "LUFS, asked -20" in remarks[0].examples[0]
+    assert "LUFS, requested -20" in remarks[0].examples[0]
     assert noticed(60.0, -40.0)[1] == []
 
 
@@ -234,7 +234,7 @@ def test_a_codec_of_the_same_sizes_is_refused_by_its_identity(tmp_path: Path, fo
     assert len(made(store, Config.model_validate({"codec": str(folder)}))) == 6
     say(store, codec_identity="0" * 64)
     expected = (
-        r"expected the codec \(identity 000000000000…\), which the checkpoint c1 speaks, got decode.codec = .*codec"
+        r"expected the codec \(identity 000000000000…\), which the checkpoint c1 uses, got decode.codec = .*codec"
     )
     other = Config.model_validate({"codec": str(folder), "format": "wav"})
     with pytest.raises(StageFailed, match=expected):

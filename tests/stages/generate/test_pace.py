@@ -30,7 +30,7 @@ def test_the_time_left_is_told_once_by_the_pace_of_the_first_clips(monkeypatch: 
     pace.tell(400)
     pace.advance(400, "")
     pace.tell(400)
-    told = "10.0 s for a clip of 400 frames, measured on the first; about 80 s for the 3,200 frames that are left"
+    told = "10.0 s for a clip of 400 frames, measured on the first; about 80 s for the 3,200 remaining frames"
     assert progress.lines == [f"generate: {told}"]
 
 

@@ -125,7 +125,7 @@ def test_files_and_folders_without_a_clap_model_are_refused_with_the_reason(tmp_
 @pytest.mark.parametrize(
     ("kind", "padding", "reason"),
     [
-        (ClapFeatureExtractor, "mirror", "ClapFeatureExtractor that fills up by 'mirror'"),
+        (ClapFeatureExtractor, "mirror", "ClapFeatureExtractor with the padding 'mirror'"),
         (EncodecFeatureExtractor, None, "a EncodecFeatureExtractor"),
     ],
 )
