@@ -66,8 +66,8 @@ class DynamicShapeDecoder:
     def prefill(self, admitted: Mapping[int, SequenceRequest]) -> dict[int, int]:
         """Read the conditions and known steps of requests into slots; `admitted` has them by slot index. Return the
         step that `step` samples next in each of these slots."""
-        places = [(request, slot_index * self.rows) for slot_index, request in admitted.items()]
-        for slot_index, hidden in zip(admitted, prefill(self.model, places, self.cache), strict=True):
+        admitted_rows = [(request, slot_index * self.rows) for slot_index, request in admitted.items()]
+        for slot_index, hidden in zip(admitted, prefill(self.model, admitted_rows, self.cache), strict=True):
             self.sequences[slot_index] = admitted[slot_index].sequence.clone()
             self.hidden[slot_index] = hidden
         self.segment_requests = []

@@ -175,9 +175,9 @@ class CachePositions:
         The mask of attention hides steps that a row does not have. A cache that is read in place returns its own
         `CachedVectors`.
         """
-        cached, where = self.cache.layers[layer], (self.rows, slice(None), self.at)
-        cached.keys.write(keys[:, :, 0], where)
-        cached.values.write(values[:, :, 0], where)
+        cached, index = self.cache.layers[layer], (self.rows, slice(None), self.at)
+        cached.keys.write(keys[:, :, 0], index)
+        cached.values.write(values[:, :, 0], index)
         if self.cache.read_in_place:
             return KeysValues(cached.keys, cached.values)
         visible = slice(self.length)

@@ -80,8 +80,8 @@ def fuse(
     if cross is not None and keys is not None and config.cross_positions:
         table = position_table(cross.shape[1], config.width, CROSS_POSITION_PERIOD, cross.device)
         # Padding that is not read is not counted in the positions either.
-        at = (keys.cumsum(1) - 1).clamp(min=0)
-        cross = cross + (config.cross_position_scale * table).to(cross.dtype)[at]
+        positions = (keys.cumsum(1) - 1).clamp(min=0)
+        cross = cross + (config.cross_position_scale * table).to(cross.dtype)[positions]
     return FusedConditions(
         torch.cat(prefixes, dim=1) if prefixes else None,
         torch.stack(added).sum(0) if added else None,
@@ -95,11 +95,11 @@ def _check_conditions(config: LanguageModelConfig, conditions: Mapping[str, Cond
         raise ValueError(f"expected conditions {sorted(config.conditions)}, got {sorted(conditions)}")
     rows = next((len(condition.embedding) for condition in conditions.values()), 0)
     for name, condition in conditions.items():
-        got = list(condition.embedding.shape)
-        if len(got) != 3 or got[0] != rows or not got[1] or got[2] != config.width:
-            raise ValueError(f"expected {name} of [{rows}, 1 or more, {config.width}], got {got}")
-        if list(condition.mask.shape) != got[:2]:
-            raise ValueError(f"expected a mask of {name} of {got[:2]}, got {list(condition.mask.shape)}")
+        shape = list(condition.embedding.shape)
+        if len(shape) != 3 or shape[0] != rows or not shape[1] or shape[2] != config.width:
+            raise ValueError(f"expected {name} of [{rows}, 1 or more, {config.width}], got {shape}")
+        if list(condition.mask.shape) != shape[:2]:
+            raise ValueError(f"expected a mask of {name} of {shape[:2]}, got {list(condition.mask.shape)}")
 
 
 def _keys(mask: Bool[Tensor, "B L"], config: LanguageModelConfig) -> Bool[Tensor, "B L"]:
@@ -120,6 +120,6 @@ def _along_frames(name: str, embedding: Float[Tensor, "B L D"], pattern: Pattern
         return embedding.expand(-1, steps, -1)
     if length < pattern.frames:
         raise ValueError(
-            f"expected {name} of length 1 or at least {pattern.frames}, one a frame, to be summed, got {length}"
+            f"expected {name} of length 1 or at least {pattern.frames} (one vector a frame) to be summed, got {length}"
         )
     return embedding[:, pattern.upcoming_frames[:steps].to(embedding.device)]

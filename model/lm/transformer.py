@@ -282,9 +282,9 @@ class Transformer(nn.Module):
         for layer in self.layers:
             assert isinstance(layer, Layer) and layer.cross_attention is not None  # noqa: PT018
             projected = layer.cross_attention.project_conditions(cross)
-            for kept, vectors in zip(cache.cached_cross(layer.cross_attention.layer), projected, strict=True):
+            for cached_vectors, vectors in zip(cache.cached_cross(layer.cross_attention.layer), projected, strict=True):
                 assert isinstance(vectors, Tensor), "what was just projected is in no cache yet"
-                kept.view(positions=slice(length)).write(vectors)
+                cached_vectors.view(positions=slice(length)).write(vectors)
 
 
 def _whole_span(mask: Bool[Tensor, "B 1 1 L"] | None) -> SpanMask | None:

@@ -79,9 +79,9 @@ def step_matrices(
     with torch.no_grad():
         for (rows, columns), numbers in by_shape.items():
             like = parameters[numbers[0]]
-            gradients = torch.stack([_own(_gradient(parameters[number])) for number in numbers])
-            own_momenta = [_own(momenta[number]) for number in numbers]
-            own_parameters = [_own(parameters[number]) for number in numbers]
+            gradients = torch.stack([_local_part(_gradient(parameters[number])) for number in numbers])
+            own_momenta = [_local_part(momenta[number]) for number in numbers]
+            own_parameters = [_local_part(parameters[number]) for number in numbers]
             before, values = torch.stack(own_momenta), torch.stack(own_parameters)
             after = before.lerp(gradients, 1 - MOMENTUM)
             update = _orthogonalised_rows(gradients.lerp(after, MOMENTUM), like, replicas).to(before.dtype)
@@ -95,13 +95,13 @@ def _gradient(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
-def _own(value: Tensor) -> Tensor:
+def _local_part(value: Tensor) -> Tensor:
     """Return the part of a tensor that this process has."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
 def _orthogonalised_rows(
-    own: Float[Tensor, "M r columns"], like: Tensor, replicas: dist.ProcessGroup | None
+    local_rows: Float[Tensor, "M r columns"], like: Tensor, replicas: dist.ProcessGroup | None
 ) -> Float[Tensor, "M r columns"]:
     """Return this process's rows of the orthogonalised matrices.
 
@@ -111,16 +111,16 @@ def _orthogonalised_rows(
         replicas: processes that have the same whole matrices; None if there are none.
     """
     if not isinstance(like, DTensor):
-        return orthogonalised(own) if replicas is None else _orthogonalised_together(own, replicas)
+        return orthogonalised(local_rows) if replicas is None else _orthogonalised_together(local_rows, replicas)
     rows, columns = like.shape
     mesh = like.device_mesh
     shared, everywhere = [Shard(1)] * mesh.ndim, [Replicate()] * mesh.ndim
     updates = []
-    for part in own.split(max(1, GATHERED_VALUES // (rows * columns))):
+    for part in local_rows.split(max(1, GATHERED_VALUES // (rows * columns))):
         shape, stride = torch.Size((len(part), rows, columns)), (rows * columns, columns, 1)
         stacked = DTensor.from_local(part, mesh, shared, run_check=False, shape=shape, stride=stride)
-        whole = DTensor.from_local(orthogonalised(stacked.full_tensor()), mesh, everywhere, run_check=False)
-        updates.append(whole.redistribute(mesh, shared).to_local())
+        gathered_update = DTensor.from_local(orthogonalised(stacked.full_tensor()), mesh, everywhere, run_check=False)
+        updates.append(gathered_update.redistribute(mesh, shared).to_local())
     return torch.cat(updates)
 
 
@@ -131,11 +131,13 @@ def _orthogonalised_together(
 
     Each process computes an equal share of them; the last processes may have fewer.
     """
-    most = math.ceil(len(matrices) / replicas.size())
-    share = matrices[most * replicas.rank() :][:most]
-    update = torch.zeros((most, *matrices.shape[1:]), dtype=fast_dtype(matrices.device), device=matrices.device)
+    matrices_per_process = math.ceil(len(matrices) / replicas.size())
+    share = matrices[matrices_per_process * replicas.rank() :][:matrices_per_process]
+    update = torch.zeros(
+        (matrices_per_process, *matrices.shape[1:]), dtype=fast_dtype(matrices.device), device=matrices.device
+    )
     if len(share):
         update[: len(share)] = orthogonalised(share)
-    gathered = update.new_empty((most * replicas.size(), *matrices.shape[1:]))
+    gathered = update.new_empty((matrices_per_process * replicas.size(), *matrices.shape[1:]))
     dist.all_gather_into_tensor(gathered, update, replicas)
     return gathered[: len(matrices)]

@@ -116,7 +116,7 @@ def test_first_weights_depend_only_on_the_seed_and_leave_the_global_generator_un
 
 
 def test_sound_shorter_than_a_window_is_refused() -> None:
-    with pytest.raises(ValueError, match="the longest window, 64 samples, got 63"):
+    with pytest.raises(ValueError, match="at least 64 samples, the longest window, got 63"):
         Discriminators(1, SMALL, 0)(noise(1, 1, 63))
 
 

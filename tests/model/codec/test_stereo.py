@@ -63,7 +63,7 @@ def test_anything_but_left_and_right_is_refused(stereo: StereoCodec) -> None:
         stereo.encode(sound(800)[None])
     with pytest.raises(ValueError, match="left and right, got 3 channels"):
         stereo.encode_track(sound(800, 3))
-    with pytest.raises(ValueError, match="even number of codebooks, got 5"):
+    with pytest.raises(ValueError, match="even number of codebooks, left and right interleaved, got 5"):
         stereo.decode(torch.zeros(1, 5, 4, dtype=torch.long))
     with pytest.raises(ValueError, match="left and right of the same shape"):
         interleave(StereoCodes(torch.zeros(1, 2, 3, dtype=torch.long), torch.zeros(1, 2, 4, dtype=torch.long)))

@@ -177,7 +177,7 @@ def test_invalid_conditions_are_refused() -> None:
     _raises({"genre": genre, "mood": genre}, r"expected conditions \['genre'\], got \['genre', 'mood'\]")
     _raises({"genre": _condition(1, 1, width=8)}, r"expected genre of \[2, 1 or more, 16\], got \[2, 1, 8\]")
     _raises({"genre": _condition(1, 1, 1)}, "expected genre of 2 rows, as the codes, got 3")
-    _raises({"genre": _condition(2, 2)}, "expected genre of length 1 or at least 5, one a frame, to be summed, got 2")
+    _raises({"genre": _condition(2, 2)}, r"genre of length 1 or at least 5 \(one vector a frame\) to be summed, got 2")
     empty = Condition(torch.zeros(2, 0, WIDTH), torch.zeros(2, 0, dtype=torch.bool))
     _raises({"genre": empty}, r"expected genre of \[2, 1 or more, 16\], got \[2, 0, 16\]")
 

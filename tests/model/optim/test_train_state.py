@@ -220,7 +220,7 @@ def test_the_state_of_another_model_is_refused() -> None:
     state = TrainState(network(), small()).state()
     with pytest.raises(ValueError, match="expected the state of 2 parameters, got 4"):
         TrainState(nn.Linear(3, 8), small()).load(state)
-    with pytest.raises(ValueError, match="all frozen"):
+    with pytest.raises(ValueError, match="all parameters frozen"):
         TrainState(nn.Linear(3, 8).requires_grad_(False), small())
 
 
