@@ -87,8 +87,8 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]
 
     def row_of(item: PrefetchItem, waveform: Waveform) -> Row | Reject:
         if waveform.samples.shape[1] < codec.hop:
-            least = codec.hop / codec.sample_rate
-            message = f"expected at least one frame of {least:.3f} s, got {waveform.seconds:.4f} s"
+            frame_seconds = codec.hop / codec.sample_rate
+            message = f"expected at least one frame of {frame_seconds:.3f} s, got {waveform.seconds:.4f} s"
             return Reject(item.key, item.uri, "too short", message)
         codes = _encode_waveform(config, codec, waveform)
         return {"track_id": item.key, **codec_columns, "frames": codes.shape[1], "codes": list(codes)}

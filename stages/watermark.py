@@ -141,7 +141,7 @@ def _row(
         "take": clip["take"],
         "watermark_message": generator.message,
         "watermark_bits": len(detection.bits),
-        "watermark_found": next(each["found"] for each in detections if each["form"] == FORM_WRITTEN),
+        "watermark_found": next(detection["found"] for detection in detections if detection["form"] == FORM_WRITTEN),
         "watermark_heard": detections,
     } | _damage(unmarked, unmarked + generator.mark(unmarked, sample_rate), sample_rate)
 

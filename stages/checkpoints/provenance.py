@@ -33,13 +33,13 @@ def parents_of(context: Context, known: Sequence[str] = ()) -> list[str]:
     """
     versions = Versions(context.store)
     digests = weights_of_config(json.loads(context.config)) if context.config else set()
-    for read in context.versions.values():
-        for version in versions.upstream(read):
+    for version_read in context.versions.values():
+        for version in versions.upstream(version_read):
             digests |= versions.all[version].weights() if version in versions.all else set()
     rows = context.store.read_all(CHECKPOINTS, ["checkpoint_id", "digest", "created_at"]).sort_by("created_at")
-    own = {row["digest"]: row["checkpoint_id"] for row in rows.to_pylist()}
-    own |= {row["digest"]: row["checkpoint_id"] for row in rows.to_pylist() if row["checkpoint_id"] in known}
-    return list(dict.fromkeys([*known, *sorted(own.get(digest, digest) for digest in digests)]))
+    checkpoint_ids = {row["digest"]: row["checkpoint_id"] for row in rows.to_pylist()}
+    checkpoint_ids |= {row["digest"]: row["checkpoint_id"] for row in rows.to_pylist() if row["checkpoint_id"] in known}
+    return list(dict.fromkeys([*known, *sorted(checkpoint_ids.get(digest, digest) for digest in digests)]))
 
 
 def tracks_to_learn(context: Context, track_ids: Iterable[str], licences: LicencePolicy) -> pa.Table:

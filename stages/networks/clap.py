@@ -183,8 +183,10 @@ def load_joint_embedder(
         ValueError: the path is neither, has feature fusion (which draws its input at random), or cannot be loaded
             safely.
     """
-    together = windows_at_once or (1 if device == "cpu" else WINDOWS_AT_ONCE)
-    return _from_folder(path, device, together) if path.is_dir() else _from_laion(path, device, together, vocabulary)
+    batch_size = windows_at_once or (1 if device == "cpu" else WINDOWS_AT_ONCE)
+    return (
+        _from_folder(path, device, batch_size) if path.is_dir() else _from_laion(path, device, batch_size, vocabulary)
+    )
 
 
 def _from_folder(path: Path, device: str, windows_at_once: int) -> JointEmbedder:
@@ -262,7 +264,7 @@ def _build_laion(path: Path, state: Mapping[str, Tensor]) -> tuple[Any, dict[str
         words, positions = (
             state[f"text_branch.embeddings.{kind}_embeddings.weight"].shape[0] for kind in ("word", "position")
         )
-        inner = state["text_branch.encoder.layer.0.intermediate.dense.weight"].shape[0]
+        feedforward_width = state["text_branch.encoder.layer.0.intermediate.dense.weight"].shape[0]
     except KeyError as error:
         raise ValueError(
             f"expected a LAION CLAP checkpoint with RoBERTa and HTSAT in {path}, got none with {error}"
@@ -277,7 +279,7 @@ def _build_laion(path: Path, state: Mapping[str, Tensor]) -> tuple[Any, dict[str
         hidden_size=ROBERTA_WIDTH,
         num_hidden_layers=len(layers),
         num_attention_heads=ROBERTA_HEADS,
-        intermediate_size=inner,
+        intermediate_size=feedforward_width,
         max_position_embeddings=positions,
         type_vocab_size=1,
         layer_norm_eps=1e-5,

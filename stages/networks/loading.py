@@ -64,10 +64,12 @@ def load_pickle(path: Path, classes: Sequence[type] = (), mapped: bool = True) -
         with LOADING, torch.serialization.safe_globals([*PICKLED_NUMBERS, *classes]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, BadZipFile) as error:
-        why = next((line.strip() for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
+        reason = next(
+            (line.strip() for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), ""
+        )
         raise ValueError(
-            f"expected PyTorch weights that name no code in {path}, got a file that cannot be loaded safely: "
-            f"{why or str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            f"expected PyTorch weights without code in {path}, got a file that cannot be loaded safely: "
+            f"{reason or str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from error
 
 

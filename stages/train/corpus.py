@@ -209,14 +209,16 @@ def _checked_codebooks(rows: pa.Table, cardinality: int) -> int:
     Raises:
         ValueError: tracks differ in codebooks, or codes do not match what their rows say.
     """
-    books, frames, widths = (rows.column(name).to_numpy() for name in ("vectors", "frames", "width"))
-    ids, different = rows.column("track_id"), sorted(set(books.tolist()))
+    codebooks, frames, widths = (rows.column(name).to_numpy() for name in ("vectors", "frames", "width"))
+    ids, different = rows.column("track_id"), sorted(set(codebooks.tolist()))
     if len(different) != 1 or different == [0]:
-        odd = int(np.flatnonzero(books != np.median(books))[0]) if books.any() else 0
-        raise ValueError(f"expected one number of codebooks, got {different} (track {ids[odd]})")
+        wrong_track = int(np.flatnonzero(codebooks != np.median(codebooks))[0]) if codebooks.any() else 0
+        raise ValueError(f"expected one number of codebooks, got {different} (track {ids[wrong_track]})")
     if (widths != frames).any():
-        odd = int(np.flatnonzero(widths != frames)[0])
-        raise ValueError(f"expected {frames[odd]} codes in each codebook of {ids[odd]}, got {widths[odd]}")
+        wrong_track = int(np.flatnonzero(widths != frames)[0])
+        raise ValueError(
+            f"expected {frames[wrong_track]} codes in each codebook of {ids[wrong_track]}, got {widths[wrong_track]}"
+        )
     largest = int(rows.column("largest").to_numpy().max())
     if largest >= cardinality:
         raise ValueError(f"expected codes below the cardinality {cardinality}, got {largest}")

@@ -85,9 +85,9 @@ class Evaluator:
             only: the one condition that is taken from the next track, the others being right; None takes all.
         """
         tracks = self._tracks
-        other = tracks[(tracks.index(window.track) + 1) % len(tracks)]
-        last = max(0, int(self.corpus.frames[other]) - self.frames)
-        wrong = self._right(model, TrackWindow(other, min(window.start, last)))
+        other_track = tracks[(tracks.index(window.track) + 1) % len(tracks)]
+        last = max(0, int(self.corpus.frames[other_track]) - self.frames)
+        wrong = self._right(model, TrackWindow(other_track, min(window.start, last)))
         if only is None:
             return wrong
         right = self._right(model, window)

@@ -69,9 +69,11 @@ def pack(parts: Iterable[pa.Table], column: str, sink: BinaryIO) -> pa.Table:
         width[vectors > 0] = lengths[first[vectors > 0]]
         row = np.repeat(np.arange(len(vectors)), vectors)
         if (lengths != width[row]).any():
-            odd = int(np.flatnonzero(lengths != width[row])[0])
-            key, expected = part.column(0)[int(row[odd])], width[row[odd]]
-            raise ValueError(f"expected {expected} values in every list of {column} of {key}, got {lengths[odd]}")
+            wrong_list = int(np.flatnonzero(lengths != width[row])[0])
+            key, expected = part.column(0)[int(row[wrong_list])], width[row[wrong_list]]
+            raise ValueError(
+                f"expected {expected} values in every list of {column} of {key}, got {lengths[wrong_list]}"
+            )
         values = matrices.flatten().flatten().to_numpy(zero_copy_only=False)
         largest = float(values.max()) if values.size else 0.0
         begin = written + np.cumsum(vectors * width) - vectors * width

@@ -292,8 +292,8 @@ _PLAIN_ATTENTION = re.compile(r"(self_attn|cross_attention)\.mha\.")
 _ROTARY_TABLE = re.compile(r"transformer\.(layers\.\d+\.self_attn\.)?rope\.(frequencies|xpos\.decay_rates)")
 _NUMBER = re.compile(r"\.(\d+)\.")
 
-_TO_THEIRS = {ours: theirs for theirs, ours in _NAMES.items()}
-_TO_THEIRS |= {_LAYER + ours: _LAYER + theirs for theirs, ours in _LAYER_NAMES.items()}
+_AUDIOCRAFT_NAMES = {ours: theirs for theirs, ours in _NAMES.items()}
+_AUDIOCRAFT_NAMES |= {_LAYER + ours: _LAYER + theirs for theirs, ours in _LAYER_NAMES.items()}
 
 
 def parameter_name_to_audiocraft(name: str) -> str:
@@ -303,7 +303,7 @@ def parameter_name_to_audiocraft(name: str) -> str:
         ValueError: the model has no such parameter.
     """
     number = _NUMBER.search(name)
-    template = _TO_THEIRS.get(_NUMBER.sub(".{}.", name, count=1))
+    template = _AUDIOCRAFT_NAMES.get(_NUMBER.sub(".{}.", name, count=1))
     if template is None:
         raise ValueError(f"expected a parameter of a language model, got {name!r}")
     return template if number is None else template.format(number[1])

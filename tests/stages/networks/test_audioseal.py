@@ -123,10 +123,10 @@ def test_a_file_that_names_code_is_refused_and_the_code_does_not_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"model": {}, "xp.cfg": Harm()}, tmp_path / "evil.pth")
-    with pytest.raises(ValueError, match="name no code"):
+    with pytest.raises(ValueError, match="weights without code"):
         load_watermark_generator(tmp_path / "evil.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Harm()))
-    with pytest.raises(ValueError, match="name no code"):
+    with pytest.raises(ValueError, match="weights without code"):
         load_watermark_detector(tmp_path / "plain.pth")
     assert "harm" not in capsys.readouterr().out
 
