@@ -110,9 +110,7 @@ def test_a_training_set_in_another_codec_than_the_models_is_refused_before_it_is
         if fits:
             check_codecs(chosen.pipeline(), chosen.names)
         else:
-            with pytest.raises(
-                ValueError, match=f"which train.initial = {folder} speaks, got tokenize.codec = {other}"
-            ):
+            with pytest.raises(ValueError, match=f"which train.initial = {folder} uses, got tokenize.codec = {other}"):
                 check_codecs(chosen.pipeline(), chosen.names)
 
 
@@ -121,7 +119,7 @@ def test_for_a_model_that_is_not_yet_trained_the_codec_of_the_training_set_count
 ) -> None:
     knobs: dict[str, Any] = {"tokenize__codec": own, "train__initial": folder, "train__text_encoder": "null"}
     chosen = plan(tmp_path / "store", ["generate", "decode"], **knobs, decode__codec=other)
-    with pytest.raises(ValueError, match=f"which tokenize.codec = {own} speaks, got decode.codec = {other}"):
+    with pytest.raises(ValueError, match=f"which tokenize.codec = {own} uses, got decode.codec = {other}"):
         check_codecs(chosen.pipeline(), chosen.names)
     same = plan(tmp_path / "store", ["generate", "decode"], **knobs)
     check_codecs(same.pipeline(), same.names)

@@ -181,7 +181,7 @@ def test_a_converted_checkpoint_contains_its_codec_and_can_be_used_as_one(
 
 
 @pytest.mark.parametrize(("form", "message"), [
-    ("hf", "expected an EnCodec, by which Hugging Face's MusicGen speaks its codes, got {}"),
+    ("hf", "expected an EnCodec, the only codec of Hugging Face's MusicGen, got {}"),
     ("audiocraft", "expected an EnCodec to write in AudioCraft's form, got {}"),
 ])  # fmt: skip
 def test_a_form_that_cannot_hold_the_codec_refuses_it_by_name(

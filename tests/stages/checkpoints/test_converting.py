@@ -102,7 +102,7 @@ def test_a_given_codec_is_checked_by_its_identity(tmp_path: Path) -> None:
         network.quantizer.layers[1].codebook.embed.mul_(2)
     network.save_pretrained(tmp_path / "other")
     with pytest.raises(
-        ValueError, match=r"expected the codec .*codec \(identity .*…\), which the checkpoint speaks, got"
+        ValueError, match=r"expected the codec .*codec \(identity .*…\), which the checkpoint uses, got"
     ):
         convert_checkpoint(small.folder, tmp_path / "wrong", "hf", find, WeightsRef(str(tmp_path / "other")))
     codec_folder(tmp_path / "larger", cardinality=32)
@@ -120,7 +120,7 @@ def find_existing(reference: WeightsRef):
 def test_a_checkpoint_without_a_codec_gets_the_facts_of_the_given_one(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path, named=False)
     assert convert_checkpoint(small.folder, tmp_path / "without", "segue", find).codec == "no codec"
-    with pytest.raises(ValueError, match="expected the codec of the model's codes"):
+    with pytest.raises(ValueError, match="expected a codec to write with the model"):
         convert_checkpoint(small.folder, tmp_path / "hf", "hf", find)
     convert_checkpoint(small.folder, tmp_path / "with", "segue", find, WeightsRef(str(small.codec)))
     facts = load_checkpoint(tmp_path / "with", refuse).facts.codec

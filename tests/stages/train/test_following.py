@@ -68,7 +68,7 @@ def test_a_value_error_in_one_process_is_raised_unchanged(tmp_path: Path) -> Non
 
 
 def test_a_killed_process_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ProcessDied, match="process 2 of 2 was ended by SIGKILL; what was saved is kept"):
+    with pytest.raises(ProcessDied, match="process 2 of 2 was ended by SIGKILL; the saved state is kept"):
         run_together(die, context_in(tmp_path), 2)
 
 
@@ -125,5 +125,5 @@ def test_the_number_of_processes_follows_the_settings_and_is_at_most_that_of_par
         "stages.train.following.current_process", lambda: SimpleNamespace(daemon=True)
     )  # like a worker of Dask
     assert process_count(alone, most=5) == 1
-    with pytest.raises(ValueError, match=r"expected settings\.processes = 1 where a run is itself a worker.s .* got 2"):
+    with pytest.raises(ValueError, match=r"expected settings\.processes = 1 for a run inside a worker .* got 2"):
         process_count(context, most=5)

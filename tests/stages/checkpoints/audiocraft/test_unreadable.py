@@ -118,7 +118,7 @@ def test_a_file_that_names_code_is_refused_and_the_code_does_not_run(tmp_path: P
     folder = written(tmp_path, "unconditional").folder
     content = torch.load(folder / file, weights_only=True)
     torch.save(content | {"bomb": Bomb(tmp_path / "made")}, folder / file)
-    with pytest.raises(ValueError, match=r"expected PyTorch weights that name no code in .*cannot be loaded safely"):
+    with pytest.raises(ValueError, match=r"expected PyTorch weights without code in .*cannot be loaded safely"):
         read_audiocraft(folder, nowhere)
     assert not (tmp_path / "made").exists()
 
@@ -137,8 +137,8 @@ def test_a_configuration_that_names_code_is_refused_and_the_code_does_not_run(tm
     ("damage", "message"),
     [
         (lambda path: path.unlink(), "expected state_dict.bin in .*, got no such file"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-900]), "expected PyTorch weights that name no code in"),
-        (lambda path: path.write_text("weights"), "expected PyTorch weights that name no code in"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-900]), "expected PyTorch weights without code in"),
+        (lambda path: path.write_text("weights"), "expected PyTorch weights without code in"),
         (lambda path: torch.save([1], path), "expected a mapping in .*state_dict.bin, got list"),
     ],
     ids=["missing", "cut", "text", "a list"],

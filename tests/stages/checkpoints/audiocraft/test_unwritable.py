@@ -117,7 +117,7 @@ def test_a_model_without_its_own_codec_is_refused(tmp_path: Path) -> None:
     trained = own_model(tmp_path, {}, {})
     with pytest.raises(ValueError, match=f"expected the codec {trained.facts.codec.identity} to write"):  # type: ignore[union-attr]
         write_audiocraft(replace(trained, codec=None), tmp_path)
-    with pytest.raises(ValueError, match=r"expected the codec with identity .*, which the model speaks, got"):
+    with pytest.raises(ValueError, match=r"expected the codec with identity .*, which the model uses, got"):
         write_audiocraft(replace(trained, codec=codec(2, 16, seed=1)), tmp_path)
     with pytest.raises(ValueError, match="expected a model with a known codec, got one that does not state its codec"):
         write_audiocraft(replace(trained, facts=trained.facts.model_copy(update={"codec": None})), tmp_path)

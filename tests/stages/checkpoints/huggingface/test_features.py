@@ -109,7 +109,7 @@ def test_a_model_that_the_form_cannot_express_is_refused_by_its_feature(
 
 def test_a_codec_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
     codec = random_musicgen(SHAPES["mono"]).audio_encoder
-    with pytest.raises(ValueError, match=r"expected the codec of the model's codes, .* got none"):
+    with pytest.raises(ValueError, match=r"expected a codec to write with the model, .* got none"):
         write_hugging_face(trained(None), tmp_path)
     with pytest.raises(ValueError, match="expected a codec of cardinality 32, as the decoder in the model speaks"):
         write_hugging_face(trained(codec, language_model={"cardinality": 32}), tmp_path)

@@ -107,7 +107,7 @@ def test_an_unusable_configuration_is_refused_with_the_reason(
 def test_a_decoder_and_a_codec_of_different_cardinality_are_refused(folder: Path) -> None:
     edit(folder / "config.json", lambda config: config["decoder"].update(vocab_size=32))
     edit(folder / "generation_config.json", lambda config: config.update(decoder_start_token_id=32))
-    with pytest.raises(ValueError, match=r"expected a codec of cardinality 32, as the decoder in .* speaks, got 16"):
+    with pytest.raises(ValueError, match=r"expected a codec of cardinality 32, as the decoder in .* uses, got 16"):
         read_hugging_face(folder)
 
 
@@ -207,7 +207,7 @@ def test_a_pickle_that_would_run_code_is_refused_without_running_it(folder: Path
     tensors["decoder.trap"] = Trap(tmp_path / "ran")
     for pickled in (lambda file: torch.save(tensors, file), lambda file: file.write_bytes(pickle.dumps(tensors))):
         pickled(folder / "pytorch_model.bin")
-        with pytest.raises(ValueError, match=r"expected PyTorch weights that name no code in .*pytorch_model.bin"):
+        with pytest.raises(ValueError, match=r"expected PyTorch weights without code in .*pytorch_model.bin"):
             read_hugging_face(folder)
     assert not (tmp_path / "ran").exists()
     pickle.loads(pickle.dumps(tensors["decoder.trap"]))
