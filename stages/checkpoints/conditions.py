@@ -29,7 +29,7 @@ from stages.audio import AudioError, DecodedAudio, convert_audio, read_audio
 from stages.audio.references import Reference, RequestRefused, rows_of_tracks
 from stages.checkpoints.codecs import AnyCodec, CodesFormat, check_codes_format, load_matching_codec
 from stages.checkpoints.facts import CheckpointFacts
-from stages.checkpoints.generation import RequestConditions, description_of, fields_of, told_by_frames
+from stages.checkpoints.generation import RequestConditions, description_of, fields_of, frame_wise_conditions
 from stages.checkpoints.generation_config import GenerationConfig
 from stages.pipeline.contract import Context
 
@@ -137,7 +137,7 @@ class ConditionReader:
             chroma=torch.from_numpy(self._melody(request)) if request["melody"] else None,
             clap=self._embedding(request) if request["clap"] else None,
             fields=fields_of(request, self.facts),
-            **told_by_frames(request, self.facts, clip_frames(self.facts, request["seconds"])),
+            **frame_wise_conditions(request, self.facts, clip_frames(self.facts, request["seconds"])),
         )
         return RequestConditions(attributes, self._prompt(request) if request["prompt"] else None)
 

@@ -49,7 +49,7 @@ def fields_of(request: Row, facts: CheckpointFacts) -> dict[str, str | float]:
     return {name: fields[name] for name in facts.model.fields if fields.get(name) is not None}
 
 
-def told_by_frames(request: Row, facts: CheckpointFacts, frames: int) -> dict[str, Tensor]:
+def frame_wise_conditions(request: Row, facts: CheckpointFacts, frames: int) -> dict[str, Tensor]:
     """Return the conditions of a request that a model reads frame by frame, by name, [frames, E] each: beats from its
     tempo and metre, with bar 1 at the beginning of the clip, and its chords. Empty without a tempo.
 

@@ -140,6 +140,6 @@ def take_seed(seed: int, take: int, retake: int = 0) -> int:
     return int(fingerprint([seed, earlier_takes])[:15], 16) if earlier_takes else seed
 
 
-def leaves_nothing_to_chance(request: Row) -> bool:
+def is_deterministic(request: Row) -> bool:
     """Return whether every seed gives the same clip for a row of `requests` (`model.decoding.sampling`)."""
     return bool(request["temperature"] == 0 or (request["top_p"] == 0 and request["top_k"] == 1))

@@ -23,9 +23,9 @@ from stages.checkpoints.generation import (
     RequestConditions,
     description_of,
     fields_of,
+    frame_wise_conditions,
     generate_codes,
     generation_request,
-    told_by_frames,
 )
 from stages.checkpoints.loading import load_checkpoint
 from stages.evaluate.control_config import Config
@@ -179,7 +179,7 @@ def _clip(trial: Trial, facts: CheckpointFacts) -> "GenerationRequest":
         description=description_of(request, facts.model),
         chroma=None if melody is None else melody.frames,
         fields=fields_of(request, facts),
-        **told_by_frames(request, facts, told["frames"]),
+        **frame_wise_conditions(request, facts, told["frames"]),
     )
     return generation_request(
         request, RequestConditions(attributes), facts, frames=told["frames"], seed=trial.own.generation["seed"]

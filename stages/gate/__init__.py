@@ -26,7 +26,7 @@ from schemas import WeightsRef
 from schemas.tables import GENERATIONS, REQUESTS, VERDICTS, Row
 from schemas.weights import LocalWeights
 from stages.audio.references import RequestRefused
-from stages.checkpoints.generation_config import CONSULTED, generation_dependencies, leaves_nothing_to_chance, take_seed
+from stages.checkpoints.generation_config import CONSULTED, generation_dependencies, is_deterministic, take_seed
 from stages.gate.config import Config, Limits
 from stages.pipeline.contract import Context, Dependencies, Reject, Shard
 
@@ -142,7 +142,7 @@ def shard(config: Config, context: Context, generations: pa.Table, requests: pa.
     ]
     for take in judge.hear(first_tries):
         context.check_stopped()
-        if take.passed or not config.retakes or leaves_nothing_to_chance(take.request):
+        if take.passed or not config.retakes or is_deterministic(take.request):
             context.progress.advance()
             yield take.verdict()
             continue

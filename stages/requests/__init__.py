@@ -36,7 +36,7 @@ from stages.audio.references import (
     parse_reference,
 )
 from stages.checkpoints.adapter_files import AdapterNames, UnknownAdapter, parse_adapters
-from stages.checkpoints.generation_config import leaves_nothing_to_chance
+from stages.checkpoints.generation_config import is_deterministic
 from stages.pipeline.contract import Context, Reject, ShardUpdate, SourcePlan
 from stages.pipeline.remarks import Remarks
 from stages.requests.held_out import held_out_lines
@@ -232,7 +232,7 @@ def _read_order(config: Config, context: Context, known: pa.Table) -> tuple[Orde
         rows[row["request_id"]] = row
         if row["name"] is not None:
             names[row["name"]] = line.number
-        if row["takes"] > 1 and leaves_nothing_to_chance(row):
+        if row["takes"] > 1 and is_deterministic(row):
             remarks.add(EQUAL_TAKES, url or "", f"line {line.number}: {row['takes']} takes")
     for request, take in refused_takes.not_asked_for:
         remarks.add(NOT_IN_ORDER, config.picks or "", f"{request}/{take}")
