@@ -55,13 +55,13 @@ def test_fields_that_no_training_track_has_are_refused_by_name(tmp_path: Path) -
     fields = {name: {"kind": "label"} for name in ("genre", "artist", "album")}
     decoder = LANGUAGE_MODEL | {"cross": ("description", "clap", *fields)}
     config = recipe(tmp_path, model=recipe(tmp_path).model.model_dump() | {"language_model": decoder, "fields": fields})
-    assert "expected artist, album of at least one track of the split train" in failing(tmp_path, config)
+    assert "expected artist, album in at least one track of the split train" in failing(tmp_path, config)
     held_out = [
         row | ({"artist": "Ada"} if row["split"] == "test" else {"album": "All"})
         for row in world()["tracks"].to_pylist()
     ]
     message = failing(tmp_path, config, tracks=pa.Table.from_pylist(held_out, schema=TRACKS.schema))
-    assert "expected artist of at least one track" in message
+    assert "expected artist in at least one track" in message
     assert "got none in 16 tracks" in message
 
 
