@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CONSULTS", "READS", "VERSION", "WRITES", "Config", "Limits", "dependencies", "shard"]
 
-READS, CONSULTS, WRITES, VERSION = (GENERATIONS, REQUESTS), CONSULTED, VERDICTS, 1
+READS, CONSULTS, WRITES, VERSION = (GENERATIONS, REQUESTS), CONSULTED, VERDICTS, 2
 
 AT_ONCE = {"cpu": 128, "cuda": 512}
 """Takes that are generated again together, by device: as many as `generate` has in memory at a time."""
@@ -246,8 +246,14 @@ class _Judge:
             return ("sound: expected finite samples, got NaN, infinity or none",), {}
         limits, checkpoint = self._config.limits, generation["checkpoint_id"]
         borders = window_borders(generation, self._windows[checkpoint], self._config.generation.stride)
-        made = generation["codes"][:, generation["prompt_frames"] or 0 :]
-        measures = measure_try(samples, sample_rate, made, generation["frame_rate"], borders)
+        measures = measure_try(
+            samples,
+            sample_rate,
+            generation["codes"],
+            generation["frame_rate"],
+            borders,
+            generation["prompt_frames"] or 0,
+        )
         heard, disobedient = follow_request(
             samples, sample_rate, request, Melody.of_row(generation), self._analyses[checkpoint], limits
         )

@@ -49,15 +49,21 @@ class Measures:
 
 
 def measure_try(
-    sound: Samples, sample_rate: int, codes: Codes | None, frame_rate: float, borders: Sequence[float] = ()
+    sound: Samples,
+    sample_rate: int,
+    codes: Codes | None,
+    frame_rate: float,
+    borders: Sequence[float] = (),
+    prompt_frames: int = 0,
 ) -> Measures:
     """Return the measures of a try.
 
     Args:
         sound: [C, N], finite, at least one sample.
-        codes: [K, T], without those of a prompt; None leaves their measures out.
+        codes: [K, T], of the whole sound; None leaves their measures out.
         frame_rate: frames of codes per second.
         borders: times, s, at which decoding windows meet.
+        prompt_frames: frames of a prompt at the beginning, whose codes are not measured.
     """
     heard, facts = measure_audio(sound, sample_rate), measure_sound(sound, sample_rate)
     clipping = ClippingMeter(len(sound))
@@ -66,7 +72,7 @@ def measure_try(
     held = looped = None
     if codes is not None:
         # A silent end is one code held. It is measured as silence already, so its codes are left out here.
-        first = round(facts.head_silence * frame_rate)
+        first = max(prompt_frames, round(facts.head_silence * frame_rate))
         last = max(first, codes.shape[1] - round(facts.tail_silence * frame_rate))
         held = held_seconds(codes[:, first:last], frame_rate)
         looped = looped_seconds(codes[:, first:last], frame_rate)

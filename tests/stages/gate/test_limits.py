@@ -14,7 +14,7 @@ from stages.demo.synthesis import compose
 from stages.demo.synthesis.rendering import render
 from stages.gate.config import Limits
 from stages.gate.judging import follow_request, reasons_against
-from stages.gate.measuring import measure_try
+from stages.gate.measuring import Measures, measure_try
 from stages.judging.melody import Melody
 from tests.worlds.open_gate import OPEN_LIMITS
 from tests.worlds.small_catalog import melody_clip, request_row
@@ -146,6 +146,22 @@ def test_a_silent_end_is_not_reported_as_a_held_frame_too() -> None:
         "tail_silence",
         "zeros",
     ]
+
+
+def test_silence_at_the_start_of_a_prompt_hides_no_generated_codes() -> None:
+    prompt_frames = round(3 * FRAME_RATE)
+    held, looped, silent = codes(), codes(), codes()
+    held[:, prompt_frames : prompt_frames + 80] = held[:, prompt_frames : prompt_frames + 1]
+    looped[:, prompt_frames : prompt_frames + 80] = np.tile(looped[:, prompt_frames : prompt_frames + 20], 4)
+    silent[:, :prompt_frames] = 0
+
+    def measures(of_codes: np.ndarray) -> Measures:
+        return measure_try(silent_head(clean()), RATE, of_codes, FRAME_RATE, prompt_frames=prompt_frames)
+
+    assert measures(held).head_silence == pytest.approx(2.3)
+    assert measures(held).held_seconds == pytest.approx(80 / FRAME_RATE)
+    assert measures(looped).looped_seconds == pytest.approx(60 / FRAME_RATE)
+    assert measures(silent).held_seconds == pytest.approx(1 / FRAME_RATE)  # the prompt's own codes do not count
 
 
 def test_a_silent_clip_is_not_reported_by_the_limits_of_its_ends() -> None:
