@@ -91,9 +91,9 @@ def shard(
             part = Shard([], [Reject(key, clip["path"], error.kind, str(error), passing=error.passing)])
         else:
             borders = window_borders(generation, windows[generation["checkpoint_id"]], config.stride)
-            heard = judges.hear(generation)
-            asked = asked_by_request(request, heard.names if heard else ())
-            scores = score_sound(recording.samples, recording.sample_rate, asked, borders, heard)
+            detected = judges.detect(generation)
+            asked = asked_by_request(request, detected.names if detected else ())
+            scores = score_sound(recording.samples, recording.sample_rate, asked, borders, detected)
             scores |= {name: clip[name] for name in ("request_id", "take", "silence", "clipping")}
             scores |= {"seconds_asked": request["seconds"]}
             scores |= _melody_scores(context, recording, generation, ceilings)

@@ -53,8 +53,8 @@ class Trial:
 
     own: Take
     """The take whose seed is used."""
-    told: Take
-    """The take whose request is used, except for guidance."""
+    given: Take
+    """The take whose request the model is given, except for guidance."""
     guidance: float | None = None
     """Guidance coefficient; None for that of the own take's request."""
 
@@ -94,7 +94,7 @@ def experiments(
             )
         if config.swapped and len(takes) > 1:
             others = takes[1:] + takes[:1]
-            swapped = [Trial(own, told) for own, told in zip(takes, others, strict=True)]
+            swapped = [Trial(own, given) for own, given in zip(takes, others, strict=True)]
             yield Experiment(checkpoint, swapped[: config.swapped], "swap_followed", ignored="swap_ignored")
         for guidance in config.guidances if takes else ():
             guided = [Trial(take, take, guidance) for take in takes[: config.guided]]
@@ -118,7 +118,7 @@ def score_experiment(context: Context, codec_reference: WeightsRef, experiment: 
     model = trained.model
     if experiment.untrained_seed is not None:
         model = untrained(model, experiment.untrained_seed)
-    rows = [trial.told.generation for trial in experiment.trials]
+    rows = [trial.given.generation for trial in experiment.trials]
     codecs = borrow_codecs_of_rows(rows, codec_reference, context, "controls.codec")
     clips = [_clip(trial, trained.facts) for trial in experiment.trials]
     analysis = melody_analysis(context, [experiment.checkpoint])
@@ -128,31 +128,32 @@ def score_experiment(context: Context, codec_reference: WeightsRef, experiment: 
     generated = generate_codes(context, model.to(context.device), trained.facts, clips, adapters=adapters)
     for number, codes in generated:
         trial = experiment.trials[number]
-        codec = codecs[CodesFormat.from_row(trial.told.generation)]
-        sound = decode_generation(codec, {"codes": codes}, trial.told.request["seconds"])
-        heard = instruments.hear(trial.told.generation | {"codes": codes})
-        judges = [(experiment.sounds, trial.told)] + ([(experiment.ignored, trial.own)] if experiment.ignored else [])
-        for sounds, judge in judges:
+        codec = codecs[CodesFormat.from_row(trial.given.generation)]
+        sound = decode_generation(codec, {"codes": codes}, trial.given.request["seconds"])
+        detected = instruments.detect(trial.given.generation | {"codes": codes})
+        judged_by = [(experiment.sounds, trial.given)]
+        judged_by += [(experiment.ignored, trial.own)] if experiment.ignored else []
+        for sounds, take in judged_by:
             key = {"request_id": trial.own.request["request_id"], "take": trial.own.generation["take"]}
             row: Row = {"sounds": sounds, "item": f"{key['request_id']}/{key['take']}"} | key
             row |= {"checkpoint_id": experiment.checkpoint}
             row |= score_sound(
                 sound,
                 codec.sample_rate,
-                asked_by_request(judge.request, heard.names if heard else ()),
-                instruments=heard,
+                asked_by_request(take.request, detected.names if detected else ()),
+                instruments=detected,
             )
-            melody = Melody.of_row(judge.generation)
+            melody = Melody.of_row(take.generation)
             if melody is not None and analysis is not None:
                 row |= melody.scores(sound, codec.sample_rate, analysis)
             if experiment.untrained_seed is not None:
-                row |= _kept(context, row, trial, sound, codec.sample_rate)
+                row |= _store_sound(context, row, trial, sound, codec.sample_rate)
             scored.append(row)
         context.progress.advance()
     return scored
 
 
-def _kept(
+def _store_sound(
     context: Context, row: Row, trial: Trial, sound: Float[npt.NDArray[np.float32], "C N"], sample_rate: int
 ) -> Row:
     """Write what an untrained model made, to be heard beside the clip. Return its columns `path` and `sha256`."""
@@ -169,20 +170,20 @@ def _kept(
 
 
 def _clip(trial: Trial, facts: CheckpointFacts) -> "GenerationRequest":
-    """Return what to generate for a trial: the request of `told` with the seed and guidance of `own`."""
-    own, told = trial.own.request, trial.told.generation
+    """Return what to generate for a trial: the request of `given` with the seed and guidance of `own`."""
+    own, given = trial.own.request, trial.given.generation
     guided = (own["guidance"], own.get("guidance_asked")) if trial.guidance is None else (trial.guidance, True)
-    request = trial.told.request | dict(zip(("guidance", "guidance_asked"), guided, strict=True))
-    melody = Melody.of_row(told)
+    request = trial.given.request | dict(zip(("guidance", "guidance_asked"), guided, strict=True))
+    melody = Melody.of_row(given)
     # A CLAP reference is left out: it would have to be embedded again, and no score here depends on it.
     attributes = Attributes(
         description=description_of(request, facts.model),
         chroma=None if melody is None else melody.frames,
         fields=fields_of(request, facts),
-        **frame_wise_conditions(request, facts, told["frames"]),
+        **frame_wise_conditions(request, facts, given["frames"]),
     )
     return generation_request(
-        request, RequestConditions(attributes), facts, frames=told["frames"], seed=trial.own.generation["seed"]
+        request, RequestConditions(attributes), facts, frames=given["frames"], seed=trial.own.generation["seed"]
     )
 
 

@@ -30,7 +30,7 @@ from schemas.tables import CLAP, CLIPS, CONTROLS, MEASURES, ORIGINALITY, SCORES,
 from schemas.tables.catalog import clips_shown
 from schemas.weights import LocalWeights
 from stages.evaluate.statistics import Estimate, Vectors, frechet_interval, mean_interval, wilson_interval
-from stages.judging.judging import Asked, Heard, judge
+from stages.judging.judging import Asked, Detected, judge
 from stages.networks.published import LAION_CLAP
 from stages.pipeline.contract import Context, Dependencies, ReduceResult
 
@@ -195,11 +195,11 @@ def chance_values(column: str, rows: Sequence[Row]) -> list[float]:
         return []
     asking = [row for row in rows if row.get(f"{family}_asked") is not None]
     asking.sort(key=lambda row: by_hash(f"{row['request_id']}/{row['take']}"))
-    turns = range(1, min(ROTATIONS, len(asking) - 1) + 1)
+    shifts = range(1, min(ROTATIONS, len(asking) - 1) + 1)
     values = []
-    for number, row in enumerate(asking if turns else ()):
-        others = [_asked(asking[(number + turn) % len(asking)]) for turn in turns]
-        values.append(float(np.mean([judge(other, _heard(row))[column] for other in others])))
+    for number, row in enumerate(asking if shifts else ()):
+        others = [_asked(asking[(number + shift) % len(asking)]) for shift in shifts]
+        values.append(float(np.mean([judge(other, _detected(row))[column] for other in others])))
     return values
 
 
@@ -216,9 +216,11 @@ def _asked(row: Row) -> Asked:
     )
 
 
-def _heard(row: Row) -> Heard:
+def _detected(row: Row) -> Detected:
     beats, chords, instruments = tuple(row["beats"] or ()), tuple(row["chords"] or ()), row["instruments"]
-    return Heard(row["key"], row["bpm"], beats, chords, bool(row["drums"]), tuple(instruments) if instruments else None)
+    return Detected(
+        row["key"], row["bpm"], beats, chords, bool(row["drums"]), tuple(instruments) if instruments else None
+    )
 
 
 def _mel_vectors(rows: Sequence[Row]) -> Vectors:

@@ -16,7 +16,7 @@ from stages.audio import AudioError, read_audio
 from stages.checkpoints.codecs import AnyCodec, CodesFormat, borrow_codecs_of_rows
 from stages.evaluate.scoring import score_sound
 from stages.judging.asking import truth_of_track
-from stages.judging.instruments import HeardInstruments, InstrumentJudges
+from stages.judging.instruments import DetectedInstruments, InstrumentJudges
 from stages.judging.judging import Asked
 from stages.judging.melody import Melody, melody_analysis
 from stages.pipeline.contract import Context, Reject
@@ -135,11 +135,11 @@ def _scored(sounds: _Sounds, analysis: "ChromaConfig | None", instruments: Instr
     if sounds.tokens is not None and sounds.codec is not None:
         frames = round(recording.seconds * sounds.tokens["frame_rate"])
         codes = np.array(sounds.tokens["codes"], dtype=np.int64)[:, :frames]
-        heard = instruments.hear(sounds.tokens | {"codes": codes})
+        detected = instruments.detect(sounds.tokens | {"codes": codes})
         decoded = sounds.codec.decode_track(torch.tensor(codes)).float().numpy()
         length = round(recording.seconds * sounds.codec.sample_rate)
         decoded, sample_rate = decoded[:, :length], sounds.codec.sample_rate
-        rows.append(_row("codec", recording, decoded, sample_rate, melody, analysis, heard))
+        rows.append(_row("codec", recording, decoded, sample_rate, melody, analysis, detected))
     return rows
 
 
@@ -188,7 +188,7 @@ def _row(
     sample_rate: int,
     melody: Melody | None,
     analysis: "ChromaConfig | None",
-    instruments: HeardInstruments | None = None,
+    instruments: DetectedInstruments | None = None,
 ) -> Row:
     row: dict[str, Any] = {"sounds": sounds, "item": recording.track["track_id"], "checkpoint_id": ""}
     row |= {"track_id": recording.track["track_id"]} | score_sound(

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from stages.audio import to_mono
 from stages.evaluate.music import pitch_strength, pulse_clarity
-from stages.judging.instruments import HeardInstruments
+from stages.judging.instruments import DetectedInstruments
 from stages.judging.judging import Asked, judge
 from stages.judging.listening import listen
 from stages.judging.seams import seam_contrast
@@ -26,7 +26,7 @@ def score_sound(
     sample_rate: int,
     asked: Asked,
     borders: Sequence[float] = (),
-    instruments: HeardInstruments | None = None,
+    instruments: DetectedInstruments | None = None,
 ) -> dict[str, Any]:
     """Return the columns of `scores` for a sound and what was asked of it.
 
@@ -45,8 +45,8 @@ def score_sound(
     scores["seam_contrast"] = seam_contrast(wave, sample_rate, borders)
     scores["mel_statistics"] = mel_statistics(wave, sample_rate)
     scores |= {"pulse_clarity": pulse_clarity(mono, sample_rate), "pitch_strength": pitch_strength(mono, sample_rate)}
-    heard = listen(mono, sample_rate)
+    detected = listen(mono, sample_rate)
     if instruments is not None:
         known = tuple(name for name in asked.instruments or () if name in instruments.names)
-        asked, heard = replace(asked, instruments=known), replace(heard, instruments=instruments.likeliest)
-    return scores | judge(asked, heard)
+        asked, detected = replace(asked, instruments=known), replace(detected, instruments=instruments.likeliest)
+    return scores | judge(asked, detected)

@@ -81,7 +81,7 @@ class _Try:
 
 
 @dataclass(frozen=True, eq=False)
-class _Unheard:
+class _Undecoded:
     """A try that has codes but was not decoded and judged yet."""
 
     take: "_Take"
@@ -109,7 +109,7 @@ class _Take:
     @property
     def best(self) -> _Try:
         """The try that passed, or else the one with the fewest reasons against it, the earliest of those."""
-        return min(self.tries, key=lambda each: (not each.facts, len(each.reasons), each.retake))
+        return min(self.tries, key=lambda attempt: (not attempt.facts, len(attempt.reasons), attempt.retake))
 
     def verdict(self) -> Shard:
         """Return the take's row, or its reject if no try has finite sound."""
@@ -120,7 +120,13 @@ class _Take:
         row = {name: self.generation[name] for name in ("request_id", "take", "checkpoint_id")}
         row |= {"retake": best.retake, "seed": best.seed, "passed": not best.reasons, "reasons": list(best.reasons)}
         return Shard(
-            [row | {"codes": list(best.codes) if best.retake else None, "tries": [t.as_row() for t in self.tries]}]
+            [
+                row
+                | {
+                    "codes": list(best.codes) if best.retake else None,
+                    "tries": [attempt.as_row() for attempt in self.tries],
+                }
+            ]
         )
 
 
@@ -137,10 +143,12 @@ def shard(config: Config, context: Context, generations: pa.Table, requests: pa.
     context.progress.start("gate", len(rows), "clips")
     waiting: list[_Take] = []
     first_tries = [
-        _Unheard(_Take(row, request_of[row["request_id"]], []), 0, row["seed"], np.array(row["codes"], dtype=np.uint16))
+        _Undecoded(
+            _Take(row, request_of[row["request_id"]], []), 0, row["seed"], np.array(row["codes"], dtype=np.uint16)
+        )
         for row in rows
     ]
-    for take in judge.hear(first_tries):
+    for take in judge.judge(first_tries):
         context.check_stopped()
         if take.passed or not config.retakes or is_deterministic(take.request):
             context.progress.advance()
@@ -165,7 +173,7 @@ def _retake(config: Config, context: Context, judge: "_Judge", takes: Sequence[_
             retaker.read_conditions(take.request)
         except RequestRefused as error:
             context.progress.advance()
-            message = f"it did not pass, and cannot be made again: {error}"
+            message = f"did not pass the gate, and cannot be generated again: {error}"
             if error.passing:
                 message = f"line {take.request['line']}: {message}"
                 yield Shard([], [Reject(take.key, take.request["name"] or "", error.kind, message, passing=True)])
@@ -175,17 +183,17 @@ def _retake(config: Config, context: Context, judge: "_Judge", takes: Sequence[_
             failing.append(take)
     for retake in range(1, config.retakes + 1 if failing else 1):
         seeds = [take_seed(take.request["seed"], take.generation["take"], retake) for take in failing]
-        still: list[_Take] = []
+        still_failing: list[_Take] = []
         for number, codes in retaker.generate([take.request for take in failing], seeds):
             context.check_stopped()
-            again = _Unheard(failing[number], retake, seeds[number], codes.numpy().astype(np.uint16))
-            (take,) = judge.hear([again])  # judged at once, so that its verdict survives if the gate is killed
+            again = _Undecoded(failing[number], retake, seeds[number], codes.numpy().astype(np.uint16))
+            (take,) = judge.judge([again])  # judged at once, so that its verdict survives if the gate is killed
             if take.passed or retake == config.retakes:
                 context.progress.advance()
                 yield take.verdict()
             else:
-                still.append(take)
-        failing = still
+                still_failing.append(take)
+        failing = still_failing
         if not failing:
             return
 
@@ -211,25 +219,32 @@ class _Judge:
         checkpoints = {row["checkpoint_id"] for row in generations}
         self._windows = {checkpoint: window_frames(context, checkpoint) for checkpoint in checkpoints}
         followed = config.limits.chroma_similarity is not None
-        self._analyses = {each: melody_analysis(context, [each]) if followed else None for each in checkpoints}
+        self._analyses = {
+            checkpoint: melody_analysis(context, [checkpoint]) if followed else None for checkpoint in checkpoints
+        }
 
-    def hear(self, tries: Sequence[_Unheard]) -> Iterator[_Take]:
+    def judge(self, tries: Sequence[_Undecoded]) -> Iterator[_Take]:
         """Decode tries, cut to the asked duration as in `decode`, and judge them. Yield the take of each try after
         adding the try to it."""
         from stages.checkpoints.codecs import CodesFormat, decode_generations
         from stages.checkpoints.decoded import DecodedSound
 
-        wanted = [(each.take.generation | {"codes": each.codes}, each.take.request["seconds"]) for each in tries]
+        wanted = [
+            (attempt.take.generation | {"codes": attempt.codes}, attempt.take.request["seconds"]) for attempt in tries
+        ]
         decoded = decode_generations(self._codecs, wanted)
-        for each, (generation, seconds), samples in zip(tries, wanted, decoded, strict=True):
-            take, sound = each.take, DecodedSound(samples, self._codecs[CodesFormat.from_row(generation)].sample_rate)
-            reasons, facts = self._judge(generation, take.request, sound)
-            take.tries.append(_Try(each.retake, each.seed, each.codes, reasons, facts))
+        for attempt, (generation, seconds), samples in zip(tries, wanted, decoded, strict=True):
+            take = attempt.take
+            sound = DecodedSound(samples, self._codecs[CodesFormat.from_row(generation)].sample_rate)
+            reasons, facts = self._judge_sound(generation, take.request, sound)
+            take.tries.append(_Try(attempt.retake, attempt.seed, attempt.codes, reasons, facts))
             if facts and take.best is take.tries[-1]:
                 self._decoded.keep(generation, seconds, sound)
             yield take
 
-    def _judge(self, generation: Row, request: Row, sound: "DecodedSound") -> tuple[tuple[str, ...], Mapping[str, Any]]:
+    def _judge_sound(
+        self, generation: Row, request: Row, sound: "DecodedSound"
+    ) -> tuple[tuple[str, ...], Mapping[str, Any]]:
         """Return the reasons against a try, and the measures that it was judged by, which are empty if it has no finite
         sound.
 
@@ -243,7 +258,7 @@ class _Judge:
 
         samples, sample_rate = sound.samples, sound.sample_rate
         if not samples.size or not np.isfinite(samples).all():
-            return ("sound: expected finite samples, got NaN, infinity or none",), {}
+            return ("sound: expected finite samples, got NaN, infinity or no samples",), {}
         limits, checkpoint = self._config.limits, generation["checkpoint_id"]
         borders = window_borders(generation, self._windows[checkpoint], self._config.generation.stride)
         measures = measure_try(
@@ -254,8 +269,8 @@ class _Judge:
             borders,
             generation["prompt_frames"] or 0,
         )
-        heard, disobedient = follow_request(
+        fidelity, missed = follow_request(
             samples, sample_rate, request, Melody.of_row(generation), self._analyses[checkpoint], limits
         )
         reasons = reasons_against(measures, limits, request["seconds"])
-        return (*reasons, *disobedient), asdict(measures) | asdict(heard)
+        return (*reasons, *missed), asdict(measures) | asdict(fidelity)

@@ -27,7 +27,7 @@ class Limits(schemas.Config):
     """Largest share of a clip that may be silent at either end; half a second is always allowed. The recordings have
     0.09 at most."""
     zeros: float | None = Field(default=0.25, ge=0, le=1)
-    """Largest share of samples below half a step of 16 bits, which is digital silence; the recordings have 0.09 at
+    """Largest share of samples below half a step of 16 bits, which is digital silence; the recordings have 0.08 at
     most."""
     loudness: float | None = Field(default=-46.0, ge=-70, le=0)
     """Integrated loudness, LUFS, below which a clip counts as silent: 30 dB (`decode.max_gain`) below

@@ -27,7 +27,7 @@ ROOM = 1.25
 
 
 SILENT = -70.0
-"""Loudness, LUFS, that stands for sound without a loudness (the absolute gate of ITU-R BS.1770)."""
+"""Loudness, LUFS, used for sound without a loudness (the absolute gate of ITU-R BS.1770)."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,8 @@ def _measure(part: Samples, sample_rate: int, codec: "AnyCodec | None") -> Measu
     if codec is not None:
         import torch
 
-        heard = convert_audio(part, sample_rate, codec.sample_rate, codec.channels)
-        codes, frame_rate = codec.encode_track(torch.from_numpy(heard)).cpu().numpy(), codec.frame_rate
+        samples = convert_audio(part, sample_rate, codec.sample_rate, codec.channels)
+        codes, frame_rate = codec.encode_track(torch.from_numpy(samples)).cpu().numpy(), codec.frame_rate
     seconds = part.shape[1] / sample_rate
     borders = [seconds * number / (BORDERS + 1) for number in range(1, BORDERS + 1)]
     return measure_try(part, sample_rate, codes, frame_rate, borders)

@@ -11,7 +11,7 @@ from stages.audio import Samples, to_mono
 from stages.gate.config import Limits
 from stages.gate.measuring import Measures
 from stages.judging.asking import asked_by_request
-from stages.judging.judging import Asked, Heard, judge
+from stages.judging.judging import Asked, Detected, judge
 from stages.judging.listening import listen
 from stages.judging.melody import Melody
 
@@ -38,10 +38,12 @@ _SIMPLE = (
     _Limit("clipping_runs", "{:.2%} of the samples in flat tops", lambda limits: limits.clipping),
     _Limit("true_peak", "a true peak of {:.1f} dBTP", lambda limits: limits.true_peak),
     _Limit("dc", "a constant part of {:.3f} of full scale", lambda limits: limits.dc),
-    _Limit("end_noise", "a last second flatter in its spectrum by {:.2f}", lambda limits: limits.end_noise),
-    _Limit("seam", "a change of {:.1f} times the largest elsewhere between windows", lambda limits: limits.seam),
-    _Limit("held_seconds", "{:.3g} s of one frame of codes held", lambda limits: limits.held),
-    _Limit("looped_seconds", "{:.3g} s of a loop in the codes", lambda limits: limits.looped),
+    _Limit(
+        "end_noise", "a spectral flatness of the last second {:.2f} above the rest", lambda limits: limits.end_noise
+    ),
+    _Limit("seam", "a change between windows of {:.1f} times the largest elsewhere", lambda limits: limits.seam),
+    _Limit("held_seconds", "{:.3g} s in which no code changes", lambda limits: limits.held),
+    _Limit("looped_seconds", "{:.3g} s of codes that repeat in a loop", lambda limits: limits.looped),
 )
 
 
@@ -49,11 +51,11 @@ def reasons_against(measures: Measures, limits: Limits, seconds_asked: float) ->
     """Return the reasons against a try: for each limit that it does not keep, a sentence that begins with the measure's
     name."""
     reasons = [*_length(measures, limits, seconds_asked), *_silence(measures, limits)]
-    for each in _SIMPLE:
-        limit, value = each.limit(limits), getattr(measures, each.name)
+    for simple in _SIMPLE:
+        limit, value = simple.limit(limits), getattr(measures, simple.name)
         if limit is not None and value is not None and value > limit:
-            expected, got = each.words.format(limit), each.words.format(value)
-            reasons.append(f"{each.name}: expected at most {expected}, got {got}")
+            expected, got = simple.words.format(limit), simple.words.format(value)
+            reasons.append(f"{simple.name}: expected at most {expected}, got {got}")
     return reasons
 
 
@@ -67,7 +69,7 @@ def _silence(measures: Measures, limits: Limits) -> Iterator[str]:
     length, loudness = measures.seconds, measures.loudness
     if limits.loudness is not None and length >= SHORTEST_LOUDNESS and (loudness or -np.inf) < limits.loudness:
         got = "nothing above -70" if loudness is None else f"{loudness:.1f}"
-        yield f"loudness: expected at least {limits.loudness:g} LUFS before it is raised, got {got}"
+        yield f"loudness: expected at least {limits.loudness:g} LUFS before normalisation, got {got}"
     if measures.head_silence >= length and loudness is None:
         return
     for name, limit in (("head_silence", limits.head_silence), ("tail_silence", limits.tail_silence)):
@@ -81,8 +83,8 @@ def _silence(measures: Measures, limits: Limits) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Obedience:
-    """How well a try follows its request, for what has a limit; the names are those of `tries`."""
+class RequestFidelity:
+    """How well a try follows its request, for conditions that have a limit; the names are those of `tries`."""
 
     key: str | None = None
     key_score: float | None = None
@@ -93,7 +95,7 @@ class Obedience:
 
 def follow_request(
     sound: Samples, sample_rate: int, request: Row, melody: Melody | None, analysis: ChromaConfig | None, limits: Limits
-) -> tuple[Obedience, list[str]]:
+) -> tuple[RequestFidelity, list[str]]:
     """Judge a try by those of its request's conditions that have a limit. Return what was detected, and the reasons
     against the try. Detectors run only for conditions with a limit.
 
@@ -107,29 +109,29 @@ def follow_request(
         bpm=asked.bpm if limits.tempo is not None else None,
         chords=asked.chords if limits.chord_accuracy is not None else None,
     )
-    heard: Row = {}
+    scores: Row = {}
     reasons: list[str] = []
     if wanted != Asked():
-        of_sound = listen(to_mono(sound)[0], sample_rate)
-        heard = judge(wanted, of_sound)
-        reasons += _disobedience(wanted, of_sound, heard, limits)
+        detected = listen(to_mono(sound)[0], sample_rate)
+        scores = judge(wanted, detected)
+        reasons += _missed_conditions(wanted, detected, scores, limits)
     if limits.chroma_similarity is not None and melody is not None and analysis is not None:
-        heard |= melody.scores(sound, sample_rate, analysis)
-        if heard["chroma_similarity"] < limits.chroma_similarity:
+        scores |= melody.scores(sound, sample_rate, analysis)
+        if scores["chroma_similarity"] < limits.chroma_similarity:
             least = f"{limits.chroma_similarity:.0%} of the melody's frames"
-            reasons.append(f"chroma_similarity: expected at least {least}, got {heard['chroma_similarity']:.0%}")
+            reasons.append(f"chroma_similarity: expected at least {least}, got {scores['chroma_similarity']:.0%}")
     names = ("key", "key_score", "bpm", "chord_accuracy", "chroma_similarity")
-    return Obedience(**{name: heard.get(name) for name in names}), reasons
+    return RequestFidelity(**{name: scores.get(name) for name in names}), reasons
 
 
-def _disobedience(wanted: Asked, heard: Heard, scores: Row, limits: Limits) -> Iterator[str]:
+def _missed_conditions(wanted: Asked, detected: Detected, scores: Row, limits: Limits) -> Iterator[str]:
     """Yield the reasons if a key, tempo or chords were asked for and not detected well enough."""
     if wanted.key is not None and limits.key_score is not None and scores["key_score"] < limits.key_score:
-        yield f"key_score: expected {wanted.key}, got {heard.key or 'no key'} ({scores['key_score']:g})"
+        yield f"key_score: expected {wanted.key}, got {detected.key or 'no key'} ({scores['key_score']:g})"
     if wanted.bpm is not None:
         right = scores["bpm_correct" if limits.tempo == "exact" else "bpm_correct_octave"]
         if not right:
-            got = "no pulse" if heard.bpm is None else f"{heard.bpm:.1f}"
+            got = "no pulse" if detected.bpm is None else f"{detected.bpm:.1f}"
             yield f"tempo: expected {wanted.bpm:g} beats a minute, got {got}"
     if wanted.chords and limits.chord_accuracy is not None and scores["chord_accuracy"] < limits.chord_accuracy:
         got = f"{scores['chord_accuracy']:.0%}"

@@ -65,27 +65,27 @@ def measure_try(
         borders: times, s, at which decoding windows meet.
         prompt_frames: frames of a prompt at the beginning, whose codes are not measured.
     """
-    heard, facts = measure_audio(sound, sample_rate), measure_sound(sound, sample_rate)
+    levels, ends = measure_audio(sound, sample_rate), measure_sound(sound, sample_rate)
     clipping = ClippingMeter(len(sound))
     clipping.update(sound)
     mono = to_mono(sound)[0]
     held = looped = None
     if codes is not None:
         # A silent end is one code held. It is measured as silence already, so its codes are left out here.
-        first = max(prompt_frames, round(facts.head_silence * frame_rate))
-        last = max(first, codes.shape[1] - round(facts.tail_silence * frame_rate))
+        first = max(prompt_frames, round(ends.head_silence * frame_rate))
+        last = max(first, codes.shape[1] - round(ends.tail_silence * frame_rate))
         held = held_seconds(codes[:, first:last], frame_rate)
         looped = looped_seconds(codes[:, first:last], frame_rate)
     return Measures(
         seconds=sound.shape[1] / sample_rate,
-        head_silence=facts.head_silence,
-        tail_silence=facts.tail_silence,
-        silence=heard.silence,
+        head_silence=ends.head_silence,
+        tail_silence=ends.tail_silence,
+        silence=levels.silence,
         zeros=float((np.abs(sound) < HALF_A_STEP).mean()),
-        loudness=heard.loudness,
+        loudness=levels.loudness,
         clipping_runs=clipping.share_in_runs,
-        true_peak=heard.true_peak,
-        dc=facts.dc,
+        true_peak=levels.true_peak,
+        dc=ends.dc,
         end_noise=end_noise(mono, sample_rate),
         seam=seam_excess(torch.from_numpy(mono), sample_rate, borders),
         held_seconds=held,

@@ -53,7 +53,7 @@ class InstrumentJudge:
     weights: Float[npt.NDArray[np.float64], "F I"]
     shares: Float[npt.NDArray[np.float64], " I"]
     """Share of the recordings in which each instrument plays."""
-    usual: int
+    usual_count: int
     """Median number of these instruments in a recording."""
 
     @classmethod
@@ -79,10 +79,10 @@ class InstrumentJudge:
         weights = standard.T @ np.linalg.solve(products, plays - shares)
         return cls(names, cardinality, mean, scale, weights, shares, max(1, round(float(np.median(plays.sum(axis=1))))))
 
-    def hear(self, codes: Codes) -> tuple[str, ...]:
+    def detect(self, codes: Codes) -> tuple[str, ...]:
         """Return the most likely names, the likeliest first, as many as usually play."""
         likely = (_features(codes, self.cardinality) - self.mean) / self.scale @ self.weights + self.shares
-        return tuple(self.names[number] for number in np.argsort(-likely, kind="stable")[: self.usual])
+        return tuple(self.names[number] for number in np.argsort(-likely, kind="stable")[: self.usual_count])
 
 
 def _features(codes: Codes, cardinality: int) -> Float[npt.NDArray[np.float64], " F"]:
@@ -93,7 +93,7 @@ def _features(codes: Codes, cardinality: int) -> Float[npt.NDArray[np.float64], 
 
 
 @dataclass(frozen=True)
-class HeardInstruments:
+class DetectedInstruments:
     """The instruments detected in a sound."""
 
     likeliest: tuple[str, ...]
@@ -115,19 +115,19 @@ class InstrumentJudges:
         self._recordings = _labelled(context) if has_codes else []
         self._key = keys_digest((row["track_id"],) for row in self._recordings)
 
-    def hear(self, row: Row) -> HeardInstruments | None:
+    def detect(self, row: Row) -> DetectedInstruments | None:
         """Return the instruments in a row's codes, without those of its prompt; None if no judge can be trained or
         there are no codes. Threads may call this at the same time."""
         judge = self._judge(CodesFormat.from_row(row))
         codes = np.array(row["codes"], dtype=np.int64)[:, row.get("prompt_frames") or 0 :]
-        return None if judge is None or not codes.size else HeardInstruments(judge.hear(codes), judge.names)
+        return None if judge is None or not codes.size else DetectedInstruments(judge.detect(codes), judge.names)
 
     def _judge(self, codes: CodesFormat) -> InstrumentJudge | None:
         with self._lock:
             if codes not in self._judges:
-                learn = partial(_fit, self._context, self._recordings, codes)
-                lent = self._context.borrow(("instruments", codes, self._key), learn) if self._recordings else None
-                self._judges[codes] = lent
+                fit = partial(_fit, self._context, self._recordings, codes)
+                judge = self._context.borrow(("instruments", codes, self._key), fit) if self._recordings else None
+                self._judges[codes] = judge
             return self._judges[codes]
 
 

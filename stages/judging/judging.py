@@ -56,7 +56,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Heard:
+class Detected:
     """What was detected in a sound; None for what was not detected."""
 
     key: str | None
@@ -68,39 +68,39 @@ class Heard:
     """The likeliest instruments, as many as usually play; None if they cannot be detected."""
 
 
-def judge(asked: Asked, heard: Heard) -> dict[str, Any]:
+def judge(asked: Asked, detected: Detected) -> dict[str, Any]:
     """Return the columns of `scores` for what was asked, what was detected, and whether the two agree."""
-    scores: dict[str, Any] = {"key": heard.key, "bpm": heard.bpm, "drums": heard.drums}
-    scores |= {"beats": list(heard.beats), "chords": list(heard.chords)}
-    scores["instruments"] = None if heard.instruments is None else list(heard.instruments)
+    scores: dict[str, Any] = {"key": detected.key, "bpm": detected.bpm, "drums": detected.drums}
+    scores |= {"beats": list(detected.beats), "chords": list(detected.chords)}
+    scores["instruments"] = None if detected.instruments is None else list(detected.instruments)
     if asked.key is not None:
-        score = 0.0 if heard.key is None else key_score(asked.key, heard.key)
-        scores |= {"key_asked": asked.key, "key_correct": heard.key == asked.key, "key_score": score}
+        score = 0.0 if detected.key is None else key_score(asked.key, detected.key)
+        scores |= {"key_asked": asked.key, "key_correct": detected.key == asked.key, "key_score": score}
     if asked.bpm is not None:
         scores |= {
             "bpm_asked": asked.bpm,
-            "bpm_correct": heard.bpm is not None and tempo_is_near(asked.bpm, heard.bpm),
-            "bpm_correct_octave": heard.bpm is not None
-            and any(tempo_is_near(asked.bpm * factor, heard.bpm) for factor in TEMPO_FACTORS),
+            "bpm_correct": detected.bpm is not None and tempo_is_near(asked.bpm, detected.bpm),
+            "bpm_correct_octave": detected.bpm is not None
+            and any(tempo_is_near(asked.bpm * factor, detected.bpm) for factor in TEMPO_FACTORS),
         }
     if asked.beats is not None:
-        scores |= {"beats_asked": list(asked.beats), "beat_f_measure": beat_f_measure(asked.beats, heard.beats)}
+        scores |= {"beats_asked": list(asked.beats), "beat_f_measure": beat_f_measure(asked.beats, detected.beats)}
     if asked.chords is not None:
-        right = sum(chord_sounds(chord, heard.chords) for chord in asked.chords)
+        right = sum(chord_sounds(chord, detected.chords) for chord in asked.chords)
         scores |= {"chords_asked": list(asked.chords), "chord_accuracy": right / len(asked.chords)}
     if asked.drums is not None:
-        scores |= {"drums_asked": asked.drums, "drums_correct": heard.drums == asked.drums}
-    if asked.instruments and heard.instruments is not None:
-        recall = len(set(heard.instruments) & set(asked.instruments)) / len(asked.instruments)
+        scores |= {"drums_asked": asked.drums, "drums_correct": detected.drums == asked.drums}
+    if asked.instruments and detected.instruments is not None:
+        recall = len(set(detected.instruments) & set(asked.instruments)) / len(asked.instruments)
         scores |= {"instruments_asked": list(asked.instruments), "instrument_recall": recall}
     return scores
 
 
-def key_score(asked: str, heard: str) -> float:
+def key_score(asked: str, detected: str) -> float:
     """Return MIREX's score of a key, 0 to 1. Both keys are written like `A minor`."""
-    if asked == heard:
+    if asked == detected:
         return 1.0
-    (asked_tonic, asked_mode), (tonic, mode) = (_tonic_and_mode(key) for key in (asked, heard))
+    (asked_tonic, asked_mode), (tonic, mode) = (_tonic_and_mode(key) for key in (asked, detected))
     if mode == asked_mode:
         return MIREX_KEY_WEIGHTS["fifth"] if (tonic - asked_tonic) % 12 == 7 else 0.0
     if tonic == asked_tonic:
@@ -114,30 +114,30 @@ def _tonic_and_mode(key: str) -> tuple[int, str]:
     return PITCH_NAMES.index(tonic), mode
 
 
-def tempo_is_near(asked: float, heard: float) -> bool:
+def tempo_is_near(asked: float, detected: float) -> bool:
     """Return whether a tempo is within 4 % of the asked one, without accepting multiples of it."""
-    return abs(heard / asked - 1) <= TEMPO_TOLERANCE
+    return abs(detected / asked - 1) <= TEMPO_TOLERANCE
 
 
-def beat_f_measure(asked: Sequence[float], heard: Sequence[float]) -> float:
+def beat_f_measure(asked: Sequence[float], detected: Sequence[float]) -> float:
     """Return the F-measure of beats, both in seconds, ascending. Each beat matches at most one beat within 70 ms. If
     both are empty, the result is 1."""
-    if not asked and not heard:
+    if not asked and not detected:
         return 1.0
     matched = first = 0
     # Matching each asked beat with the earliest free beat within reach gives the largest possible number of matches.
     for beat in asked:
-        while first < len(heard) and heard[first] < beat - BEAT_TOLERANCE:
+        while first < len(detected) and detected[first] < beat - BEAT_TOLERANCE:
             first += 1
-        if first < len(heard) and heard[first] <= beat + BEAT_TOLERANCE:
+        if first < len(detected) and detected[first] <= beat + BEAT_TOLERANCE:
             matched, first = matched + 1, first + 1
-    return 2 * matched / (len(asked) + len(heard))
+    return 2 * matched / (len(asked) + len(detected))
 
 
-def chord_sounds(asked: Chord, heard: Sequence[Chord]) -> bool:
+def chord_sounds(asked: Chord, detected: Sequence[Chord]) -> bool:
     """Return whether an asked chord, by root and major or minor, is the chord that sounds for most of its time."""
     seconds: dict[tuple[int, str], float] = {}
-    for chord in heard:
+    for chord in detected:
         overlap = min(asked["end"], chord["end"]) - max(asked["start"], chord["start"])
         if overlap > 0:
             name = _root_and_third(chord)

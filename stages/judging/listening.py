@@ -9,7 +9,7 @@ import numpy.typing as npt
 from jaxtyping import Float
 
 from stages.analysis import find_harmony, find_rhythm
-from stages.judging.judging import Heard
+from stages.judging.judging import Detected
 
 LEVELS_A_SECOND = 200
 """Levels of a band per second, each over 10 ms: a drum stroke is over within three of them."""
@@ -30,7 +30,7 @@ they are and 98 % through the codec. Most pieces that it gets wrong have only a 
 drums."""
 
 
-def hear_drums(mono: Float[npt.NDArray[np.float32], "N"], sample_rate: int) -> bool:
+def has_drums(mono: Float[npt.NDArray[np.float32], "N"], sample_rate: int) -> bool:
     """Return whether a mono signal has drums. A drum stroke begins at both ends of the spectrum at the same time, while
     a note begins at its own pitch; and a kick is louder than the other low sounds."""
     if len(mono) < SHORTEST_SECONDS * sample_rate:
@@ -61,15 +61,15 @@ def _correlation(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]
     return float(np.mean((first - first.mean()) * (second - second.mean()))) / spread if spread else 0.0
 
 
-def listen(mono: Float[npt.NDArray[np.float32], "N"], sample_rate: int) -> Heard:
+def listen(mono: Float[npt.NDArray[np.float32], "N"], sample_rate: int) -> Detected:
     """Return everything that is detected in a mono signal. The detectors get no hints from what was asked, because a
     hint would give away part of the answer."""
     rhythm = find_rhythm(mono, sample_rate)
     harmony = find_harmony(mono, sample_rate, rhythm.beats, rhythm.downbeats)
-    return Heard(
+    return Detected(
         key=harmony.key.name if harmony.key else None,
         bpm=rhythm.bpm,
         beats=tuple(rhythm.beats.tolist()),
         chords=tuple(asdict(chord) for chord in harmony.chords),
-        drums=hear_drums(mono, sample_rate),
+        drums=has_drums(mono, sample_rate),
     )

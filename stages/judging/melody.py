@@ -40,7 +40,7 @@ def _aligned_pitch_classes(
     """Return the strongest pitch classes of clip and melody in each of the clip's frames that both cover."""
     if len(clip) < 1 or len(asked) < 1 or clip_rate <= 0 or asked_rate <= 0:
         raise ValueError(
-            f"expected frames and positive rates, got {len(clip)} at {clip_rate} and {len(asked)} at {asked_rate}"
+            f"expected frames and positive rates, got {len(clip)} at {clip_rate} Hz and {len(asked)} at {asked_rate} Hz"
         )
     # Compares the time that both cover, in the clip's frames.
     frames = max(1, min(len(clip), round(len(asked) / asked_rate * clip_rate)))

@@ -50,6 +50,6 @@ def _flatness(moment: Float[npt.NDArray[np.float32], "n"], sample_rate: int) -> 
     size = 1 << round(sample_rate * FRAME).bit_length() - 1
     frames = np.lib.stride_tricks.sliding_window_view(moment, size)[:: size // 2] * np.hanning(size)
     spectrum = (np.abs(np.fft.rfft(frames, axis=1)) ** 2).mean(axis=0)
-    heard = spectrum[np.fft.rfftfreq(size, 1 / sample_rate) >= LOWEST_HERTZ]
-    mean = float(heard.mean())
-    return float(np.exp(np.log(np.maximum(heard, mean * 1e-9)).mean()) / mean) if mean > 0 else 0.0
+    audible = spectrum[np.fft.rfftfreq(size, 1 / sample_rate) >= LOWEST_HERTZ]
+    mean = float(audible.mean())
+    return float(np.exp(np.log(np.maximum(audible, mean * 1e-9)).mean()) / mean) if mean > 0 else 0.0

@@ -102,9 +102,9 @@ def _changes(
     means = decibels.unfold(1, context, 1).mean(-1)  # [bands, first frame of a context]
     contrasts = (means[:, context:] - means[:, :-context]).abs().mean(0).numpy()
     moments = np.arange(len(contrasts)) + context
-    at = [round(border * SEAM_FRAMES_A_SECOND) for border in borders]
-    inside = [frame for frame in at if context <= frame < context + len(contrasts)]
-    elsewhere = contrasts[(np.abs(moments[:, None] - np.array(at)[None]) > context).all(axis=1)]
+    border_frames = [round(border * SEAM_FRAMES_A_SECOND) for border in borders]
+    inside = [frame for frame in border_frames if context <= frame < context + len(contrasts)]
+    elsewhere = contrasts[(np.abs(moments[:, None] - np.array(border_frames)[None]) > context).all(axis=1)]
     if not inside or not len(elsewhere):
         return None
     return contrasts[[frame - context for frame in inside]], elsewhere

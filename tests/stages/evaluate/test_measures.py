@@ -11,7 +11,7 @@ from schemas.tables import CLIPS, CONTROLS, MEASURES, ORIGINALITY, SCORES, TRACK
 from stages.evaluate import measures
 from stages.evaluate.measures import CARD, card_rows, chance_values
 from stages.evaluate.statistics import least_sounds, wilson_interval
-from stages.judging.judging import Asked, Heard, judge
+from stages.judging.judging import Asked, Detected, judge
 from tests.worlds.small_catalog import request_row, small_catalog
 
 KEYS = ("C major", "A minor", "G major", "E minor", "D major", "B minor")
@@ -22,7 +22,7 @@ def clip(number: int, key_asked: str, key: str | None, bpm: float = 100.0, **giv
     empty = dict.fromkeys(
         ["beats_asked", "chords_asked", "drums_asked", "instruments_asked", *(measure.column for measure in CARD)]
     )
-    judged = judge(Asked(key=key_asked, bpm=bpm), Heard(key, bpm, (), (), drums=False))
+    judged = judge(Asked(key=key_asked, bpm=bpm), Detected(key, bpm, (), (), drums=False))
     mel = list(np.random.default_rng(number).normal(size=16))
     row = {"request_id": f"{number:04x}", "take": 1, "seconds_asked": 8.0, "seconds": 8.0, "mel_statistics": mel}
     return empty | row | judged | given

@@ -129,7 +129,7 @@ def test_a_held_frame_and_a_loop_are_caught_in_the_codes() -> None:
     looped[:, 200:] = np.tile(looped[:, 200:225], 12)
     one_code[0, 200:] = 7
     assert names(reasons(clean(), held)) == ["held_seconds"]
-    assert "expected at most 0.12 s of one frame" in reasons(clean(), held, Limits(held=0.12))[0]
+    assert "expected at most 0.12 s in which no code changes" in reasons(clean(), held, Limits(held=0.12))[0]
     assert names(reasons(clean(), looped)) == ["looped_seconds"]
     assert reasons(clean(), one_code) == []  # a long tone, which is shaped by the other codebooks
 

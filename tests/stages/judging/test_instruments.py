@@ -39,7 +39,7 @@ def taught(count: int = 200) -> InstrumentJudge:
 
 def test_instruments_of_other_recordings_are_recognised() -> None:
     judge, others = taught(), range(1000, 1100)
-    heard = [set(judge.hear(played(duo(seed), seed))) for seed in others]
+    heard = [set(judge.detect(played(duo(seed), seed))) for seed in others]
     assert all(len(each) == 2 for each in heard)  # as many as usually play
     assert np.mean([len(each & set(duo(seed))) / 2 for each, seed in zip(heard, others, strict=True)]) > 0.9
 
@@ -48,7 +48,7 @@ def test_names_unrelated_to_the_codes_are_right_only_by_chance() -> None:
     duos = [duo(seed) for seed in range(200)]
     judge = InstrumentJudge.fit([played(duo(seed + 5000), seed) for seed in range(200)], duos, CARDINALITY)
     assert judge is not None
-    right = [len(set(judge.hear(played(duo(seed), seed))) & set(duo(seed))) / 2 for seed in range(1000, 1200)]
+    right = [len(set(judge.detect(played(duo(seed), seed))) & set(duo(seed))) / 2 for seed in range(1000, 1200)]
     assert np.mean(right) == pytest.approx(0.5, abs=0.12)
 
 
@@ -114,7 +114,7 @@ def context(tmp_path: Path) -> Context:
 def test_clips_are_judged_by_what_the_training_recordings_taught(context: Context) -> None:
     judges, right = InstrumentJudges(context), []
     for seed in range(1000, 1060):
-        heard = judges.hear(CODES | {"codes": played(duo(seed), seed), "prompt_frames": 0})
+        heard = judges.detect(CODES | {"codes": played(duo(seed), seed), "prompt_frames": 0})
         assert heard is not None
         assert heard.names == NAMES
         right.append(len(set(heard.likeliest) & set(duo(seed))) / 2)
@@ -124,12 +124,12 @@ def test_clips_are_judged_by_what_the_training_recordings_taught(context: Contex
 def test_instruments_of_the_prompt_of_a_clip_do_not_count(context: Context) -> None:
     judges, prompt = InstrumentJudges(context), played(("organ", "violin"), 1)
     made = CODES | {"codes": np.concatenate([prompt, played(("flute", "guitar"), 2)], axis=1)}
-    heard = judges.hear(made | {"prompt_frames": FRAMES})
+    heard = judges.detect(made | {"prompt_frames": FRAMES})
     assert heard is not None
     assert set(heard.likeliest) == {"flute", "guitar"}
-    assert judges.hear(made | {"prompt_frames": 2 * FRAMES}) is None
+    assert judges.detect(made | {"prompt_frames": 2 * FRAMES}) is None
 
 
 def test_codes_of_another_codec_are_not_judged(context: Context) -> None:
     row = CODES | {"codes": played(("organ", "violin"), 1), "codec_identity": "another"}
-    assert InstrumentJudges(context).hear(row) is None
+    assert InstrumentJudges(context).detect(row) is None

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.conditioning.config import PITCH_NAMES
-from stages.judging.judging import Asked, Heard, beat_f_measure, chord_sounds, judge, key_score, tempo_is_near
+from stages.judging.judging import Asked, Detected, beat_f_measure, chord_sounds, judge, key_score, tempo_is_near
 
 KEYS = [f"{tonic} {mode}" for tonic in PITCH_NAMES for mode in ("major", "minor")]
-NOTHING = Heard(None, None, (), (), drums=False)
+NOTHING = Detected(None, None, (), (), drums=False)
 
 
 def chord(start: float, end: float, root: int, quality: str = "maj") -> dict:
@@ -46,7 +46,7 @@ def test_beats_at_half_the_tempo_are_partly_right_and_beats_off_the_beat_wrong()
 def test_a_tempo_is_right_within_4_percent_and_octaves_have_their_own_measure(
     heard: float, exact: bool, octave: bool
 ) -> None:
-    scores = judge(Asked(bpm=100.0), Heard(None, heard, (), (), drums=False))
+    scores = judge(Asked(bpm=100.0), Detected(None, heard, (), (), drums=False))
     assert (scores["bpm_correct"], scores["bpm_correct_octave"]) == (exact, octave)
     assert tempo_is_near(100.0, heard) == exact
 
@@ -59,7 +59,7 @@ def test_asked_music_that_is_not_heard_is_wrong() -> None:
 
 
 def test_music_that_was_not_asked_is_measured_but_not_judged() -> None:
-    scores = judge(Asked(), Heard("C major", 120.0, (0.5,), (chord(0, 1, 0),), drums=True))
+    scores = judge(Asked(), Detected("C major", 120.0, (0.5,), (chord(0, 1, 0),), drums=True))
     assert (scores["key"], scores["bpm"], scores["beats"], scores["drums"]) == ("C major", 120.0, [0.5], True)
     assert set(scores) == {"key", "bpm", "beats", "chords", "drums", "instruments"}
 
@@ -78,12 +78,12 @@ def test_a_chord_is_right_if_it_sounds_for_most_of_its_bar() -> None:
 
 def test_the_accuracy_of_chords_is_the_share_of_right_ones_among_the_asked() -> None:
     asked = tuple(chord(bar, bar + 1, root) for bar, root in enumerate((0, 5, 7, 0)))
-    heard = Heard(None, None, (), (chord(0, 2.4, 0), chord(2.4, 4, 7)), drums=False)
+    heard = Detected(None, None, (), (chord(0, 2.4, 0), chord(2.4, 4, 7)), drums=False)
     assert judge(Asked(chords=asked), heard)["chord_accuracy"] == 0.5
 
 
 def test_instrument_recall_is_the_share_of_asked_instruments_that_are_heard() -> None:
-    heard = Heard(None, None, (), (), drums=False, instruments=("organ", "flute", "violin"))
+    heard = Detected(None, None, (), (), drums=False, instruments=("organ", "flute", "violin"))
     scores = judge(Asked(instruments=("flute", "guitar")), heard)
     assert (scores["instruments"], scores["instruments_asked"]) == (["organ", "flute", "violin"], ["flute", "guitar"])
     assert scores["instrument_recall"] == 0.5
