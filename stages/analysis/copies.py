@@ -63,27 +63,29 @@ class PrintIndex:
 
     def __init__(self, prints: Sequence[Print]) -> None:
         self._prints = prints
-        told = [constellations(each, loosely=True) for each in prints]
-        hashes = np.concatenate([np.zeros(0, np.uint32), *(each.hashes for each in told)])
+        indexed = [constellations(each, loosely=True) for each in prints]
+        hashes = np.concatenate([np.zeros(0, np.uint32), *(each.hashes for each in indexed)])
         order = np.argsort(hashes, kind="stable")
         self._hashes: Hashes = hashes[order]
-        self._frames: Frames = np.concatenate([np.zeros(0, np.int32), *(each.frames for each in told)])[order]
-        owners = np.repeat(np.arange(len(prints), dtype=np.int32), [len(each.hashes) for each in told])
+        self._frames: Frames = np.concatenate([np.zeros(0, np.int32), *(each.frames for each in indexed)])[order]
+        owners = np.repeat(np.arange(len(prints), dtype=np.int32), [len(each.hashes) for each in indexed])
         self._owners: Frames = owners[order]
 
-    def passages(self, other: Print, told: Constellations | None = None) -> Iterator[tuple[int, Passage]]:
+    def passages(
+        self, other: Print, other_constellations: Constellations | None = None
+    ) -> Iterator[tuple[int, Passage]]:
         """Yield the longest passage in common with another print, for each print of the index that has one, after that
         print's number.
 
         Args:
-            told: the other print's constellations; None computes them, which takes as long as all the rest. Pass them
-                if the print is compared with several indexes.
+            other_constellations: those of the other print; None computes them, which takes as long as all the rest.
+                Pass them if the print is compared with several indexes.
         """
-        told = constellations(other) if told is None else told
-        begins, ends = (np.searchsorted(self._hashes, told.hashes, side) for side in ("left", "right"))
+        query = constellations(other) if other_constellations is None else other_constellations
+        begins, ends = (np.searchsorted(self._hashes, query.hashes, side) for side in ("left", "right"))
         counts = ends - begins
-        places = np.repeat(begins, counts) + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        owners, frames, others = self._owners[places], self._frames[places], np.repeat(told.frames, counts)
+        matches = np.repeat(begins, counts) + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        owners, frames, others = self._owners[matches], self._frames[matches], np.repeat(query.frames, counts)
         peaks = other.frames.astype(np.int64) * 256 + other.pitches
         for owner in _voted_for(owners, others - frames):
             votes = owners == owner
@@ -91,28 +93,28 @@ class PrintIndex:
             if passage is not None:
                 yield int(owner), passage
 
-    def longest(self, other: Print, told: Constellations | None = None) -> Passage | None:
+    def longest(self, other: Print, other_constellations: Constellations | None = None) -> Passage | None:
         """Return the longest passage that another print shares with an index of a single print; None if there is none.
-        `told` is as in `passages`."""
-        return next((passage for _, passage in self.passages(other, told)), None)
+        `other_constellations` is as in `passages`."""
+        return next((passage for _, passage in self.passages(other, other_constellations)), None)
 
 
-def compare(one: Print, other: Print) -> Passage | None:
+def compare(print_: Print, other: Print) -> Passage | None:
     """Return the longest passage that two prints have in common; None if there is none."""
-    return PrintIndex([one]).longest(other)
+    return PrintIndex([print_]).longest(other)
 
 
 def _voted_for(owners: Frames, distances: Frames) -> list[int]:
     """Return the owners with at least LEAST_VOTES votes for nearly the same distance."""
-    found: set[int] = set()
+    owners_voted: set[int] = set()
     for shift in (0, VOTING_FRAMES // 2):
         boxes = owners.astype(np.int64) << 32 | ((distances + shift) // VOTING_FRAMES + (1 << 30))
         different, counts = np.unique(boxes, return_counts=True)
-        found.update((different[counts >= LEAST_VOTES] >> 32).tolist())
-    return sorted(found)
+        owners_voted.update((different[counts >= LEAST_VOTES] >> 32).tolist())
+    return sorted(owners_voted)
 
 
-def _passage(one: Print, peaks: npt.NDArray[np.int64], frames: Frames, others: Frames) -> Passage | None:
+def _passage(print_: Print, peaks: npt.NDArray[np.int64], frames: Frames, others: Frames) -> Passage | None:
     """Return the longest passage that a print shares with another, at the speed and distance with most votes; None if
     there is none. `peaks` are those of the other, as for `_inside`."""
     most, speed, distance = 0, 1.0, 0.0
@@ -124,8 +126,8 @@ def _passage(one: Print, peaks: npt.NDArray[np.int64], frames: Frames, others: F
         if votes[best] > most:
             most, speed = int(votes[best]), float(candidate)
             distance = float(np.median(distances[best : ends[best]]))
-    expected = np.round(one.frames * speed + distance).astype(np.int64)
-    inside = _inside(expected, one.pitches.astype(np.int64), peaks)
+    expected = np.round(print_.frames * speed + distance).astype(np.int64)
+    inside = _inside(expected, print_.pitches.astype(np.int64), peaks)
     gains = np.where(inside, 1.0, -BREAK_EVEN / (1 - BREAK_EVEN))
     sums = np.concatenate([[0.0], np.cumsum(gains)])
     lows = np.minimum.accumulate(sums)
@@ -133,7 +135,7 @@ def _passage(one: Print, peaks: npt.NDArray[np.int64], frames: Frames, others: F
     first = int(np.flatnonzero(sums[: last + 1] == lows[last])[-1])
     if last <= first:
         return None
-    begin, end = one.frames[first] / FRAMES_A_SECOND, (one.frames[last - 1] + 1) / FRAMES_A_SECOND
+    begin, end = print_.frames[first] / FRAMES_A_SECOND, (print_.frames[last - 1] + 1) / FRAMES_A_SECOND
     other_begin = max(0.0, float(begin * speed + distance / FRAMES_A_SECOND))
     return Passage(float(begin), other_begin, float(end - begin), float(inside[first:last].mean()), speed)
 
@@ -143,9 +145,9 @@ def _inside(
 ) -> Bool[npt.NDArray[np.bool_], " P"]:
     """Return for each peak whether one of `peaks`, which are encoded as 256 x frame + pitch in ascending order, is near
     it."""
-    found = np.zeros(len(frames), bool)
+    near = np.zeros(len(frames), bool)
     for step in range(-NEAR_FRAMES, NEAR_FRAMES + 1):
-        at = (frames + step) * 256
-        lowest, highest = at + np.maximum(pitches - NEAR_STEPS, 0), at + np.minimum(pitches + NEAR_STEPS, 255)
-        found |= np.searchsorted(peaks, highest, "right") > np.searchsorted(peaks, lowest, "left")
-    return found
+        start = (frames + step) * 256
+        lowest, highest = start + np.maximum(pitches - NEAR_STEPS, 0), start + np.minimum(pitches + NEAR_STEPS, 255)
+        near |= np.searchsorted(peaks, highest, "right") > np.searchsorted(peaks, lowest, "left")
+    return near

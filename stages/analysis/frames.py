@@ -7,9 +7,6 @@ from jaxtyping import Float
 Array = npt.NDArray[np.float32]
 Array64 = npt.NDArray[np.float64]
 
-INAUDIBLE = 1e-4
-"""Peak (-80 dBFS) below which a signal is silence: only rounding errors of decoders and resamplers are that small."""
-
 SLOWEST_RATE = 8_000
 """Lowest sample rate, Hz; below it drums cannot be distinguished."""
 

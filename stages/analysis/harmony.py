@@ -6,9 +6,10 @@ import numpy as np
 from jaxtyping import Float
 
 from stages.analysis.chords import Chord, find_chords
-from stages.analysis.frames import INAUDIBLE, Array, Array64, checked
+from stages.analysis.frames import Array, Array64, checked
 from stages.analysis.keys import Key, find_key
 from stages.analysis.pitch import pitch_classes
+from stages.audio.samples import INAUDIBLE
 
 WITHOUT_BEATS = 0.5
 """Seconds between moments at which a chord may change, if no beats are known."""

@@ -41,7 +41,7 @@ APART_FRAMES, APART_BINS = 6, 12
 DEPTH_DECIBELS, NEAR_FRAMES = 50.0, 62
 """A peak may be at most this many decibels below the loudest point within this many frames: 2 s before and after it."""
 
-INAUDIBLE = 1e-6
+SILENT_MAGNITUDE = 1e-6
 """Magnitude (-114 dBFS) below which there is silence."""
 
 PART_SECONDS, MARGIN_SECONDS = 120, 8
@@ -117,17 +117,17 @@ class PrintMeter:
         self._held.append(samples)
         self._length += len(samples)
         while self._length >= (PART_SECONDS + 2 * MARGIN_SECONDS) * SAMPLE_RATE:
-            self._hear(round(PART_SECONDS * FRAMES_A_SECOND))
+            self._add_peaks(round(PART_SECONDS * FRAMES_A_SECOND))
 
     def result(self) -> Print:
         """Return the print of all samples so far; call it once, at the end."""
         if self._length:
-            self._hear(None)
+            self._add_peaks(None)
             self._held, self._length = [], 0
         frames, pitches = ([getattr(part, name) for part in self._parts] for name in ("frames", "pitches"))
         return Print(np.concatenate(frames), np.concatenate(pitches))
 
-    def _hear(self, count: int | None) -> None:
+    def _add_peaks(self, count: int | None) -> None:
         """Take the peaks of the next `count` frames (None for all that are left), and keep the samples that later peaks
         depend on."""
         samples, margin = np.concatenate(self._held), round(MARGIN_SECONDS * FRAMES_A_SECOND)
@@ -150,9 +150,9 @@ def _peaks(samples: Float[Array, " n"], first: int) -> Print:
     spectra[:, : round(LOWEST_HERTZ / hertz) + 1] = 0
     loudest = loudest_within(loudest_within(spectra, APART_FRAMES, axis=0), APART_BINS, axis=1)
     level = loudest_within(spectra.max(1), NEAR_FRAMES, axis=0)
-    heard = (spectra > INAUDIBLE) & (spectra > 10 ** (-DEPTH_DECIBELS / 20) * level[:, None])
-    heard[:, -1] = False
-    frames, bins = np.divmod(np.flatnonzero((spectra == loudest) & heard), spectra.shape[1])
+    audible = (spectra > SILENT_MAGNITUDE) & (spectra > 10 ** (-DEPTH_DECIBELS / 20) * level[:, None])
+    audible[:, -1] = False
+    frames, bins = np.divmod(np.flatnonzero((spectra == loudest) & audible), spectra.shape[1])
     strength = spectra[frames, bins]
     order = np.lexsort((bins, -strength, _seconds(frames + first)))
     seconds = _seconds(frames[order] + first)
@@ -194,7 +194,7 @@ def constellations(print_: Print, loosely: bool = False) -> Constellations:
     times = [frames[other] - frames[first] for other in (second, third)]
     heights = [pitches[other] - pitches[first] + STEPS_AN_OCTAVE * 2 for other in (second, third)]
     around = (-1, 1) if loosely else (0,)
-    told = [
+    hashes = [
         _hash(pitches[first] + a, heights[0] + b, heights[1] + c, times[0] + d, times[1] + e)
         for a in around
         for b in around
@@ -203,11 +203,11 @@ def constellations(print_: Print, loosely: bool = False) -> Constellations:
         for e in around
     ]
     if not loosely:
-        return Constellations(told[0], print_.frames[first])
-    ways = np.sort(np.stack(told, axis=1), axis=1)
-    different = np.ones(ways.shape, bool)
-    different[:, 1:] = ways[:, 1:] != ways[:, :-1]
-    return Constellations(ways[different], np.repeat(print_.frames[first], different.sum(1)))
+        return Constellations(hashes[0], print_.frames[first])
+    variants = np.sort(np.stack(hashes, axis=1), axis=1)
+    different = np.ones(variants.shape, bool)
+    different[:, 1:] = variants[:, 1:] != variants[:, :-1]
+    return Constellations(variants[different], np.repeat(print_.frames[first], different.sum(1)))
 
 
 def quads(print_: Print) -> Int[Quads, " Q"]:
@@ -218,14 +218,14 @@ def quads(print_: Print) -> Int[Quads, " Q"]:
     hashes = [np.zeros(0, np.uint64)]
     for chosen in combinations(range(QUAD_FAN), 3):
         first = np.flatnonzero(followers[:, chosen[-1]] >= 0)
-        told = ((pitches[first] + 2) // PITCH_STEPS).astype(np.uint64)
-        for place in chosen:
-            other = followers[first, place]
+        quad = ((pitches[first] + 2) // PITCH_STEPS).astype(np.uint64)
+        for position in chosen:
+            other = followers[first, position]
             height = (pitches[other] - pitches[first] + STEPS_AN_OCTAVE * 2 + 2) // PITCH_STEPS
             time = (frames[other] - frames[first]) // TIME_STEPS
-            told = (told << np.uint64(11)) | (height << 5 | time).astype(np.uint64)
-        told *= np.uint64(0x9E3779B97F4A7C15)
-        hashes.append((told ^ (told >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9))
+            quad = (quad << np.uint64(11)) | (height << 5 | time).astype(np.uint64)
+        quad *= np.uint64(0x9E3779B97F4A7C15)
+        hashes.append((quad ^ (quad >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9))
     lowest: Quads = np.unique(np.concatenate(hashes))[:QUADS]
     return lowest
 
@@ -245,7 +245,7 @@ def _followers(print_: Print, fan: int) -> Int[npt.NDArray[np.int64], "P fan"]:
     """Return for each peak the indices of the next `fan` peaks that are near enough; -1 where there are fewer."""
     frames, pitches, count = print_.frames, print_.pitches.astype(np.int64), len(print_)
     followers = np.full((count, fan), -1, np.int64)
-    taken = np.zeros(count, np.int64)
+    counts = np.zeros(count, np.int64)
     seeking = np.arange(count)
     for step in range(1, 4 * PEAKS_A_SECOND):
         seeking = seeking[: np.searchsorted(seeking, count - step)]
@@ -254,9 +254,9 @@ def _followers(print_: Print, fan: int) -> Int[npt.NDArray[np.int64], "P fan"]:
         apart = frames[seeking + step] - frames[seeking]
         near = (apart >= NEAREST) & (apart <= FARTHEST) & (np.abs(pitches[seeking + step] - pitches[seeking]) < WIDEST)
         at = seeking[near]
-        followers[at, taken[at]] = at + step
-        taken[at] += 1
-        seeking = seeking[(apart <= FARTHEST) & (taken[seeking] < fan)]
+        followers[at, counts[at]] = at + step
+        counts[at] += 1
+        seeking = seeking[(apart <= FARTHEST) & (counts[seeking] < fan)]
     return followers
 
 

@@ -8,9 +8,10 @@ from jaxtyping import Float
 
 from stages.analysis.bars import CANDIDATES, bar_probabilities
 from stages.analysis.beats import estimate_tempo, even_beats, track_beats
-from stages.analysis.frames import INAUDIBLE, Array, Array64, checked
+from stages.analysis.frames import Array, Array64, checked
 from stages.analysis.onsets import FRAMES_A_SECOND, Onsets, frames_of, onset_strength, seconds_of
 from stages.analysis.pitch import pitch_classes
+from stages.audio.samples import INAUDIBLE
 
 FEWEST_BEATS = 4
 """Fewest beats that count as a rhythm."""
@@ -77,12 +78,12 @@ def find_rhythm(samples: Float[Array, " N"], sample_rate: int, bpm: float | None
     sounding = _sounding(onsets, beats) & (beats > -0.03) & (beats < len(samples) / sample_rate)
     if sounding.sum() < FEWEST_BEATS:
         return NO_RHYTHM
-    told = probability >= LEAST_PROBABILITY
-    downbeats = beats[sounding & (numbers % bar.beats == 0)] if told else np.zeros(0)
+    is_certain = probability >= LEAST_PROBABILITY
+    downbeats = beats[sounding & (numbers % bar.beats == 0)] if is_certain else np.zeros(0)
     return Rhythm(
         beats[sounding].clip(min=0.0),
         downbeats.clip(min=0.0),
-        bar.beats if told else None,
+        bar.beats if is_certain else None,
         60 / float(np.median(np.diff(beats))),
         _contrast(onsets, beats[sounding]) * same_beats,
     )
@@ -97,8 +98,8 @@ def _between(beats: Float[Array64, " n"]) -> Float[Array64, " m"]:
 def _sounding(onsets: Onsets, beats: Float[Array64, " n"]) -> npt.NDArray[np.bool_]:
     """Return which beats lie between the first and the last sound of a recording."""
     frames = frames_of(beats).round().astype(np.int64) + 3
-    heard = np.flatnonzero(onsets.level > FADED * onsets.level.max())
-    sounding: npt.NDArray[np.bool_] = (frames >= heard[0]) & (frames <= heard[-1])
+    audible = np.flatnonzero(onsets.level > FADED * onsets.level.max())
+    sounding: npt.NDArray[np.bool_] = (frames >= audible[0]) & (frames <= audible[-1])
     return sounding
 
 

@@ -49,7 +49,7 @@ class BandwidthMeter:
     def __init__(self, sample_rate: int, channels: int) -> None:
         self._sample_rate, self._channels = sample_rate, channels
         self._seen = self._next = 0
-        self._begun: Samples | None = None
+        self._partial: Samples | None = None
         """Samples so far of a window that continues in the next block; None if there is no such window."""
         self._power = np.zeros((2, WINDOW // 2 + 1))
         """Summed power of the windows without a clipped sample, and of those with one."""
@@ -60,14 +60,14 @@ class BandwidthMeter:
         length = block.shape[1]
         while self._next < self._seen + length:
             start = max(self._next - self._seen, 0)
-            begun = 0 if self._begun is None else len(self._begun)
-            part = block[self._next // STRIDE % self._channels, start : start + WINDOW - begun]
-            window = part if self._begun is None else np.concatenate([self._begun, part])
+            partial_length = 0 if self._partial is None else len(self._partial)
+            part = block[self._next // STRIDE % self._channels, start : start + WINDOW - partial_length]
+            window = part if self._partial is None else np.concatenate([self._partial, part])
             if len(window) < WINDOW:
-                self._begun = window.copy()
+                self._partial = window.copy()
                 break
             windows.append(window)
-            self._begun = None
+            self._partial = None
             self._next += STRIDE
         self._seen += length
         if windows:

@@ -17,8 +17,8 @@ import soundfile
 from stages.audio.containers import DEMUXERS
 from stages.audio.locations import AudioError
 from stages.audio.samples import Samples
-from stages.audio.surveys.flac import frame_place
-from stages.audio.tolerances import MAX_GAP_SECONDS, UNSAID_SECONDS
+from stages.audio.surveys.flac import frame_samples
+from stages.audio.tolerances import MAX_GAP_SECONDS, TOLERATED_SECONDS
 
 MAX_CHANNELS = 64
 """Most channels that a header may claim; no recording has more, so such a header is damaged or hostile."""
@@ -89,7 +89,7 @@ def open_libsndfile(file: IO[bytes], container: str) -> Iterator[DecoderStream]:
 def _libsndfile_reason(error: Exception) -> str:
     """Return libsndfile's message. For some formats it is empty, and for others it does not say what happened."""
     reason = str(getattr(error, "error_string", error)).rstrip(".")
-    return f"libsndfile: {reason}" if reason else "libsndfile refuses it"
+    return f"libsndfile: {reason}" if reason else "libsndfile cannot read it"
 
 
 def _libsndfile_blocks(opened: soundfile.SoundFile, virtual: "VirtualFile") -> Iterator[Samples]:
@@ -108,9 +108,9 @@ def _libsndfile_blocks(opened: soundfile.SoundFile, virtual: "VirtualFile") -> I
 
 def _check_claims(sample_rate: int, channels: int) -> None:
     if not 1 <= channels <= MAX_CHANNELS:
-        raise DecoderError("too many channels", f"expected 1 to {MAX_CHANNELS} channels, got a header of {channels}")
+        raise DecoderError("too many channels", f"expected 1 to {MAX_CHANNELS} channels, got a header with {channels}")
     if not 1 <= sample_rate <= MAX_SAMPLE_RATE:
-        raise DecoderError("sample rate", f"expected 1 to {MAX_SAMPLE_RATE} Hz, got a header of {sample_rate} Hz")
+        raise DecoderError("sample rate", f"expected 1 to {MAX_SAMPLE_RATE} Hz, got a header with {sample_rate} Hz")
 
 
 class VirtualFile:
@@ -178,7 +178,7 @@ def open_ffmpeg(file: IO[bytes], container: str) -> Iterator[DecoderStream]:
                 raise DecoderError("no audio", f"expected audio, got a {container} file with no audio stream in it")
             audio = opened.streams.audio[0]
             if audio.codec_context is None:
-                raise DecoderError("unreadable", "FFmpeg knows no codec of the name that is written there")
+                raise DecoderError("unreadable", "FFmpeg has no codec with the name in the file")
             if container == "flac":
                 audio.codec_context.options = _STRICT
                 audio.codec_context.thread_count = 1  # with more, a packet returns frames of earlier packets
@@ -241,14 +241,14 @@ def _ffmpeg_blocks(frames: Iterable[_Frame], stream: DecoderStream) -> Iterator[
             conceal(round(each.lost * sample_rate))
             break
         if frame.sample_rate != sample_rate or len(frame.layout.channels) != channels:
-            where = f"after {(read + waiting) / sample_rate:.1f} s: cut it in two there"
+            where = f"after {(read + waiting) / sample_rate:.1f} s: split it there"
             expected = "expected one sample rate and number of channels"
             raise DecoderError("mixed", f"{expected}, got a file that changes them {where}")
         # After damage the first frame may have no time. Then the next frame's time shows how much was lost.
         begins = clock if each.begins is None else each.begins
         gap = each.lost if clock is None or begins is None else begins - clock
         # A jump of the timestamps is lost sound. Small differences are only inexact timestamps.
-        if gap <= MAX_GAP_SECONDS and (gap > UNSAID_SECONDS or (each.lost and gap * sample_rate >= 1)):
+        if gap <= MAX_GAP_SECONDS and (gap > TOLERATED_SECONDS or (each.lost and gap * sample_rate >= 1)):
             conceal(round(gap * sample_rate))
         clock = None if begins is None else begins + frame.samples / sample_rate
         for converted in resampler.resample(frame):
@@ -292,8 +292,8 @@ def _ffmpeg_frames(opened: Any, audio: Any) -> Iterator[_Frame]:
             if is_flac:
                 # FFmpeg's parser gives wrong times to frames around damage, or takes several frames for one packet. The
                 # position in the header of a packet's first frame is right.
-                place = frame_place(bytes(packet)[:32], int.from_bytes(info[2:4], "big")) if number == 0 else None
-                begins = None if place is None else place.start / frame.sample_rate
+                samples = frame_samples(bytes(packet)[:32], int.from_bytes(info[2:4], "big")) if number == 0 else None
+                begins = None if samples is None else samples.start / frame.sample_rate
             yield _Frame(frame, begins, lost)
             lost = 0.0
     if lost:

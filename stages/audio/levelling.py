@@ -18,13 +18,13 @@ from stages.audio.marks import SourceType
 from stages.audio.samples import Samples
 from stages.audio.writing import AudioFormat, encode_audio
 
-LIMITED = 3
+LIMITER_ATTEMPTS = 3
 """Attempts that lower the limiter's limit before the whole sound is turned down instead."""
 
 ATTEMPTS = 12
 """Most attempts at encoding a file."""
 
-SPARE = 0.01
+MARGIN_DECIBELS = 0.01
 """Decibels by which a file is turned down beyond its excess over the limit; multiplied by the attempt's number once the
 whole sound is turned down."""
 
@@ -63,25 +63,25 @@ def encode_at_level(
     Raises:
         ValueError: the samples are not finite, the format cannot hold them, or every attempt exceeds the limit.
     """
-    limit, down, added = true_peak, 0.0, None
+    limit, attenuation, added = true_peak, 0.0, None
     target = measure_audio(sound, sample_rate).loudness if loudness is None else loudness
     for attempt in range(ATTEMPTS):
         levelled, _gain = normalise_loudness(sound, sample_rate, 0.0 if target is None else target, limit)
         if mark is not None:
             added = mark(levelled, sample_rate) if added is None else added  # later attempts differ by under a dB
             levelled = np.clip(levelled + added, -1, 1)
-        levelled = levelled * np.float32(10 ** (-down / 20))
+        levelled = levelled * np.float32(10 ** (-attenuation / 20))
         data = encode_audio(levelled, sample_rate, format, tags, bits, source)
         decoded, _rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
         file = LevelledFile(data, len(decoded) / sample_rate, measure_audio(decoded.T, sample_rate))
-        over = (-np.inf if file.measures.true_peak is None else file.measures.true_peak) - true_peak
-        if over <= 0:
+        excess = (-np.inf if file.measures.true_peak is None else file.measures.true_peak) - true_peak
+        if excess <= 0:
             return file
-        if attempt < LIMITED:
-            limit -= float(over) + SPARE
+        if attempt < LIMITER_ATTEMPTS:
+            limit -= float(excess) + MARGIN_DECIBELS
         else:
-            down += float(over) + SPARE * (attempt + 1)
+            attenuation += float(excess) + MARGIN_DECIBELS * (attempt + 1)
     raise ValueError(
-        f"expected {format} to keep {true_peak:g} dBTP after {ATTEMPTS} attempts, got {over:.2f} dB more: "
-        "give a lower true peak or another format"
+        f"expected {format} to stay within {true_peak:g} dBTP after {ATTEMPTS} attempts, got {excess:.2f} dB more: "
+        "set a lower true peak or another format"
     )

@@ -96,7 +96,7 @@ def open_binary(uri: str) -> IO[bytes]:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 os.close(descriptor)
-                raise AudioError("not a file", f"expected a regular file, got {path!r}, which is none")
+                raise AudioError("not a file", f"expected a regular file, got {path!r}, which is of another kind")
             return os.fdopen(descriptor, "rb")
         size = filesystem.size(path)
         # An archive closes its file when the filesystem object is deleted, so such a file is read completely here.
@@ -107,7 +107,7 @@ def open_binary(uri: str) -> IO[bytes]:
     except FileNotFoundError as error:
         raise AudioError("missing", f"expected a recording at {uri!r}, got no such file", passing=True) from error
     except PermissionError as error:
-        message = f"expected a readable file, got {uri!r}, which may not be read"
+        message = f"expected a readable file, got no permission to read {uri!r}"
         raise AudioError("unreadable", message, passing=True) from error
     except IsADirectoryError as error:
         raise AudioError("not a file", f"expected a file, got {uri!r}, which is a folder") from error

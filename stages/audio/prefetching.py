@@ -79,7 +79,7 @@ def prefetch(
             limit = BASE_SECONDS + SECONDS_PER_SECOND * item.seconds
             waveform = pool.run(Call(read_waveform, (item.uri, sample_rate, channels)), limit)
         except WorkerTimeout as limit:
-            message = f"expected a file that is read in {limit}, got one that is not"
+            message = f"expected a file that can be decoded within {limit}, got one that took longer"
             waveform = AudioError("timeout", message, passing=True)
         except WorkerDied as end:
             waveform = AudioError("crash", f"expected a file that can be decoded, got one that {end}")

@@ -25,7 +25,7 @@ from stages.audio.tolerances import (
     MAX_DAMAGE,
     MISSING_SECONDS,
     RESTORE,
-    UNSAID_SECONDS,
+    TOLERATED_SECONDS,
     compare_length,
 )
 
@@ -133,8 +133,8 @@ def decode(file: IO[bytes], consume: Callable[[AudioStream], Result]) -> Decoded
     layout = survey(file, container)
     first = _Reading[Result](file, container, layout, is_second=False)
     first.read(consume)
-    if first.bytes_left and len((others := survey(file, container, search_all=True)).parts) > 1:
-        layout, first = others, _Reading(file, container, others, is_second=False)
+    if first.bytes_left and len((all_parts := survey(file, container, search_all=True)).parts) > 1:
+        layout, first = all_parts, _Reading(file, container, all_parts, is_second=False)
         first.read(consume)
     readings = [first]
     if not first.is_whole and container in DEMUXERS and container not in BY_FFMPEG_ALONE:
@@ -144,7 +144,7 @@ def decode(file: IO[bytes], consume: Callable[[AudioStream], Result]) -> Decoded
     if not complete:
         raise _refusal(file, container, readings)
     longest = max(complete, key=lambda reading: reading.frames)
-    best = complete[0] if longest.frames - complete[0].frames <= UNSAID_SECONDS * longest.sample_rate else longest
+    best = complete[0] if longest.frames - complete[0].frames <= TOLERATED_SECONDS * longest.sample_rate else longest
     return best.result(first)
 
 
@@ -160,7 +160,7 @@ class _Length:
     @property
     def is_complete(self) -> bool:
         """Whether nearly all samples were read, so that no warning is needed."""
-        allowed = MISSING_SECONDS if self.is_rounded else UNSAID_SECONDS
+        allowed = MISSING_SECONDS if self.is_rounded else TOLERATED_SECONDS
         return abs(self.read - self.expected) <= allowed * self.sample_rate
 
     def compare(self) -> str | None:
@@ -216,15 +216,15 @@ class _Reading(Generic[Result]):
         remarks = list(self._layout.remarks)
         if first is not self and first.error is not None:
             remarks.append(
-                f"expected undamaged sound, got a file that one decoder gives up ({first.error}): read by another"
+                f"expected undamaged sound, got a file that one decoder cannot read ({first.error}): used another"
             )
         elif first is not self:
             lengths = [f"{reading.frames / reading.sample_rate:.2f} s" for reading in (first, self)]
             remarks.append(
-                f"expected one length, got {lengths[0]} by one decoder and {lengths[1]} by another: the longer"
+                f"expected one length, got {lengths[0]} by one decoder and {lengths[1]} by another: used the longer"
             )
         if self.bytes_left:
-            remarks.append(f"expected nothing after the sound, got {self.bytes_left:,} other bytes: passed over")
+            remarks.append(f"expected nothing after the sound, got {self.bytes_left:,} other bytes: ignored")
         for length in self._lengths:
             try:
                 remark = None if length.is_complete else length.compare()
@@ -234,8 +234,8 @@ class _Reading(Generic[Result]):
                 remarks.append(remark)
         damaged = sum(self._concealed)
         if damaged:
-            lost = f"{damaged / self.sample_rate:.2f} s of silence in {len(self._concealed)} places"
-            remarks.append(f"expected undamaged sound, got damage: {lost} stand for what is lost")
+            silence = f"{damaged / self.sample_rate:.2f} s of silence in {len(self._concealed)} places"
+            remarks.append(f"expected undamaged sound, got damage: replaced by {silence}")
         assert self._value is not None
         return Decoded(self._value, self.frames, damaged / max(1, self.frames), tuple(remarks))
 
@@ -255,7 +255,7 @@ class _Reading(Generic[Result]):
                 if (decoder.sample_rate, decoder.channels) != (first.sample_rate, first.channels):
                     formats = [f"{each.sample_rate:,} Hz and {each.channels} channels" for each in (first, decoder)]
                     got = f"recordings joined in one file, with {formats[0]} and {formats[1]}"
-                    raise DecoderError("mixed", f"expected one format, got {got}: cut the file in two between them")
+                    raise DecoderError("mixed", f"expected one format, got {got}: split the file between them")
                 yield from self._part_blocks(decoder, part)
 
     def _part_blocks(self, decoder: DecoderStream, part: Part) -> Iterator[Samples]:
@@ -304,9 +304,9 @@ def _refusal(file: IO[bytes], container: str, readings: list["_Reading[Any]"]) -
     seconds = max(reading.frames / reading.sample_rate for reading in readings)
     if container == "unknown":
         if begins_like_mpeg(file):
-            got = f"a file of {size:,} bytes that begins like an MP3 and has no two frames in a row"
-            return AudioError("unreadable", f"expected audio, got {got}: it was cut short, or is no music; {RESTORE}")
-        return AudioError("unreadable", f"expected audio, got a file of {size:,} bytes of no known audio format")
+            got = f"a file of {size:,} bytes that begins like an MP3 but has no two consecutive frames"
+            return AudioError("unreadable", f"expected audio, got {got}: it was cut short or is not music; {RESTORE}")
+        return AudioError("unreadable", f"expected audio, got a file of {size:,} bytes in no known audio format")
     if seconds:
         got = f"a file whose sound is damaged after {seconds:.1f} s ({reasons})"
         return AudioError("damaged", f"expected {container} audio, got {got}; {RESTORE}")

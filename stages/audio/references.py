@@ -163,7 +163,7 @@ class ReferencedFiles:
         if "://" in path or os.path.isabs(path):
             return reference
         if self.base is None:
-            raise UnknownReference(f"expected an absolute path or URL, got {path!r}: these requests lie in no folder")
+            raise UnknownReference(f"expected an absolute path or URL, got {path!r}, relative without a requests file")
         return Reference("file", f"{self.base.rstrip('/')}/{path}")
 
     def digest(self, reference: Reference) -> str:

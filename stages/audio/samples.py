@@ -6,6 +6,9 @@ import numpy.typing as npt
 Samples = npt.NDArray[np.float32]
 """Channels by samples, [C, N]."""
 
+INAUDIBLE = 1e-4
+"""Peak (-80 dBFS) below which a signal is silence: only rounding errors of decoders and resamplers are that small."""
+
 
 def resample(samples: Samples, source_rate: int, target_rate: int) -> Samples:
     """Resample from `source_rate` to `target_rate` (Hz) by soxr's high quality: 132 dB, linear phase, no delay.

@@ -19,7 +19,7 @@ from stages.audio.archives import archive_state
 
 PROTOCOL = "parquet://"
 
-DESCRIBED = "metadata.parquet"
+OTHER_COLUMNS = "metadata.parquet"
 """Name of the member that holds the table's other columns, and `FILE_NAME`."""
 
 FILE_NAME = "file_name"
@@ -67,7 +67,7 @@ def open_row(filesystem: AbstractFileSystem, path: str, name: str) -> io.BytesIO
     table = _sound_table(filesystem, path, state)
     if table is None:
         return None
-    if name == DESCRIBED:
+    if name == OTHER_COLUMNS:
         return io.BytesIO(_describe(filesystem, path, table))
     if name not in table.rows:
         return None
@@ -103,11 +103,11 @@ def _is_sound(kind: pa.DataType) -> bool:
     return "path" in fields and "bytes" in fields and pa.types.is_binary(fields["bytes"])
 
 
-def _name(path: str | None, number: int, taken: Mapping[str, object]) -> str:
+def _name(path: str | None, number: int, used: Mapping[str, object]) -> str:
     """Return a name for a row's sound that no other row has. A row without a path gets a number as its name; its
     extension does not matter, because files are decoded by their content."""
     name = PurePosixPath(path).name if path else f"{number}.wav"
-    return f"{number}-{name}" if name in taken or name == DESCRIBED else name
+    return f"{number}-{name}" if name in used or name == OTHER_COLUMNS else name
 
 
 @lru_cache(GROUPS_KEPT)
@@ -122,8 +122,8 @@ def _describe(filesystem: AbstractFileSystem, path: str, table: SoundTable) -> b
     """Return the table's columns without sounds, as the bytes of a Parquet table."""
     with filesystem.open(path, "rb") as opened:
         file = pq.ParquetFile(opened)
-        told = [field.name for field in file.schema_arrow if not _is_sound(field.type) and field.name != FILE_NAME]
-        columns = file.read(columns=told) if told else pa.table({})
+        names = [field.name for field in file.schema_arrow if not _is_sound(field.type) and field.name != FILE_NAME]
+        columns = file.read(columns=names) if names else pa.table({})
     described = columns.append_column(FILE_NAME, pa.array(list(table.rows), pa.string()))
     written = io.BytesIO()
     pq.write_table(described.replace_schema_metadata(None), written)

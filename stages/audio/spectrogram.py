@@ -18,9 +18,6 @@ RANGE_DECIBELS = 80.0
 LOWEST_HERTZ = 40.0
 """Frequency at which the lowest mel band begins."""
 
-INAUDIBLE = 1e-4
-"""Peak (-80 dBFS) below which a signal is silence: only rounding errors of decoders and resamplers are that small."""
-
 
 def log_spectrogram(
     wav: Float[Tensor, "N"], sample_rate: int, bands: int, frames_a_second: float, window_seconds: float = 0.04

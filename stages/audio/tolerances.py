@@ -2,7 +2,7 @@
 
 from stages.audio.locations import AudioError
 
-UNSAID_SECONDS = 0.05
+TOLERATED_SECONDS = 0.05
 """Seconds by which a claim and the content may differ without a warning: two MPEG frames, by which encoders
 miscount."""
 
@@ -30,7 +30,7 @@ timestamps."""
 JUNK_BYTES = 1024
 """Bytes outside a container's structure that need no warning: tags and padding."""
 
-RESTORE = "get it again from where it came, or have a player or FFmpeg write it anew to keep what is left"
+RESTORE = "get it again from its source, or encode it again with a player or FFmpeg to keep what is left"
 """Advice, in messages, on how to make a cut or damaged file usable."""
 
 
@@ -47,13 +47,13 @@ def compare_length(claimed: int, present: int, sample_rate: int, is_rounded: boo
         AudioError: so many samples are missing that the file was cut short.
     """
     missing = claimed - present
-    if abs(missing) <= UNSAID_SECONDS * sample_rate:
+    if abs(missing) <= TOLERATED_SECONDS * sample_rate:
         return None
     allowed = MISSING_SECONDS * sample_rate if is_rounded else MISSING_SAMPLES
     lengths = f"{_duration(claimed, sample_rate)} by its header, got {_duration(present, sample_rate)}"
     if missing > min(allowed, MISSING_SHARE * claimed):
         raise AudioError("truncated", f"expected {lengths} that can be decoded: the file was cut short; {RESTORE}")
-    return f"expected {lengths}: all that is there was taken"
+    return f"expected {lengths}: used what is there"
 
 
 def _duration(frames: int, sample_rate: int) -> str:

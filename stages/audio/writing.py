@@ -64,7 +64,7 @@ def encode_audio(
         raise ValueError(f"expected samples [channels, samples], got the shape {samples.shape}")
     peak = float(np.abs(samples).max())
     if not peak <= 1:
-        raise ValueError(f"expected samples in [-1, 1], got a peak of {peak:g}: bring it down first, or it would clip")
+        raise ValueError(f"expected samples in [-1, 1], got a peak of {peak:g}: lower it first, or it would clip")
     if format == "mp3" and (sample_rate not in MP3_RATES or samples.shape[0] > 2):
         got = f"{samples.shape[0]} channels at {sample_rate} Hz"
         raise ValueError(f"expected one or two channels at one of {MP3_RATES} Hz for MP3, got {got}")

@@ -79,15 +79,15 @@ def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     metadata = SourceMetadata(listing.recordings, listing.metadata, context.store.location())
     drafts, rules = Drafts(context.store, TRACKS, context.fingerprint), _rules(config, context)
     withheld = _withheld(context, needed_columns(rules))
-    chosen_from = drafts.read(columns=needed_columns(rules)) if rules.ask or withheld.num_rows else known
+    chosen_from = drafts.read(columns=needed_columns(rules)) if rules.has_any or withheld.num_rows else known
     acceptance = Acceptance(rules, chosen_from, withheld)
     not_accepted, refused = _by_kind(refused)
     lasting = _lasting_rejects(listing, refused)
     recordings = measured(known, _withheld(context, PLANNING_COLUMNS))
-    noticed = source_remarks(listing, metadata, pc.list_flatten(recordings.column("warnings")).to_pylist())
-    remark_licences(noticed, config.licences, known.column("licence"))
-    remark_copies(noticed, known.column("copies_of"), drafts)
-    remarks = noticed.all()
+    noted = source_remarks(listing, metadata, pc.list_flatten(recordings.column("warnings")).to_pylist())
+    remark_licences(noted, config.licences, known.column("licence"))
+    remark_copies(noted, known.column("copies_of"), drafts)
+    remarks = noted.all()
     unchanged = is_unchanged(listing, metadata, recordings, lasting, refused, config.captions)
     uncompared = recordings.column("copies_of").null_count if config.near_duplicates is not None else 0
     if unchanged and not uncompared and acceptance.is_settled(not_accepted):
@@ -100,7 +100,7 @@ def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     made = outdated | (acceptance.returning - removed)
     new_rejects = set(lasting) - refused_before
     gone_rejects = refused_before - set(lasting) - {file.uri for file in listing.recordings}
-    new_reasons = acceptance.count_new_reasons(not_accepted, besides=made | removed)
+    new_reasons = acceptance.count_new_reasons(not_accepted, except_for=made | removed)
     return SourcePlan(
         make=len(index.unread(lasting)) + len(made) + len(new_rejects) + new_reasons,
         reuse=known.num_rows - acceptance.count_tracks(removed | outdated | acceptance.leaving),
@@ -183,13 +183,13 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
         division = acceptance.divide(shard, [{**before.get(row["track_id"], {}), **row} for row in rows], rejects)
         counted = new | division.made
         made = sum(row["track_id"] in counted for row in division.accepted)
-        taken = prints.of_shard(shard, [row["track_id"] for row in rows])
-        also: dict[str, Sequence[Row]] = {} if taken is None else {PRINTS.name: taken}
+        print_rows = prints.of_shard(shard, [row["track_id"] for row in rows])
+        also: dict[str, Sequence[Row]] = {} if print_rows is None else {PRINTS.name: print_rows}
         if division.returning:
             first = {**also, WITHHELD.name: [*division.withheld, *division.returning]}
             yield ShardUpdate(shard, division.accepted, made, list(rejects.values()), first)
             made = 0
-        also |= {WITHHELD.name: division.withheld} if division.beside else {}
+        also |= {WITHHELD.name: division.withheld} if division.has_withheld else {}
         yield ShardUpdate(shard, division.accepted, made, list(rejects.values()), also)
 
     for shard in update_shards(index, rejects, recorded, probes()):
@@ -199,7 +199,7 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
         copies: dict[str, list[str]] = {track_id: [] for track_id in new}
         for track_id, original in find_copies(context, prints, new, config.near_duplicates):
             copies[track_id].append(original)
-        tell_moved(context, index, index.enter_copies(copies))
+        report_moved(context, index, index.enter_copies(copies))
         for shard in reversed(index.refresh(index.shards())):
             yield from update_of(shard)
     context.store.sweep(context.store.folder(PRINTS, context.fingerprint))
@@ -232,7 +232,7 @@ def update_shards(
         results: each file that was read, with its result.
     """
     index.refresh(index.shards())  # a new track's split depends on the artists of all tracks
-    since = 0
+    unsaved = 0
     for file, result in results:
         filled = False
         if isinstance(result, Refused):
@@ -240,9 +240,9 @@ def update_shards(
             rejects[file.uri] = Reject(file.uri, file.uri, result.kind, result.message, stamp)
         else:
             filled = index.add(file, result) and index.is_full(index.last_shard)
-        since += 1
-        if filled or since == save_every:
-            since, recorded = 0, reject_states(rejects.values())
+        unsaved += 1
+        if filled or unsaved == save_every:
+            unsaved, recorded = 0, reject_states(rejects.values())
             index.refresh([max(index.last_shard, 0)])
             yield max(index.last_shard, 0)
     index.drop_removed()
@@ -253,19 +253,19 @@ def update_shards(
 
 
 def source_remarks(listing: Listing, metadata: SourceMetadata, warnings: Iterable[str]) -> Remarks:
-    """Return the remarks on a source: what was passed over in it, metadata that describes no recording, and what was
+    """Return the remarks on a source: what was skipped in it, metadata that describes no recording, and what was
     wrong with the metadata of its tracks.
 
     Args:
         warnings: the warnings of all tracks.
     """
     remarks = Remarks()
-    for noticed in (listing.remarks, metadata.remarks):
-        for remark in noticed.all():
+    for source in (listing.remarks, metadata.remarks):
+        for remark in source.all():
             examples = [clean_text(example)[:EXAMPLE_LENGTH] for example in remark.examples]
             remarks.add_all(remark.what, clean_text(remark.location)[:EXAMPLE_LENGTH], examples, remark.count)
-    told, locations = metadata.problems, {clean_text(location)[:200] for location in metadata.locations}
-    for warning, count in sorted(Counter(warning for warning in warnings if warning not in told).items()):
+    table_problems, locations = metadata.problems, {clean_text(location)[:200] for location in metadata.locations}
+    for warning, count in sorted(Counter(warning for warning in warnings if warning not in table_problems).items()):
         where, kind = _warning_kind(warning, locations)
         remarks.add_all(kind, where, [warning[:EXAMPLE_LENGTH]], count)
     return remarks
@@ -285,24 +285,26 @@ def remark_copies(remarks: Remarks, copies_of: pa.ChunkedArray, drafts: Drafts) 
         copies = tracks.filter(_are_copies(tracks.column("copies_of"))).sort_by("track_id")
         rows = copies.slice(0, Remarks.EXAMPLES).select(["track_id", "title"]).to_pylist()
         examples = [clean_text(row["title"] or row["track_id"][:12])[:EXAMPLE_LENGTH] for row in rows]
-    remarks.add_all("tracks that are copies of others by their sound, and share their split", "", examples, count)
+    remarks.add_all("tracks that sound like copies of others, and are in the same split", "", examples, count)
 
 
 def _are_copies(copies_of: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.greater(pc.list_value_length(copies_of), 0)
 
 
-def tell_moved(context: Context, index: TrackIndex, moved: Mapping[str, str]) -> None:
+def report_moved(context: Context, index: TrackIndex, moved: Mapping[str, str]) -> None:
     """Tell the user which earlier recordings are in another split now because of new ones that are copies.
 
     Args:
         moved: the split that each recording was in, by its `track_id`.
     """
     if moved:
-        some = [f"{track_id[:12]} ({moved[track_id]} to {index.rows[track_id]['split']})" for track_id in sorted(moved)]
+        examples = [
+            f"{track_id[:12]} ({moved[track_id]} to {index.rows[track_id]['split']})" for track_id in sorted(moved)
+        ]
         recordings = "recordings move" if len(moved) > 1 else "recording moves"
-        lead = f"{len(moved)} {recordings} to the split of what new ones are copies of: "
-        context.progress.tell([lead + ", ".join(some[:3])])
+        lead = f"{len(moved)} {recordings} to another split, because of new recordings that sound like copies: "
+        context.progress.tell([lead + ", ".join(examples[:3])])
 
 
 def remark_licences(remarks: Remarks, policy: LicencePolicy, licences: pa.ChunkedArray) -> None:
@@ -313,7 +315,7 @@ def remark_licences(remarks: Remarks, policy: LicencePolicy, licences: pa.Chunke
     unknown = sorted((text for text in counts if policy.is_unknown(text)), key=str)
     examples = [clean_text(text)[:EXAMPLE_LENGTH] if text else "none" for text in unknown]
     count = sum(counts[text] for text in unknown)
-    remarks.add_all("tracks of an unknown licence, which licences.unknown lets pass", "", examples, count)
+    remarks.add_all("tracks with an unknown licence, which licences.unknown accepts", "", examples, count)
 
 
 def _rules(config: Config, context: Context) -> Rules:

@@ -32,7 +32,7 @@ class Division:
     """The accepted rows that must stay in `withheld` until they are written to `tracks`."""
     made: frozenset[str]
     """The `track_id` of each accepted row that is not a track yet."""
-    beside: bool
+    has_withheld: bool
     """Whether the shard has, or had, rows in `withheld`."""
 
 
@@ -52,7 +52,7 @@ class Acceptance:
         """The rejects of withheld recordings, by shard and `track_id`."""
         self._tracks: set[str] = set()
         self._withheld: set[str] = set()
-        self._beside = set(withheld.column("shard").to_pylist())
+        self._withheld_shards = set(withheld.column("shard").to_pylist())
         """The shards that have or had rows in `withheld`."""
         self.leaving: set[str] = set()
         """The `track_id` of each track that is no longer accepted."""
@@ -60,7 +60,7 @@ class Acceptance:
         """The `track_id` of each withheld recording that becomes a track, and of each that is in both tables."""
         self.shards: set[int] = set()
         """The shards in which rows change tables."""
-        self._chooses = bool(rules.ask or withheld.num_rows)
+        self._chooses = bool(rules.has_any or withheld.num_rows)
         if self._chooses:
             self._compare(tracks, withheld)
 
@@ -87,18 +87,18 @@ class Acceptance:
         """Tell whether every row is in the right table, and `refused` holds the rejects of all withheld recordings."""
         return not self.shards and _states(refused) == {(reject.key, reject.stamp) for reject in self.rejects}
 
-    def count_new_reasons(self, refused: pa.Table, besides: Collection[str]) -> int:
+    def count_new_reasons(self, refused: pa.Table, except_for: Collection[str]) -> int:
         """Count the withheld recordings whose present reason is not among the rejects in `refused`.
 
         Args:
-            besides: the `track_id` of recordings that are not counted.
+            except_for: the `track_id` of recordings that are not counted.
         """
         recorded = _states(refused)
         return sum(
             (reject.key, reject.stamp) not in recorded
             for rejects in self._rejects.values()
             for track_id, reject in rejects.items()
-            if track_id not in besides
+            if track_id not in except_for
         )
 
     def count_tracks(self, track_ids: Collection[str]) -> int:
@@ -113,7 +113,7 @@ class Acceptance:
     def divide(self, shard: int, rows: Sequence[Row], rejects: dict[str, Reject]) -> Division:
         """Divide the whole rows of a shard between the two tables, and update `rejects` for those that are withheld."""
         if not self._chooses:
-            return Division(rows, (), (), frozenset(), beside=False)
+            return Division(rows, (), (), frozenset(), has_withheld=False)
         schema = pa.schema([TRACKS.schema.field(name) for name in self._rules.columns])
         values = pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema)
         refusals = self._rules.refusals(values)
@@ -122,9 +122,9 @@ class Acceptance:
         returning = [row for row in accepted if row["track_id"] in self._withheld]
         made = frozenset(row["track_id"] for row in accepted) - self._tracks
 
-        beside = bool(withheld) or shard in self._beside
+        has_withheld = bool(withheld) or shard in self._withheld_shards
         if withheld:
-            self._beside.add(shard)
+            self._withheld_shards.add(shard)
         for reject in self._rejects.pop(shard, {}).values():
             if rejects.get(reject.key) is reject:
                 del rejects[reject.key]
@@ -139,7 +139,7 @@ class Acceptance:
         self._withheld = (self._withheld | {row["track_id"] for row in withheld}) - {
             row["track_id"] for row in returning
         }
-        return Division(accepted, withheld, returning, made, beside)
+        return Division(accepted, withheld, returning, made, has_withheld)
 
 
 def _reject(uri: str, refusal: str) -> Reject:

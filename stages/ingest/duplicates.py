@@ -43,12 +43,12 @@ class Prints:
 
     def __init__(self, store: Store, version: str) -> None:
         self._store, self._version = store, version
-        self._taken: dict[str, tuple[Print, float]] = {}
+        self._added: dict[str, tuple[Print, float]] = {}
 
     def add(self, probe: AudioProbe) -> None:
         """Keep the print of a recording that was read until `of_shard` returns it."""
         if probe.peaks is not None:
-            self._taken[probe.track_id] = probe.peaks, probe.frames / probe.sample_rate
+            self._added[probe.track_id] = probe.peaks, probe.frames / probe.sample_rate
 
     def of_shard(self, shard: int, track_ids: Sequence[str]) -> list[Row] | None:
         """Return all rows that a shard must have, or None if it already has them.
@@ -58,11 +58,11 @@ class Prints:
         """
         known = self._store.read(PRINTS, self._version, [str(shard)])
         before = known.column("track_id").to_pylist()
-        new = [track_id for track_id in track_ids if track_id in self._taken]
+        new = [track_id for track_id in track_ids if track_id in self._added]
         if not new and set(before) <= set(track_ids):
             return None
         rows = {row["track_id"]: row for row in known.to_pylist()}
-        rows |= {track_id: _row(track_id, *self._taken.pop(track_id)) for track_id in new}
+        rows |= {track_id: _row(track_id, *self._added.pop(track_id)) for track_id in new}
         return [rows[track_id] for track_id in track_ids if track_id in rows]
 
     def shards(self) -> list[str]:
@@ -77,7 +77,7 @@ class Prints:
         names: list[str] = self._store.read(PRINTS, self._version, [shard], ["track_id"]).column("track_id").to_pylist()
         return names
 
-    def whole(self, shard: str, track_ids: Collection[str]) -> pa.Table:
+    def rows(self, shard: str, track_ids: Collection[str]) -> pa.Table:
         """Return the rows of some recordings of a shard."""
         rows = self._store.read(PRINTS, self._version, [shard])
         return rows.filter(pc.is_in(rows.column("track_id"), pa.array(sorted(track_ids), pa.string())))
@@ -134,8 +134,8 @@ def _worth_comparing(
                 yield Keys(numbers, pc.list_flatten(lists).to_numpy())
             first += len(track_ids)
 
-    found = most_in_common(keys(True), keys(False))
-    pairs = [(names[asked], names[other]) for asked, other in zip(*found, strict=True)]
+    in_common = most_in_common(keys(True), keys(False))
+    pairs = [(names[asked], names[other]) for asked, other in zip(*in_common, strict=True)]
     ordered = [(max(pair), min(pair)) if pair[1] in new else pair for pair in pairs]
     return {track_id: int(shard) for shard in ids for track_id in ids[shard]}, ordered
 
@@ -143,7 +143,7 @@ def _worth_comparing(
 def _rows(prints: Prints, shard_of: Mapping[str, int], track_ids: Collection[str]) -> dict[str, Row]:
     """Return the rows of some recordings by their ids."""
     shards = sorted({shard_of[track_id] for track_id in track_ids})
-    return {row["track_id"]: row for shard in shards for row in prints.whole(str(shard), track_ids).to_pylist()}
+    return {row["track_id"]: row for shard in shards for row in prints.rows(str(shard), track_ids).to_pylist()}
 
 
 class _Recording:
@@ -152,7 +152,7 @@ class _Recording:
 
     def __init__(self, row: Row) -> None:
         self._print, self._seconds = print_of_row(row), row["seconds"]
-        self._told = constellations(self._print)
+        self._constellations = constellations(self._print)
 
     def is_copy(self, index: PrintIndex, seconds: float, likeness: float) -> bool:
         """Tell whether this and another recording are copies of each other.
@@ -162,7 +162,7 @@ class _Recording:
             seconds: the other recording's length.
             likeness: how much of the shorter recording must be in the other, 0 to 1.
         """
-        passage = index.longest(self._print, self._told)
+        passage = index.longest(self._print, self._constellations)
         if passage is None or passage.seconds < SHORTEST_SECONDS:
             return False
         return passage.likeness(seconds, self._seconds) >= likeness
@@ -173,11 +173,11 @@ def print_of_row(row: Row) -> Print:
     return Print(np.asarray(row["peak_frames"], np.int32), np.asarray(row["peak_pitches"], np.uint8))
 
 
-def _row(track_id: str, taken: Print, seconds: float) -> Row:
+def _row(track_id: str, peaks: Print, seconds: float) -> Row:
     return {
         "track_id": track_id,
         "seconds": seconds,
-        "peak_frames": taken.frames,
-        "peak_pitches": taken.pitches,
-        "quads": quads(taken),
+        "peak_frames": peaks.frames,
+        "peak_pitches": peaks.pitches,
+        "quads": quads(peaks),
     }

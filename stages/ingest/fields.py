@@ -154,7 +154,7 @@ def _typed(name: str, value: Any, separators: str) -> tuple[Any, str | None]:
     if name == "key":
         return _key(text), None
     if name == "description" and (reason := no_description(text)):
-        raise ValueError(f"expected words on the music, got {reason}: {_shorten(text)}")
+        raise ValueError(f"expected a description of the music, got {reason}: {_shorten(text)}")
     if len(text) > longest:
         return text[:longest].rstrip(), f"expected at most {longest} characters, got {len(text):,}, so it was cut"
     if reason := broken_text(text):
@@ -200,7 +200,7 @@ def _tempo(value: Any) -> tuple[float | None, str | None]:
         except ValueError:
             raise ValueError(f"{expected}, got {_shorten(value)}") from None
         if match and match[2]:
-            remark = f"expected one tempo, got a range, of which the middle was taken: {_shorten(value)}"
+            remark = f"expected one tempo, got a range, so its middle was used: {_shorten(value)}"
             ends = (number, _decimal(match[2]))
             number = sum(ends) / 2 if low <= min(ends) and max(ends) <= high else math.inf
     elif isinstance(value, bool) or not isinstance(value, int | float):

@@ -9,7 +9,7 @@ sound of a cut is the member of a tar file, beside the cuts, that is named by th
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-PART = "cuts that are a part of their recording, which was taken in whole"
+PART = "cuts that are only a part of their recording; the whole recording is used"
 
 LEAST_DIFFERENCE = 0.05
 """Durations are rounded, so a cut is only taken for a part of its recording if it is shorter by at least this,
@@ -48,8 +48,8 @@ def _path(row: Mapping[Any, Any], recording: Mapping[Any, Any], notes: MutableMa
         return str(row["id"])
     if len(sources) == 1 and kinds <= set(FILES):
         return str(sources[0].get("source"))
-    what = "several files" if len(sources) > 1 else f"of the kind {', '.join(sorted(kinds)) or 'nothing'}"
-    notes.setdefault(f"recordings of lhotse that are {what}, which are not read", str(row["id"]))
+    what = "in several files" if len(sources) > 1 else f"of the kind {', '.join(sorted(kinds)) or 'nothing'}"
+    notes.setdefault(f"lhotse recordings {what}; ignored", str(row["id"]))
     return None
 
 
@@ -69,5 +69,5 @@ def _fields(row: Mapping[Any, Any]) -> dict[str, Any]:
         fields |= each["custom"] if isinstance(each.get("custom"), Mapping) else {}
     texts = [str(each["text"]) for each in supervisions if each.get("text")]
     artists = [str(each["speaker"]) for each in supervisions if each.get("speaker")]
-    told = {"description": " ".join(dict.fromkeys(texts)), "artists": list(dict.fromkeys(artists))}
-    return {name: value for name, value in told.items() if value} | fields
+    from_supervisions = {"description": " ".join(dict.fromkeys(texts)), "artists": list(dict.fromkeys(artists))}
+    return {name: value for name, value in from_supervisions.items() if value} | fields

@@ -1,7 +1,7 @@
 """Listing: what is at a source, in all folders: recordings, the metadata beside them, and what can only be refused.
 
 The listing opens no recording. Each file has a stamp (its size with its ETag or time), by which a later run sees that
-it need not read the file again. Remarks say what was passed over, by patterns or because of an unknown ending.
+it need not read the file again. Remarks say what was left out, by patterns or because of an unknown ending.
 """
 
 import errno
@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from stages.audio.archives import member_uri, members
 from stages.audio.locations import locate, uri_of
-from stages.audio.sound_tables import DESCRIBED, row_uri, sound_table
+from stages.audio.sound_tables import OTHER_COLUMNS, row_uri, sound_table
 from stages.ingest.choosing import Chosen
 from stages.ingest.endings import COMPANIONS, ending_of, is_archive, is_metadata, is_recording, is_table
 from stages.ingest.fields import clean_text
@@ -54,14 +54,14 @@ class Listing:
     unreadable_folders: list[str] = field(default_factory=list)
     """URIs of folders that could not be listed: it is unknown which files are still in them."""
     remarks: Remarks = field(default_factory=Remarks)
-    """What was passed over."""
+    """What was excluded or ignored."""
 
-    def pass_over(self, relative: str, pattern: str, is_folder: bool) -> None:
-        """Remark that a pattern of `ingest.exclude` passes over a folder or a recording; other files need no remark."""
+    def exclude(self, relative: str, pattern: str, is_folder: bool) -> None:
+        """Remark that a pattern of `ingest.exclude` excludes a folder or a recording; other files need no remark."""
         if is_folder:
-            self.remarks.add("folders passed over by ingest.exclude", pattern, relative)
+            self.remarks.add("folders excluded by ingest.exclude", pattern, relative)
         elif is_recording(relative):
-            self.remarks.add("recordings passed over by ingest.exclude", pattern, relative)
+            self.remarks.add("recordings excluded by ingest.exclude", pattern, relative)
 
     def not_included(self, relative: str) -> None:
         """Remark that no pattern of `ingest.include` names a recording."""
@@ -72,7 +72,7 @@ class Listing:
         ending = ending_of(PurePosixPath(relative).name)
         if ending not in COMPANIONS:
             shown = f".{ending}" if ending else "no ending"
-            self.remarks.add("files that were not looked at, as no recording has such an ending", shown, relative)
+            self.remarks.add("files ignored because of their ending", shown, relative)
 
     def take(self, file: File, chosen: Chosen) -> None:
         """Enter a file that no pattern excludes: a recording, metadata, an archive of both, or something else."""
@@ -94,11 +94,11 @@ class Listing:
         """Enter the members of a tar file, like files of a folder. A member's stamp includes its archive's: only that
         tells whether it changed. A text with a recording's name is its description, as in WebDataset."""
         try:
-            found = members(*locate(archive.uri))
+            by_name = members(*locate(archive.uri))
         except (ValueError, OSError) as error:
             self.rejects.append(Reject(archive.uri, archive.uri, "unreadable", clean_text(str(error)), stamp=LISTED))
             return
-        self._take_members(archive, {name: member.size for name, member in found.items()}, member_uri, chosen)
+        self._take_members(archive, {name: member.size for name, member in by_name.items()}, member_uri, chosen)
 
     def _take_members(
         self, archive: File, sizes: Mapping[str, int], member_uri: Callable[[str, str], str], chosen: Chosen
@@ -107,20 +107,20 @@ class Listing:
         described = {name.rpartition(".")[0] for name in sizes if is_recording(name)}
         for name, size in sizes.items():
             relative = f"{archive.relative}/{name}"
-            passed = chosen.excludes_any_part(name)
-            if passed is not None:
-                pattern = chosen.excluding_pattern(PurePosixPath(passed).name, passed)
-                self.pass_over(relative, pattern, is_folder=False)
+            excluded = chosen.excludes_any_part(name)
+            if excluded is not None:
+                pattern = chosen.excluding_pattern(PurePosixPath(excluded).name, excluded)
+                self.exclude(relative, pattern, is_folder=False)
                 continue
             if "::" in name or not name.isprintable():
-                message = "expected a member's name without :: and without signs that cannot be shown, got another"
+                message = "expected a member's name without :: and unprintable characters, got a name with them"
                 self.rejects.append(
                     Reject(f"{archive.uri}/{clean_text(name)}", archive.uri, "name", message, stamp=LISTED)
                 )
                 continue
             file = File(member_uri(name, archive.uri), relative, f"{size}-{archive.stamp}", size)
             stem, _, ending = name.rpartition(".")
-            if name == DESCRIBED or (ending.lower() == "txt" and stem in described):
+            if name == OTHER_COLUMNS or (ending.lower() == "txt" and stem in described):
                 self.metadata.append(file)
             elif not is_archive(name):
                 self.take(file, chosen)
@@ -133,10 +133,10 @@ def _sounds_in(table: File) -> dict[str, int]:
     """Return the names of the sounds in a Parquet table, and of the member that describes them, with approximate sizes.
     Return none for a table without sounds, or one that cannot be read: it is taken for metadata."""
     try:
-        found = sound_table(*locate(table.uri))
+        sounds = sound_table(*locate(table.uri))
     except (ValueError, OSError):
         return {}
-    names = [*found.rows, DESCRIBED] if found else []
+    names = [*sounds.rows, OTHER_COLUMNS] if sounds else []
     return dict.fromkeys(names, table.size // max(len(names), 1))
 
 
@@ -155,16 +155,14 @@ def list_source(source: str, store: str = "", chosen: Chosen = Chosen()) -> List
     try:
         filesystem, root = locate(os.path.expanduser(source))
     except (ImportError, ValueError) as error:
-        raise ValueError(
-            f"expected a folder or a URL that can be read as the source, got {source!r}: {error}"
-        ) from error
+        raise ValueError(f"expected a folder or URL of recordings as the source, got {source!r}: {error}") from error
     if store and _is_same_place(filesystem, root, store):
-        raise ValueError(f"expected recordings beside the store as the source, got the store itself, {source!r}")
+        raise ValueError(f"expected a source outside the store, got the store itself, {source!r}")
     listing = Listing()
     if isinstance(filesystem, LocalFileSystem):
         if not os.path.exists(root):
             raise ValueError(
-                f"expected a folder or URL of recordings as the source, got {source!r}, which is not there"
+                f"expected a folder or URL of recordings as the source, got {source!r}, which does not exist"
             )
         walk = _Walk(root if os.path.isdir(root) else os.path.dirname(root), listing, chosen)
         with _uncollected():
@@ -175,8 +173,8 @@ def list_source(source: str, store: str = "", chosen: Chosen = Chosen()) -> List
     else:
         _list_remote(filesystem, root, source, store, listing, chosen)
     if not listing.recordings and not listing.rejects:
-        kinds = "wav, flac, mp3, ogg, m4a …"
-        raise ValueError(f"expected recordings ({kinds}) at {source!r}, got none: is the disk mounted, the path right?")
+        advice = "check that the disk is mounted and the path is right"
+        raise ValueError(f"expected recordings (wav, flac, mp3, ogg, m4a …) at {source!r}, got none; {advice}")
     return sorted_listing(listing)
 
 
@@ -253,7 +251,7 @@ class _Walk:
                 kind = _KINDS.get(stat.S_IFMT(mode), "something else")
                 self._refuse(path, "not a file", f"expected a regular file, got {kind}")
         elif recording and mode & _READABLE_BY_ALL != _READABLE_BY_ALL and not os.access(path, os.R_OK):
-            self._refuse(path, "unreadable", "expected a file that may be read, got one without permission")
+            self._refuse(path, "unreadable", "expected a readable file, got no permission to read it")
         else:
             uri = path if path.isascii() else uri_of(self._disk, path, self._root)
             # Equal to `File(…)`, but without that function in Python around this call.
@@ -287,7 +285,7 @@ class _Walk:
                 self._listing.unreadable_folders.append(uri_of(self._disk, current, self._root))
                 why = error.strerror or str(error)
                 self._refuse(
-                    current, "unreadable", f"expected a folder that can be listed, got: {why}; its tracks stay"
+                    current, "unreadable", f"expected a folder that can be listed, got: {why}; its tracks are kept"
                 )
 
     def _list_folder(self, folder: str, descriptor: int) -> list[str]:
@@ -305,7 +303,7 @@ class _Walk:
             path, relative = prefix + name, inside + name
             if excludes(name, relative):
                 pattern = self._chosen.excluding_pattern(name, relative)
-                self._listing.pass_over(relative, pattern, entry.is_dir(follow_symlinks=False))
+                self._listing.exclude(relative, pattern, entry.is_dir(follow_symlinks=False))
             elif entry.is_dir(follow_symlinks=False):
                 inner.append(path)
             elif entry.is_symlink() and not os.path.isfile(path):
@@ -360,21 +358,23 @@ def _list_remote(
     try:
         entries = filesystem.find(root, detail=True)
     except FileNotFoundError as error:
-        raise ValueError(f"expected a folder or URL of recordings as the source, got {source!r}, not there") from error
+        raise ValueError(
+            f"expected a folder or URL of recordings as the source, got {source!r}, which does not exist"
+        ) from error
     other, store_root = locate(store) if store else (None, "")
-    hidden = store_root.rstrip("/") + "/" if other == filesystem else None
-    inside = hidden is not None and hidden.startswith(root.rstrip("/") + "/")
-    passed_over: set[str] = set()
+    store_prefix = store_root.rstrip("/") + "/" if other == filesystem else None
+    inside = store_prefix is not None and store_prefix.startswith(root.rstrip("/") + "/")
+    reported: set[str] = set()
     for path, entry in sorted(entries.items()):
         relative = (path[len(root) :].lstrip("/") if path.startswith(root) else path) or PurePosixPath(path).name
-        if entry.get("type", "file") != "file" or (inside and path.startswith(str(hidden))):
+        if entry.get("type", "file") != "file" or (inside and path.startswith(str(store_prefix))):
             continue
-        passed = chosen.excludes_any_part(relative)
-        if passed is not None:
-            if passed not in passed_over:
-                passed_over.add(passed)
-                pattern = chosen.excluding_pattern(PurePosixPath(passed).name, passed)
-                listing.pass_over(passed, pattern, is_folder=passed != relative)
+        excluded = chosen.excludes_any_part(relative)
+        if excluded is not None:
+            if excluded not in reported:
+                reported.add(excluded)
+                pattern = chosen.excluding_pattern(PurePosixPath(excluded).name, excluded)
+                listing.exclude(excluded, pattern, is_folder=excluded != relative)
             continue
         size = int(entry.get("size") or 0)
         listing.take(File(uri_of(filesystem, path, source), relative, f"{size}-{_version(entry)}", size), chosen)

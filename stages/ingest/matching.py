@@ -68,7 +68,7 @@ class Match(NamedTuple):
 
 
 NOTHING = Match(None, "rows that name no recording")
-SEVERAL = Match(None, "rows whose name fits several recordings, and so none")
+SEVERAL = Match(None, "rows with a name that fits several recordings; ignored")
 
 
 class RecordingNames:
@@ -104,10 +104,13 @@ class RecordingNames:
         if not everywhere and folder:
             candidates = [each for each in candidates if each.relative.startswith(f"{folder}/")]
         for form in FORMS if candidates else ():
-            differs = f"names that differ in {form.difference}, matched all the same" if form.difference else ""
+            differs = f"names matched although they differ in {form.difference}" if form.difference else ""
             for fitting, how in (
                 (_in_place(name, folder, candidates, form.of, everywhere), differs),
-                (_by_last_parts(name, folder, candidates, form.of), "names matched by their last parts alone"),
+                (
+                    _by_last_parts(name, folder, candidates, form.of),
+                    "names matched only by the last parts of their paths",
+                ),
             ):
                 if len(fitting) == 1:
                     return Match(fitting[0], "" if everywhere and form is FORMS[0] else how)
@@ -127,7 +130,7 @@ class RecordingNames:
             wanted = form.of(stem)
             fitting = [each for each in candidates if wanted in (form.of(each.relative), form.of(_stem(each)))]
             if len(fitting) == 1:
-                return Match(fitting[0], f"sidecars whose names differ in {form.difference}, matched all the same")
+                return Match(fitting[0], f"sidecars matched although their names differ in {form.difference}")
             if fitting:
                 break
         return NOTHING

@@ -37,9 +37,9 @@ SIDECARS = (".json", ".txt")
 SIDECARS_AT_ONCE = 16
 
 
-AGAIN = "rows that name a recording once more; the first of those that fit best counts"
+AGAIN = "rows that name a recording another row names too; the first of the best matches is used"
 
-NO_SIDECAR = "JSON files that are no recording's sidecar"
+NO_SIDECAR = "JSON files that belong to no recording"
 
 
 class MetadataStamp(NamedTuple):
@@ -97,7 +97,7 @@ class SourceMetadata:
                 self._sidecar_files.append(file)
             else:
                 self._other_files.append(file)
-        self._noticed = Remarks()
+        self._remarks = Remarks()
 
     @property
     def is_empty(self) -> bool:
@@ -112,10 +112,10 @@ class SourceMetadata:
         if described:
             what = "recordings that no table, sidecar or manifest describes"
             undescribed = [each.relative for each in self._names.recordings if each.relative not in described]
-            self._noticed.add_all(what, "", undescribed)
-        tables = f"tables of another name than {', '.join(TABLES)}, not looked at"
-        self._noticed.add_all(tables, "", [file.relative for file in self._other_files])
-        return self._noticed
+            self._remarks.add_all(what, "", undescribed)
+        other_names = f"tables with other names than {', '.join(TABLES)}; ignored"
+        self._remarks.add_all(other_names, "", [file.relative for file in self._other_files])
+        return self._remarks
 
     @property
     def problems(self) -> set[str]:
@@ -199,19 +199,19 @@ class SourceMetadata:
             fields = read_fields(row, file.relative, _list_separators(file, rows))
             known = table.fields if not match.how else loosely
             if match.recording.relative in known:
-                self._noticed.add(AGAIN, file.relative, name)
+                self._remarks.add(AGAIN, file.relative, name)
             known.setdefault(match.recording.relative, fields)
             if match.how:
-                self._noticed.add(match.how, file.relative, f"{name} → {match.recording.relative}")
-        self._noticed.add_all(AGAIN, file.relative, sorted(loosely.keys() & table.fields.keys()))
+                self._remarks.add(match.how, file.relative, f"{name} → {match.recording.relative}")
+        self._remarks.add_all(AGAIN, file.relative, sorted(loosely.keys() & table.fields.keys()))
         table.fields = loosely | table.fields
         for how, names in unmatched.items():
-            self._noticed.add_all(how if table.fields else "no row names a recording here", file.relative, names)
+            self._remarks.add_all(how if table.fields else "no row names a recording here", file.relative, names)
         for what, example in rows.notes.items():
-            self._noticed.add(what, file.relative, example)
+            self._remarks.add(what, file.relative, example)
         if rows.problem:
             table.problem = f"{clean_text(file.relative)[:200]}: {rows.problem}"
-            self._noticed.add("tables and manifests that could not be read whole", file.relative, rows.problem)
+            self._remarks.add("tables and manifests that could not be read whole", file.relative, rows.problem)
         return table
 
     @cached_property
@@ -234,10 +234,10 @@ class SourceMetadata:
         for stem in sorted(by_stem.keys() - used):
             match, files = self._names.find_stem(stem), by_stem[stem]
             if match.recording is None or match.recording.relative in sidecars:
-                self._noticed.add_all(NO_SIDECAR, "", [each.relative for each in files])
+                self._remarks.add_all(NO_SIDECAR, "", [each.relative for each in files])
             else:
                 sidecars[match.recording.relative] = files
-                self._noticed.add(match.how, "", f"{files[0].relative} → {match.recording.relative}")
+                self._remarks.add(match.how, "", f"{files[0].relative} → {match.recording.relative}")
         return sidecars
 
 
@@ -263,7 +263,7 @@ def _read_sidecar(file: File) -> Fields:
     except AudioError:
         return Fields({}, (f"{file.relative}: expected a JSON sidecar, got a file that cannot be opened",))
     except ValueError as error:
-        return Fields({}, (f"{file.relative}: {error}, so it was passed over",))
+        return Fields({}, (f"{file.relative}: {error}; the sidecar was ignored",))
     return read_fields(sidecar, file.relative)
 
 

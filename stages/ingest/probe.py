@@ -108,7 +108,7 @@ def _probe_in_worker(pool: WorkerPool, file: File, limits: Limits) -> AudioProbe
     try:
         return pool.run(Call(probe_recording, (file.uri, limits)), BASE_SECONDS + SECONDS_PER_MIB * file.size / 2**20)
     except WorkerTimeout as limit:
-        return Refused("timeout", f"expected a file that is read in {limit}, got one that the decoder did not finish")
+        return Refused("timeout", f"expected a file that can be decoded within {limit}, got one that took longer")
     except WorkerDied as end:
         return Refused("crash", f"expected a file that can be decoded, got one that {end}")
 
@@ -140,7 +140,7 @@ def probe_recording(uri: str, limits: Limits) -> AudioProbe | Refused:
     except OSError as error:
         return Refused("unreadable", f"expected a file that can be read, got {error}", lasting=False)
     except Exception as error:  # hostile files make decoders raise anything, and the other files must still be read
-        got = f"a file that no decoder can follow ({type(error).__name__}: {error})"
+        got = f"a file that breaks the decoder ({type(error).__name__}: {error})"
         return Refused("unreadable", f"expected a recording, got {got}; {RESTORE}")
 
 
@@ -162,9 +162,11 @@ def _check_origin(marks: Sequence[Mark], limits: Limits) -> tuple[str, ...]:
     if not generated:
         return ()
     places = ", ".join(dict.fromkeys(mark.place for mark in generated))
-    message = f"expected a recording, got a file that calls itself {generated[0].term} ({places})"
+    message = f"expected a recording, got a file marked as {generated[0].term} ({places})"
     if limits.generated == "reject":
-        raise AudioError("generated", f"{message}: a trained model made it; ingest.limits.generated=keep takes it")
+        raise AudioError(
+            "generated", f"{message}: a trained model made it; set ingest.limits.generated=keep to accept it"
+        )
     return (message,)
 
 
@@ -225,5 +227,5 @@ def _check_longest(seconds: float, limits: Limits) -> None:
 def _check_scale(peak: float | None, limits: Limits) -> None:
     if peak is not None and peak > limits.max_peak:
         wanted, got = f"samples of at most {limits.max_peak:+g} dBFS", f"a peak of {peak:+.1f} dBFS"
-        remedy = "where they are integers stored as floats, divide them by their full scale (32768, 2**31)"
+        remedy = "if they are integers stored as floats, divide them by their full scale (32768, 2**31)"
         raise AudioError("not scaled", f"expected {wanted}, got {got}; {remedy}")

@@ -68,7 +68,7 @@ class MetadataRows:
             with open_binary(self.file.uri) as opened:
                 data = opened.read(TABLE_BYTES)
         except AudioError:
-            self.problem = "expected a file that may be read, got one that may not"
+            self.problem = "expected a readable file, got no permission to read it"
             return
         for row in self._parser()(data, self):
             if isinstance(row, Mapping):
@@ -122,7 +122,7 @@ def _csv_rows(data: bytes, rows: MetadataRows) -> Iterator[Any]:
     rows.separator = next((sign for sign in SEPARATORS if rows.column in _columns(heading, sign)), ",")
     if rows.separator != ",":
         sign = {"\t": "tabs"}.get(rows.separator, f"{rows.separator!r}")
-        rows.notes[f"a table whose columns are parted by {sign}"] = heading[:80].replace("\t", " ")
+        rows.notes[f"a table with columns separated by {sign}"] = heading[:80].replace("\t", " ")
     before = csv.field_size_limit(len(text) + 1)
     try:
         yield from csv.DictReader(io.StringIO(text, newline=""), delimiter=rows.separator)
@@ -155,7 +155,7 @@ def _decode_line(line: bytes, rows: MetadataRows) -> str:
     except UnicodeDecodeError:
         text = line.decode(OTHER_ENCODING, errors="surrogateescape")
         shown = re.sub("[\ud800-\udfff]", "\ufffd", text.strip())[:60]
-        rows.notes.setdefault("lines that are no UTF-8, read as Windows-1252", shown)
+        rows.notes.setdefault("lines that are not UTF-8, read as Windows-1252", shown)
         return text
 
 

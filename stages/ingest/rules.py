@@ -35,7 +35,7 @@ class Rules:
         self._licences, self._taken_down = licences, taken_down
 
     @property
-    def ask(self) -> bool:
+    def has_any(self) -> bool:
         """Whether there is any rule that a recording could fail."""
         return bool(self._conditions.texts or self._licences.asks or self._taken_down)
 
@@ -82,12 +82,12 @@ class Rules:
         if reason is not None:
             return f"expected a recording that was not taken down, got {row['track_id'][:12]}…: {reason}"
         if self._licences.asks and (refusal := self._licences.refusal(row["licence"])):
-            return f"{refusal}; see `withheld`, and ingest.licences for another policy"
+            return f"{refusal}; see `withheld`; ingest.licences sets the policy"
         if not failed:
             return ""
         names = dict.fromkeys(name for text in failed for name in self._conditions.columns[text])
         values = " and ".join(f"{name} = {_shown(row[name])}" for name in names) or "no such row"
-        return f"expected {' and '.join(failed)}, got {values}; see `withheld`, and ingest.accept for another choice"
+        return f"expected {' and '.join(failed)}, got {values}; see `withheld`; ingest.accept sets the conditions"
 
 
 def _shown(value: Any) -> str:

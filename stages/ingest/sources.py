@@ -38,9 +38,11 @@ def list_sources(sources: Sequence[str], store: str = "", chosen: Chosen = Chose
         label = next(each for each in (name, *(f"{name}-{number}" for number in range(2, 1_000))) if each not in labels)
         labels.add(label)
         listing = _list_one(source, store, chosen)
-        for taken, files in ((merged.recordings, listing.recordings), (merged.metadata, listing.metadata)):
-            known = {file.uri for file in taken}
-            taken += [file._replace(relative=f"{label}/{file.relative}") for file in files if file.uri not in known]
+        for merged_files, files in ((merged.recordings, listing.recordings), (merged.metadata, listing.metadata)):
+            known = {file.uri for file in merged_files}
+            merged_files += [
+                file._replace(relative=f"{label}/{file.relative}") for file in files if file.uri not in known
+            ]
         rejected = {reject.key for reject in merged.rejects}
         merged.rejects += [reject for reject in listing.rejects if reject.key not in rejected]
         merged.unreadable_folders += listing.unreadable_folders
@@ -81,20 +83,20 @@ def list_manifest(filesystem: AbstractFileSystem, path: str, source: str, chosen
         elif chosen.excludes_any_part(PurePosixPath(name).name) or not chosen.includes(relative):
             listing.not_included(relative)
         else:
-            _take_named(filesystem, path, source, name, listing)
+            _enter_named(filesystem, path, source, name, listing)
     if not listing.recordings and not listing.rejects:
         problem = rows.problem or "none with the ending of a recording"
         raise ValueError(f"expected a manifest that names recordings by path as the source, got {source!r}: {problem}")
     return sorted_listing(listing)
 
 
-def _take_named(filesystem: AbstractFileSystem, manifest: str, source: str, name: str, listing: Listing) -> None:
+def _enter_named(filesystem: AbstractFileSystem, manifest: str, source: str, name: str, listing: Listing) -> None:
     """Enter the recording that a manifest names, and the sidecar beside it, or a reject if there is no such file."""
     relative = posixpath.normpath(name).lstrip("/")
-    for owner, place in _places(filesystem, manifest, name):
-        if owner.isfile(place):
-            listing.recordings.append(_file(owner, place, source, relative))
-            sidecar = f"{posixpath.splitext(place)[0]}.json"
+    for owner, path in _candidate_paths(filesystem, manifest, name):
+        if owner.isfile(path):
+            listing.recordings.append(_file(owner, path, source, relative))
+            sidecar = f"{posixpath.splitext(path)[0]}.json"
             if owner.isfile(sidecar):
                 listing.metadata.append(_file(owner, sidecar, source, f"{posixpath.splitext(relative)[0]}.json"))
             return
@@ -103,8 +105,10 @@ def _take_named(filesystem: AbstractFileSystem, manifest: str, source: str, name
     listing.rejects.append(Reject(key, key, "missing", clean_text(message), stamp=LISTED))
 
 
-def _places(filesystem: AbstractFileSystem, manifest: str, name: str) -> Iterator[tuple[AbstractFileSystem, str]]:
-    """Yield the places that a name in a manifest may mean, the nearest first."""
+def _candidate_paths(
+    filesystem: AbstractFileSystem, manifest: str, name: str
+) -> Iterator[tuple[AbstractFileSystem, str]]:
+    """Yield the paths that a name in a manifest may mean, the nearest first."""
     if "://" in name:
         yield locate(name)
         return

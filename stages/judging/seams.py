@@ -11,7 +11,8 @@ from model.decoding.windows import plan_windows
 from model.lm.config import stride_frames
 from schemas import WeightsRef
 from schemas.tables import Row
-from stages.audio.spectrogram import INAUDIBLE, log_spectrogram
+from stages.audio.samples import INAUDIBLE
+from stages.audio.spectrogram import log_spectrogram
 from stages.checkpoints.facts import read_facts
 from stages.pipeline.contract import Context
 

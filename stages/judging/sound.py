@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stages.audio.loudness import SILENCE_DBFS, SILENCE_WINDOW
-from stages.audio.spectrogram import INAUDIBLE, log_spectrogram
+from stages.audio.samples import INAUDIBLE
+from stages.audio.spectrogram import log_spectrogram
 
 MEL_BANDS = 8
 """Mel bands of the vector by which sets of sounds are compared. They are few, because a set needs several sounds for

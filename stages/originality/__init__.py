@@ -52,6 +52,6 @@ def reduce(
     from stages.originality.judging import judge
     from stages.originality.subjects import clip_subjects, held_out_subjects
 
-    heard, rejects = clip_subjects(context, clips, verdicts, generations, requests)
-    held_out = held_out_subjects(config, context, heard)
-    return ReduceResult(judge(config, context, heard, held_out), rejects=rejects)
+    compared, rejects = clip_subjects(context, clips, verdicts, generations, requests)
+    held_out = held_out_subjects(config, context, compared)
+    return ReduceResult(judge(config, context, compared, held_out), rejects=rejects)

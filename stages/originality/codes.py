@@ -44,18 +44,18 @@ class Run:
     """Number of its frames with equal codes."""
 
 
-def longest_run(one: Int[Codes, " T"], other: Int[Codes, " U"]) -> Run | None:
+def longest_run(series: Int[Codes, " T"], other: Int[Codes, " U"]) -> Run | None:
     """Return the run with most equal codes that two series have in common; None if they share no short run."""
-    hashes, frames = _short_runs(one)
+    hashes, frames = _short_runs(series)
     order = np.argsort(hashes, kind="stable")
     hashes, frames = hashes[order], frames[order]
     others, other_frames = _short_runs(other)
     begins, ends = (np.searchsorted(hashes, others, side) for side in ("left", "right"))
     counts = ends - begins
-    places = np.repeat(begins, counts) + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    distances, votes = np.unique(np.repeat(other_frames, counts) - frames[places], return_counts=True)
+    matches = np.repeat(begins, counts) + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    distances, votes = np.unique(np.repeat(other_frames, counts) - frames[matches], return_counts=True)
     most = distances[np.argsort(-votes, kind="stable")[:DISTANCES]]
-    runs = [_longest(one, other, int(distance)) for distance in most]
+    runs = [_longest(series, other, int(distance)) for distance in most]
     return max(runs, key=lambda run: run.equal, default=None)
 
 
@@ -79,8 +79,8 @@ def _short_runs(codes: Int[Codes, " T"]) -> tuple[Hashes, npt.NDArray[np.int64]]
     ordered = np.sort(windows, axis=1)
     frames = np.flatnonzero((ordered[:, 1:] != ordered[:, :-1]).sum(1) + 1 >= DIFFERENT)
     hashes = np.zeros(len(frames), np.uint64)
-    for place in range(LENGTH):
-        hashes = (hashes ^ windows[frames, place]) * _FACTOR
+    for position in range(LENGTH):
+        hashes = (hashes ^ windows[frames, position]) * _FACTOR
         hashes ^= hashes >> np.uint64(29)
     return hashes, frames
 

@@ -95,20 +95,20 @@ def compare_with_learned(context: Context, subjects: Sequence[Subject]) -> list[
     shards = context.store.shards(TRACKS, context.versions[TRACKS.name])
     context.progress.start("originality", 2 * len(shards), "shards")
 
-    def sounds() -> Iterator[KeysOfTracks]:
+    def quads_by_shard() -> Iterator[KeysOfTracks]:
         for shard in shards:
             context.check_stopped()
             yield shard, quads_of(context, shard, wanted)
             context.progress.advance()
 
-    def series() -> Iterator[KeysOfTracks]:
+    def runs_by_shard() -> Iterator[KeysOfTracks]:
         for shard in shards:
             context.check_stopped()
             read = codes_of(context, shard, wanted)
             yield shard, {track: short_run_keys(codes, codec) for track, (codec, _, codes) in read.items()}
             context.progress.advance()
 
-    by_sound = _candidates([quads(each.peaks) for each in subjects], sounds(), LEAST_SOUND)
+    by_sound = _candidates([quads(each.peaks) for each in subjects], quads_by_shard(), LEAST_SOUND)
     for shard, owners_of in by_sound.items():
         context.check_stopped()
         prints, tracks_of = prints_of(context, shard, frozenset(owners_of)), defaultdict[int, list[str]](list)
@@ -121,7 +121,7 @@ def compare_with_learned(context: Context, subjects: Sequence[Subject]) -> list[
             for track in tracks:
                 if (passage := index.longest(prints[track])) is not None:
                     nearest[owner].add_passage(passage, track, track in subjects[owner].melodies)
-    by_codes = _candidates([short_run_keys(each.codes, each.codec) for each in subjects], series(), LEAST_CODES)
+    by_codes = _candidates([short_run_keys(each.codes, each.codec) for each in subjects], runs_by_shard(), LEAST_CODES)
     for shard, owners_of in by_codes.items():
         context.check_stopped()
         for track, (_, _, codes) in codes_of(context, shard, frozenset(owners_of)).items():
@@ -150,53 +150,54 @@ def _candidates(
     """
     tracks: list[tuple[str, str]] = []
 
-    def known() -> Iterator[Keys]:
+    def track_keys() -> Iterator[Keys]:
         for shard, keys in learned:
             yield keys_of(list(keys.values()), len(tracks))
             tracks.extend((shard, track) for track in keys)
 
     # Recordings are numbered in the order in which they are read; subjects have higher numbers than all of them.
     asked = keys_of(subjects, SUBJECTS)
-    found = most_in_common([asked], known(), least=least, most=COMPARED, among_asked=False)
+    pairs = most_in_common([asked], track_keys(), least=least, most=COMPARED, among_asked=False)
     candidates: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for subject, place in zip(found.asked.tolist(), found.others.tolist(), strict=True):
-        shard, track = tracks[place]
+    for subject, track_number in zip(pairs.asked.tolist(), pairs.others.tolist(), strict=True):
+        shard, track = tracks[track_number]
         candidates[shard][track].append(subject - SUBJECTS)
     return candidates
 
 
 @dataclass(frozen=True)
-class Likest:
+class MostSimilar:
     """The clip that another clip is most similar to."""
 
-    place: int
+    number: int
     """Its number among the subjects."""
     passage: Passage | None
     """What they have in common; None if their codes are equal, and so their sound."""
 
 
-def compare_with_each_other(subjects: Sequence[Subject]) -> list[Likest | None]:
+def compare_with_each_other(subjects: Sequence[Subject]) -> list[MostSimilar | None]:
     """Return for each subject the other subject that it has most in common with; None if there is none.
 
     A subject with equal codes comes first (the earliest of them), because short or quiet clips have too few peaks to
     recognise equal sound by. Otherwise the longest passage counts."""
-    best = list[Likest | None]([None] * len(subjects))
+    best = list[MostSimilar | None]([None] * len(subjects))
     prints = [each.peaks for each in subjects]
-    found = most_in_common([keys_of([quads(each) for each in prints])], [], least=LEAST_SOUND, most=COMPARED)
-    for later, earlier in zip(found.asked.tolist(), found.others.tolist(), strict=True):
-        for place, other in ((later, earlier), (earlier, later)):
-            passage, known = compare(prints[place], prints[other]), best[place]
-            if passage is not None and passage.strength > (known.passage.strength if known and known.passage else 0):
-                best[place] = Likest(other, passage)
+    pairs = most_in_common([keys_of([quads(each) for each in prints])], [], least=LEAST_SOUND, most=COMPARED)
+    for later, earlier in zip(pairs.asked.tolist(), pairs.others.tolist(), strict=True):
+        for number, other in ((later, earlier), (earlier, later)):
+            passage, previous = compare(prints[number], prints[other]), best[number]
+            longest = previous.passage.strength if previous and previous.passage else 0
+            if passage is not None and passage.strength > longest:
+                best[number] = MostSimilar(other, passage)
     same: dict[tuple[str | None, bytes], list[int]] = defaultdict(list)
-    for place, each in enumerate(subjects):
-        if len(each.codes):
-            same[each.codec, each.codes.tobytes()].append(place)
+    for number, subject in enumerate(subjects):
+        if len(subject.codes):
+            same[subject.codec, subject.codes.tobytes()].append(number)
     for first, *others in same.values():
-        for place in others:
-            best[place] = Likest(first, None)
+        for number in others:
+            best[number] = MostSimilar(first, None)
         if others:
-            best[first] = Likest(others[0], None)
+            best[first] = MostSimilar(others[0], None)
     return best
 
 

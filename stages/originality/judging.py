@@ -10,7 +10,7 @@ import numpy as np
 from schemas.tables import Row
 from stages.originality.comparing import Nearest, Subject, compare_with_each_other, compare_with_learned
 from stages.originality.config import Config
-from stages.originality.subjects import HeardClip
+from stages.originality.subjects import ComparedClip
 from stages.pipeline.contract import Context
 
 
@@ -22,38 +22,40 @@ class Baseline:
     sounds: Sequence[float]
 
 
-def judge(config: Config, context: Context, heard: Sequence[HeardClip], held_out: Sequence[Subject]) -> list[Row]:
+def judge(config: Config, context: Context, clips: Sequence[ComparedClip], held_out: Sequence[Subject]) -> list[Row]:
     """Return the rows of `originality`, in the order of the clips. `held_out` are held-out recordings to compare with
     the same recordings as the clips."""
-    nearest = compare_with_learned(context, [*(each.subject for each in heard), *held_out])
-    rate = next((each.frame_rate for each in heard if each.frame_rate), 1.0)
+    nearest = compare_with_learned(context, [*(clip.subject for clip in clips), *held_out])
+    rate = next((clip.frame_rate for clip in clips if clip.frame_rate), 1.0)
     baselines: dict[frozenset[str], Baseline] = {}
     for learned in {subject.learned for subject in held_out}:
         of_set = [
-            found for subject, found in zip(held_out, nearest[len(heard) :], strict=True) if subject.learned == learned
+            nearby
+            for subject, nearby in zip(held_out, nearest[len(clips) :], strict=True)
+            if subject.learned == learned
         ]
-        codes = sorted(found.run.equal / rate if found.run else 0.0 for found in of_set)
-        sounds = sorted(found.passage.strength if found.passage else 0.0 for found in of_set)
+        codes = sorted(nearby.run.equal / rate if nearby.run else 0.0 for nearby in of_set)
+        sounds = sorted(nearby.passage.strength if nearby.passage else 0.0 for nearby in of_set)
         baselines[learned] = Baseline(codes, sounds)
-    pairs = compare_with_each_other([each.subject for each in heard])
+    pairs = compare_with_each_other([clip.subject for clip in clips])
     rows: list[Row] = []
-    for place, (each, found, pair) in enumerate(zip(heard, nearest, pairs, strict=False)):
-        baseline = baselines.get(each.subject.learned, Baseline((), ()))
-        row = _key(each) | _codes_columns(config, each, found, baseline) | _sound_columns(config, found, baseline)
-        row["held_out"], row["compared"] = len(baseline.sounds), len(each.subject.learned)
+    for number, (clip, nearby, pair) in enumerate(zip(clips, nearest, pairs, strict=False)):
+        baseline = baselines.get(clip.subject.learned, Baseline((), ()))
+        row = _key(clip) | _codes_columns(config, clip, nearby, baseline) | _sound_columns(config, nearby, baseline)
+        row["held_out"], row["compared"] = len(baseline.sounds), len(clip.subject.learned)
         reasons = _reasons(row)
         if pair is not None:
-            other, passage = heard[pair.place], pair.passage
-            lengths = [one.clip["seconds"] - one.prompt_seconds for one in (each, other)]
+            other, passage = clips[pair.number], pair.passage
+            lengths = [each.clip["seconds"] - each.prompt_seconds for each in (clip, other)]
             row |= {
                 "nearest_request_id": other.clip["request_id"],
                 "nearest_take": other.clip["take"],
                 "nearest_seconds": min(lengths) if passage is None else passage.strength,
                 "nearest_share": 1.0 if passage is None else passage.likeness(*lengths),
             }
-            if config.duplicates is not None and pair.place < place and row["nearest_share"] >= config.duplicates:
-                name = f"{other.clip['request_id'][:8]}, take {other.clip['take']}"
-                reasons.append(f"expected a clip of its own, got {row['nearest_share']:.0%} of request {name}")
+            if config.duplicates is not None and pair.number < number and row["nearest_share"] >= config.duplicates:
+                name = f"request {other.clip['request_id'][:8]}, take {other.clip['take']}"
+                reasons.append(f"expected an original clip, got {row['nearest_share']:.0%} in common with {name}")
         rows.append(row | {"too_near": bool(reasons), "reasons": reasons})
     return rows
 
@@ -64,42 +66,42 @@ def threshold(least: float, values: Sequence[float], quantile: float) -> float:
     return max(least, math.nextafter(float(np.quantile(values, quantile)), math.inf)) if len(values) else least
 
 
-def _key(each: HeardClip) -> Row:
+def _key(clip: ComparedClip) -> Row:
     return {
-        **{name: each.clip[name] for name in ("request_id", "take", "checkpoint_id", "sha256")},
-        "prompt_seconds": each.prompt_seconds,
-        "referred": list(each.referred),
+        **{name: clip.clip[name] for name in ("request_id", "take", "checkpoint_id", "sha256")},
+        "prompt_seconds": clip.prompt_seconds,
+        "referred": list(clip.referred),
     }
 
 
-def _codes_columns(config: Config, each: HeardClip, found: Nearest, baseline: Baseline) -> Row:
+def _codes_columns(config: Config, clip: ComparedClip, nearby: Nearest, baseline: Baseline) -> Row:
     """Return the columns about equal codes."""
     row: Row = {"code_threshold": threshold(config.code_seconds, baseline.codes, config.quantile)}
-    row["code_seconds"] = found.run.equal / each.frame_rate if found.run else 0.0
+    row["code_seconds"] = nearby.run.equal / clip.frame_rate if nearby.run else 0.0
     row["code_percentile"] = _percentile(row["code_seconds"], baseline.codes)
-    if found.run is not None:
+    if nearby.run is not None:
         row |= {
-            "code_track": found.run_track,
-            "code_begin": each.prompt_seconds + found.run.begin / each.frame_rate,
-            "code_track_begin": found.run.other_begin / each.frame_rate,
-            "code_share": found.run.equal / max(found.run.frames, 1),
+            "code_track": nearby.run_track,
+            "code_begin": clip.prompt_seconds + nearby.run.begin / clip.frame_rate,
+            "code_track_begin": nearby.run.other_begin / clip.frame_rate,
+            "code_share": nearby.run.equal / max(nearby.run.frames, 1),
         }
     return row
 
 
-def _sound_columns(config: Config, found: Nearest, baseline: Baseline) -> Row:
+def _sound_columns(config: Config, nearby: Nearest, baseline: Baseline) -> Row:
     """Return the columns about equal sound."""
     row: Row = {"sound_threshold": threshold(config.sound_seconds, baseline.sounds, config.quantile)}
-    row["sound_seconds"] = found.passage.strength if found.passage else 0.0
+    row["sound_seconds"] = nearby.passage.strength if nearby.passage else 0.0
     row["sound_percentile"] = _percentile(row["sound_seconds"], baseline.sounds)
-    if found.passage is not None:
+    if nearby.passage is not None:
         row |= {
-            "sound_track": found.passage_track,
-            "sound_begin": found.passage.begin,
-            "sound_track_begin": found.passage.other_begin,
-            "sound_share": found.passage.share,
+            "sound_track": nearby.passage_track,
+            "sound_begin": nearby.passage.begin,
+            "sound_track_begin": nearby.passage.other_begin,
+            "sound_share": nearby.passage.share,
         }
-    row["melody_seconds"] = found.allowed.strength if found.allowed else None
+    row["melody_seconds"] = nearby.allowed.strength if nearby.allowed else None
     return row
 
 
@@ -114,8 +116,8 @@ def _reasons(row: Row) -> list[str]:
     for what, thing in (("code", "equal codes"), ("sound", "equal sound")):
         seconds, most = row[f"{what}_seconds"], row[f"{what}_threshold"]
         if seconds >= most:
-            place = f"{row[f'{what}_track'][:12]} at {row[f'{what}_track_begin']:.1f} s"
+            source = f"recording {row[f'{what}_track'][:12]} at {row[f'{what}_track_begin']:.1f} s"
             reasons.append(
-                f"expected under {most:.1f} s of {thing} with what was learned from, got {seconds:.1f} s: {place}"
+                f"expected under {most:.1f} s of {thing} with the training set, got {seconds:.1f} s: {source}"
             )
     return reasons

@@ -25,7 +25,7 @@ TRACK = "track:"
 
 
 @dataclass(frozen=True, eq=False)
-class HeardClip:
+class ComparedClip:
     """A clip, and what of it is compared."""
 
     clip: Row
@@ -42,7 +42,7 @@ class HeardClip:
 
 def clip_subjects(
     context: Context, clips: pa.Table, verdicts: pa.Table, generations: pa.Table, requests: pa.Table
-) -> tuple[list[HeardClip], list[Reject]]:
+) -> tuple[list[ComparedClip], list[Reject]]:
     """Return every clip that passed the gate, read and ready to be compared, in the order of the requests; and a reject
     for each clip that cannot be read."""
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
@@ -54,9 +54,11 @@ def clip_subjects(
     rows = [row for row in clips.to_pylist() if passed_gate(row) and row["request_id"] in request_of]
     learned = learned_by(context, {row["checkpoint_id"] for row in rows})
     unknown = [checkpoint for checkpoint in sorted(learned) if not learned[checkpoint]]
-    context.remarks.add_all("models of which it is not known what they learned from", "", unknown)
+    context.remarks.add_all(
+        "models with an unknown training set, whose clips are compared only with each other", "", unknown
+    )
     context.progress.start("reading clips", len(rows), "clips")
-    heard, rejects = [], []
+    compared, rejects = [], []
     for row in rows:
         context.check_stopped()
         request, generation = request_of[row["request_id"]], generation_of.get((row["request_id"], row["take"]))
@@ -65,15 +67,15 @@ def clip_subjects(
             key = f"{row['request_id']}/{row['take']}"
             rejects.append(Reject(key, row["path"], waveform.kind, str(waveform), passing=waveform.passing))
         else:
-            heard.append(_heard(row, request, generation, waveform.samples[0], learned[row["checkpoint_id"]]))
+            compared.append(_compared(row, request, generation, waveform.samples[0], learned[row["checkpoint_id"]]))
         context.progress.advance()
-    heard.sort(key=lambda each: (each.line, each.clip["request_id"], each.clip["take"]))
-    return heard, rejects
+    compared.sort(key=lambda clip: (clip.line, clip.clip["request_id"], clip.clip["take"]))
+    return compared, rejects
 
 
-def _heard(
+def _compared(
     clip: Row, request: Row, generation: Row | None, samples: npt.NDArray[np.float32], learned: frozenset[str]
-) -> HeardClip:
+) -> ComparedClip:
     """Return a clip with its codes and peaks after the prompt. `samples` are mono at the prints' sample rate, [N]."""
     references = {
         name: request[name] for name in ("melody", "prompt", "clap") if (request[name] or "").startswith(TRACK)
@@ -91,13 +93,13 @@ def _heard(
         melodies=frozenset(reference.removeprefix(TRACK) for name, reference in references.items() if name == "melody"),
     )
     referred = tuple(sorted({reference.removeprefix(TRACK) for reference in references.values()}))
-    return HeardClip(clip, subject, request["line"] or 0, prompt_seconds, rate, referred)
+    return ComparedClip(clip, subject, request["line"] or 0, prompt_seconds, rate, referred)
 
 
-def held_out_subjects(config: Config, context: Context, heard: Sequence[HeardClip]) -> list[Subject]:
+def held_out_subjects(config: Config, context: Context, clips: Sequence[ComparedClip]) -> list[Subject]:
     """Return the beginnings of held-out recordings, of the median length of the clips, once for each set of recordings
     that clips are compared with. Empty if no such set is known."""
-    sets = {each.subject.learned for each in heard if each.subject.learned}
+    sets = {clip.subject.learned for clip in clips if clip.subject.learned}
     if not sets or TRACKS.name not in context.versions:
         return []
     rows = context.rows(TRACKS, ["track_id", "split", "shard", "copies_of"]).to_pylist()
@@ -106,7 +108,7 @@ def held_out_subjects(config: Config, context: Context, heard: Sequence[HeardCli
     # Recordings are taken from as few shards as possible, because whole shards are read.
     rows.sort(key=lambda row: (by_hash(f"shard {row['shard']}"), by_hash(row["track_id"])))
     chosen = rows[: config.held_out]
-    seconds = float(np.median([each.clip["seconds"] - each.prompt_seconds for each in heard]))
+    seconds = float(np.median([clip.clip["seconds"] - clip.prompt_seconds for clip in clips]))
     subjects = []
     for shard in sorted({row["shard"] for row in chosen}):
         ids = frozenset(row["track_id"] for row in chosen if row["shard"] == shard)
@@ -114,5 +116,5 @@ def held_out_subjects(config: Config, context: Context, heard: Sequence[HeardCli
         for track in sorted(ids & (codes.keys() | prints.keys())):
             codec, rate, series = codes.get(track, (None, 0.0, NO_CODES))
             peaks = cut(prints.get(track, NO_PRINT), 0.0, seconds)
-            subjects += [Subject(series[: round(seconds * rate)], codec, peaks, each) for each in sets]
+            subjects += [Subject(series[: round(seconds * rate)], codec, peaks, learned_set) for learned_set in sets]
     return subjects

@@ -133,10 +133,10 @@ def load_key(chain: Chain, path: str | None) -> str:
     except OSError as error:
         raise ValueError(f"expected a private key at {file}, got {error.strerror}") from error
     except ValueError:  # the parser's message is not repeated: it may quote the key
-        wrong = f"one that the password in {PASSWORD} does not open" if encrypted else "none that can be read"
-        raise ValueError(f"expected a private key as PEM in {file}, got {wrong}") from None
+        problem = f"one that the password in {PASSWORD} does not decrypt" if encrypted else "an unreadable file"
+        raise ValueError(f"expected a private key as PEM in {file}, got {problem}") from None
     if key.public_key() != chain.certificates[0].public_key():
-        raise ValueError(f"expected the private key of the certificate {chain.digest[:16]}…, got another in {file}")
+        raise ValueError(f"expected the private key of the certificate {chain.digest[:16]}…, got another key in {file}")
     return _pem(key)
 
 

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
 PROBLEMS = {
-    "assertion.dataHash.mismatch": "the file is not as it was when it was signed: bytes were changed",
-    "assertion.hashedURI.mismatch": "what the signature covers was changed",
+    "assertion.dataHash.mismatch": "the file was changed after it was signed",
+    "assertion.hashedURI.mismatch": "content that the signature covers was changed",
     "claimSignature.mismatch": "the signature does not belong to the claim",
     "claimSignature.outsideValidity": "it was signed when the certificate was not valid",
     "signingCredential.expired": "the certificate has expired",
-    "signingCredential.invalid": "the certificate is none that C2PA takes",
+    "signingCredential.invalid": "C2PA does not accept the certificate",
     "signingCredential.revoked": "the certificate was revoked",
 }
 """Plain words for C2PA's status codes (specification 2.2, 15.2); other codes are shown as they are."""

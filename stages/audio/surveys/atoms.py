@@ -164,14 +164,14 @@ def _layout(atoms: list[Atom], size: int, beginning: bytes) -> Layout:
     last = atoms[-1] if atoms else None
     if last is not None and last.end > size:
         claimed, present = last.end - last.position, size - last.position
-        lengths = f"expected {claimed:,} bytes in its last part by the header, got a file with {present:,} left"
+        lengths = f"expected {claimed:,} bytes in its last part by the header, got {present:,}"
         if claimed - present > MISSING_BYTES * claimed:
             raise AudioError("truncated", f"{lengths}: it was cut short; {RESTORE}")
-        remarks.append(f"{lengths}: all that is there was taken")
+        remarks.append(f"{lengths}: used what is there")
     elif last is not None and size - last.end > JUNK_BYTES:
-        remarks.append(f"expected nothing after the container, got {size - last.end:,} other bytes: passed over")
+        remarks.append(f"expected nothing after the container, got {size - last.end:,} other bytes: ignored")
     if not starts:
         return Layout(remarks=tuple(remarks))
-    remarks.append(f"expected one recording, got {len(starts) + 1} joined in one file: taken as one, end to end")
+    remarks.append(f"expected one recording, got {len(starts) + 1} joined in one file: read as one, end to end")
     bounds = [0, *starts, size]
     return Layout(tuple(Part((Span(a, b),)) for a, b in pairwise(bounds)), tuple(remarks))

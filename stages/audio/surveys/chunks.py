@@ -137,7 +137,7 @@ def survey_riff(file: IO[bytes]) -> Layout:
     remarks: list[str] = []
     parts = [_part(file, riff, len(files) > 1, remarks) for riff in files]
     if len(files) > 1:
-        remarks.append(f"expected one recording, got {len(files)} joined in one file: taken as one, end to end")
+        remarks.append(f"expected one recording, got {len(files)} joined in one file: read as one, end to end")
     return Layout(tuple(parts), tuple(remarks))
 
 
@@ -152,25 +152,25 @@ def _part(file: IO[bytes], riff: RiffFile, is_inside: bool, remarks: list[str]) 
     is_endless = (is_endless or samples.length == 0) and samples.length != samples.present
     is_odd = is_endless
     if is_endless:
-        got = f"one that claims {samples.length:,} bytes, as programs leave it that write into a pipe or are stopped"
+        got = f"one that claims {samples.length:,} bytes, as left by programs that write into a pipe or are stopped"
         remarks.append(f"expected a chunk of samples with its length, got {got}: read to the end of the file")
     else:
         claimed = count.frames_in(samples.length) if count.claimed is None else count.claimed
         remark = compare_length(claimed, count.frames_in(samples.present), count.sample_rate)
         if remark or samples.length > samples.present:
             is_odd = True
-            got = f"a file with {samples.present:,} left"
-            more = f"expected {samples.length:,} bytes of samples by the header, got {got}: all that is there was taken"
+            got = f"{samples.present:,}"
+            more = f"expected {samples.length:,} bytes of samples by the header, got {got}: used what is there"
             remarks.append(remark or more)
     if riff.rest > JUNK_BYTES:
-        remarks.append(f"expected chunks after the samples, got {riff.rest:,} other bytes: not taken for sound")
+        remarks.append(f"expected chunks after the samples, got {riff.rest:,} other bytes: ignored")
     several = sum(chunk.name == samples.name for chunk in riff.chunks)
     if several > 1:
-        remarks.append(f"expected one chunk of samples, got {several}: taken as one, end to end")
+        remarks.append(f"expected one chunk of samples, got {several}: read as one, end to end")
         return Part((Span(riff.start, riff.end),) if is_inside else None, needs_ffmpeg=True)
     pieces: tuple[Piece, ...] | None = (Span(riff.start, riff.end),) if is_inside else None
     if is_odd and samples.start - riff.start + samples.present < 2**32:
-        pieces = (_mended_header(file, riff, samples, count), Span(samples.start, samples.start + samples.present))
+        pieces = (_corrected_header(file, riff, samples, count), Span(samples.start, samples.start + samples.present))
     return Part(pieces, count.frames_in(samples.present) if count.bytes_per_frame else None)
 
 
@@ -208,7 +208,7 @@ class _SampleCount:
         return max(0, length - self.before) // max(1, self.bytes_per_frame)
 
 
-def _mended_header(file: IO[bytes], riff: RiffFile, samples: Chunk, count: _SampleCount) -> bytes:
+def _corrected_header(file: IO[bytes], riff: RiffFile, samples: Chunk, count: _SampleCount) -> bytes:
     """Return all bytes before the samples, with the sizes corrected."""
     header = bytearray(_peek(file, riff.start, samples.start - riff.start))
     header[4:8] = (len(header) + samples.present - 8).to_bytes(4, riff.order)

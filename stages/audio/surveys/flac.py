@@ -76,18 +76,18 @@ def survey_flac(file: IO[bytes], search_all: bool) -> Layout:
     present = _last_sample(file, stream, end)
     frame_rate = _first_rate(file, stream)
     if frame_rate not in (0, stream.sample_rate):
-        remark = f"expected {stream.sample_rate:,} Hz by its header, got frames of {frame_rate:,} Hz: taken for right"
+        remark = f"expected {stream.sample_rate:,} Hz by its header, got frames of {frame_rate:,} Hz: used the latter"
         return Layout((Part(frames=present, needs_ffmpeg=True),), (remark,))
     if present == stream.samples and not search_all and end - stream.end > _TAIL_BYTES:
         return Layout((Part(frames=present),))
     starts = [start, *_beginnings(file, stream.end, end)]
     if len(starts) == 1:
         return _layout_of_one(stream, present)
-    remarks = [f"expected one recording, got {len(starts)} FLAC files joined in one: taken as one, end to end"]
+    remarks = [f"expected one recording, got {len(starts)} FLAC files joined in one: read as one, end to end"]
     parts = []
     for begin, following in zip(starts, [*starts[1:], end], strict=True):
-        each = read_stream_info(file, begin)
-        layout = _layout_of_one(each, _last_sample(file, each, following))
+        part_stream = read_stream_info(file, begin)
+        layout = _layout_of_one(part_stream, _last_sample(file, part_stream, following))
         remarks += layout.remarks
         parts.append(Part((Span(begin, following),), layout.parts[0].frames, needs_ffmpeg=layout.parts[0].needs_ffmpeg))
     return Layout(tuple(parts), tuple(remarks))
@@ -97,7 +97,7 @@ def _layout_of_one(stream: StreamInfo, present: int | None) -> Layout:
     """Return the layout of a single FLAC file. `present` is the number of samples that it holds; None if there is no
     frame at its end."""
     if stream.samples == 0:
-        got = "got 0, as programs leave it that write into a pipe: read to the end of the file"
+        got = "got 0, as left by programs that write into a pipe: read to the end of the file"
         unknown = f"expected a header with the number of samples, {got}"
         return Layout((Part(frames=present, needs_ffmpeg=True),), (unknown,))
     if present is None:
@@ -162,13 +162,13 @@ def _last_sample(file: IO[bytes], stream: StreamInfo, end: int) -> int | None:
         # All frames have the same numbering (by frame or by sample), sample rate and bits per sample as the first.
         if len(header) < 6 or header[1] != first[1] or (header[2] ^ first[2]) & 15 or (header[3] ^ first[3]) & 15:
             continue
-        place = frame_place(header, stream.block_size)
-        if place is not None:
-            last = place.stop
+        samples = frame_samples(header, stream.block_size)
+        if samples is not None:
+            last = samples.stop
     return last
 
 
-def frame_place(header: bytes, block_size: int) -> range | None:
+def frame_samples(header: bytes, block_size: int) -> range | None:
     """Return which samples of the stream a frame holds (RFC 9639, 9.1). Return None if the header's checksum, block
     size or frame number is not valid: then the bytes are part of a frame and only look like a header.
 

@@ -16,7 +16,7 @@ from stages.audio.containers import audio_end, first_frame, frame_bytes, frame_f
 from stages.audio.locations import AudioError
 from stages.audio.splicing import Piece, Span
 from stages.audio.surveys.layout import Layout, Part, Silence
-from stages.audio.tolerances import JUNK_BYTES, RESTORE, UNSAID_SECONDS, compare_length
+from stages.audio.tolerances import JUNK_BYTES, RESTORE, TOLERATED_SECONDS, compare_length
 
 WINDOW_BYTES = 2**20
 """Bytes read at a time."""
@@ -73,13 +73,13 @@ class _Claim:
     """Offset in the header frame of the number of frames."""
     size_at: int
 
-    def mended(self, header: bytes, run: _Run) -> bytes:
+    def corrected(self, header: bytes, run: _Run) -> bytes:
         """Return the header frame with the counts of `run` written into it."""
-        mended = bytearray(header)
-        mended[self.frames_at : self.frames_at + 4] = run.frames.to_bytes(4, "big")
+        corrected = bytearray(header)
+        corrected[self.frames_at : self.frames_at + 4] = run.frames.to_bytes(4, "big")
         if self.size is not None:
-            mended[self.size_at : self.size_at + 4] = (run.bytes + len(header)).to_bytes(4, "big")
-        return bytes(mended)
+            corrected[self.size_at : self.size_at + 4] = (run.bytes + len(header)).to_bytes(4, "big")
+        return bytes(corrected)
 
 
 def survey_mpeg(file: IO[bytes]) -> Layout:
@@ -91,18 +91,18 @@ def survey_mpeg(file: IO[bytes]) -> Layout:
     walk = _Walk(file)
     frames = max(1, sum(run.frames for run in walk.runs))
     mean_bytes = max(1.0, sum(run.bytes for run in walk.runs) / frames)
-    unsaid = UNSAID_SECONDS * walk.rate / walk.samples * mean_bytes
+    tolerated_bytes = TOLERATED_SECONDS * walk.rate / walk.samples * mean_bytes
     remarks = []
-    if walk.leading > unsaid:
-        remarks.append(f"expected sound from the start, got {walk.leading:,} other bytes first: passed over")
-    if walk.trailing > unsaid:
-        remarks.append(f"expected sound to the end, got {walk.trailing:,} other bytes last: passed over")
+    if walk.leading > tolerated_bytes:
+        remarks.append(f"expected sound from the start, got {walk.leading:,} other bytes first: ignored")
+    if walk.trailing > tolerated_bytes:
+        remarks.append(f"expected sound to the end, got {walk.trailing:,} other bytes last: ignored")
     is_cut = walk.ends_in_frame and walk.runs[-1].header is None
     if is_cut:
-        remarks.append("expected a whole frame at the end, got a part of one: more may have been cut off")
+        remarks.append("expected a whole frame at the end, got only a part: more may have been cut off")
     if len(walk.runs) > 1:
-        remarks.append(f"expected one recording, got {len(walk.runs)} joined in one file: taken as one, end to end")
-    is_odd = len(walk.runs) > 1 or walk.leading > unsaid or is_cut
+        remarks.append(f"expected one recording, got {len(walk.runs)} joined in one file: read as one, end to end")
+    is_odd = len(walk.runs) > 1 or walk.leading > tolerated_bytes or is_cut
     parts = [_part(run, walk, mean_bytes, is_odd, remarks) for run in walk.runs]
     return Layout(tuple(parts), tuple(remarks))
 
@@ -119,12 +119,12 @@ def _part(run: _Run, walk: "_Walk", mean_bytes: float, is_odd: bool, remarks: li
         if remark:
             remarks.append(remark)
             is_odd = True
-        header = claim.mended(header, run)
+        header = claim.corrected(header, run)
     if run.gaps:
         places = ", ".join(f"{gap.frames_before * walk.samples / walk.rate:.1f} s" for gap in run.gaps[:3])
         size = sum(gap.bytes for gap in run.gaps)
         more = " and more" if len(run.gaps) > 3 else ""
-        remarks.append(f"expected frame after frame, got {size:,} damaged bytes at {places}{more}")
+        remarks.append(f"expected consecutive frames, got {size:,} damaged bytes at {places}{more}")
     pieces: list[Piece] = [Span(start, end) for start, end in run.spans]
     delay = DECODER_DELAY if header else 0
     return Part(
@@ -148,7 +148,7 @@ def _compare(claim: _Claim, run: _Run, header_bytes: int, lost: int, walk: "_Wal
         # If a header frame has the wrong number of frames but the right number of bytes, the file was not cut.
         if claim.size is None or run.gaps or abs(claim.size - run.bytes - header_bytes) > JUNK_BYTES:
             raise
-        return f"expected {claim.frames:,} frames by its header, got {run.frames:,} in as many bytes as it says: taken"
+        return f"expected {claim.frames:,} frames by its header, got {run.frames:,} in the right number of bytes"
 
 
 def _claim_of(header: bytes, mark: int) -> _Claim | None:
@@ -250,7 +250,7 @@ class _Walk:
         if position is None:
             position = first_frame(head, 4)
         if position is None:
-            got = f"a file with {self._end - base:,} bytes of sound and no two frames in a row"
+            got = f"a file with {self._end - base:,} bytes of sound but no two consecutive frames"
             raise AudioError("truncated", f"expected MPEG audio, got {got}: it was cut short; {RESTORE}")
         return base + position
 
@@ -276,7 +276,7 @@ class _Walk:
                 ):
                     return position + offset
                 if not length and first_frame(data[offset : offset + 4 * LONGEST_FRAME], 4) == 0:
-                    where = f"at byte {position + offset:,}: cut it in two there"
+                    where = f"at byte {position + offset:,}: split it there"
                     expected = "expected one sample rate and number of channels"
                     raise AudioError("mixed", f"{expected}, got a file that changes them {where}")
             if is_last:

@@ -30,7 +30,7 @@ class _Link:
     open_streams: set[int] = field(default_factory=set)
     has_content: bool = False
     """Whether a page was read that does not begin a stream."""
-    goes_on: bool = False
+    continues: bool = False
     """Whether a page was read after the last page of its stream."""
     damaged: int = 0
     """Number of pages that are damaged or lost."""
@@ -45,7 +45,7 @@ class _Walk:
     links: list[_Link] = field(default_factory=list)
     cut_page: bool = False
     """Whether the last page is cut."""
-    passed_over: int = 0
+    bytes_outside: int = 0
     """Bytes outside all pages."""
 
 
@@ -66,20 +66,20 @@ def survey_ogg(file: IO[bytes]) -> Layout:
         )
     remarks = []
     if len(links) > 1:
-        remarks.append(f"expected one recording, got {len(links)} Ogg streams joined in one file: taken as one")
-    if any(link.goes_on for link in links):
-        remarks.append("expected nothing after the page that ends the stream, got more of it: all was taken")
+        remarks.append(f"expected one recording, got {len(links)} Ogg streams joined in one file: read as one")
+    if any(link.continues for link in links):
+        remarks.append("expected nothing after the page that ends the stream, got more pages: used them too")
     if links[-1].open_streams:
-        remarks.append("expected a page that ends the stream, got a file without one: all that is there was taken")
+        remarks.append("expected a page that ends the stream, got a file without one: used what is there")
     damaged = sum(link.damaged for link in links)
     if damaged:
         remarks.append(f"expected pages with right checksums, got {damaged} that are damaged or lost")
-    if walk.passed_over > JUNK_BYTES:
-        remarks.append(f"expected Ogg pages alone, got {walk.passed_over:,} other bytes: passed over")
+    if walk.bytes_outside > JUNK_BYTES:
+        remarks.append(f"expected only Ogg pages, got {walk.bytes_outside:,} other bytes: ignored")
     parts = [
         Part(
             (Span(link.start, link.end),) if len(links) > 1 else None,
-            needs_ffmpeg=link.goes_on or link.damaged > 0,
+            needs_ffmpeg=link.continues or link.damaged > 0,
         )
         for link in links
     ]
@@ -100,9 +100,9 @@ def _walk(file: IO[bytes]) -> _Walk:
             if walk.links and header[:4] == b"OggS" and following is not None:
                 walk.links[-1].damaged += 1
             if following is None:
-                walk.passed_over += file.seek(0, 2) - position
+                walk.bytes_outside += file.seek(0, 2) - position
                 break
-            walk.passed_over += following - position
+            walk.bytes_outside += following - position
             position = following
             file.seek(position)
             continue
@@ -125,7 +125,7 @@ def _enter(links: list[_Link], header: bytes, start: int, end: int) -> None:
     link.end = end
     if not flags & FIRST_PAGE:
         link.has_content = True
-        link.goes_on |= stream in link.streams and stream not in link.open_streams
+        link.continues |= stream in link.streams and stream not in link.open_streams
         link.damaged += link.next_numbers.get(stream, number) != number
     link.next_numbers[stream] = number + 1
     if flags & LAST_PAGE:

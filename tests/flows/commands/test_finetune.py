@@ -226,7 +226,7 @@ def test_a_source_folder_that_does_not_exist_is_reported_by_a_dry_run(tmp_path: 
     model = save(random_musicgen(shape), shape, tmp_path / "model")
     words = ["--source", str(tmp_path / "nowhere"), "--store", str(tmp_path / "store"), "--dry-run"]
     assert run_command(["finetune", str(model), *words]) == 1
-    assert f"got '{tmp_path}/nowhere', which is not there" in capfd.readouterr().err
+    assert f"got '{tmp_path}/nowhere', which does not exist" in capfd.readouterr().err
 
 
 def started(store: Path, process: "subprocess.Popen[str]") -> None:

@@ -92,7 +92,7 @@ def test_a_changed_byte_is_reported(world, tmp_path, capsys):
     path.write_bytes(changed)
     code, found = verify(capsys, path, "--trust", label.root, "--store", store.url)
     assert code == 1
-    assert "bytes were changed" in found["signature"][1]
+    assert "changed after it was signed" in found["signature"][1]
     assert "has other bytes" in found["row"][1]
 
 

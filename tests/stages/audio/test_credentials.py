@@ -160,7 +160,7 @@ def test_an_encrypted_key_is_opened_by_the_password_in_the_environment_which_is_
         signed("flac", **files.fields)
     said.append(str(refused.value))
     monkeypatch.setenv(PASSWORD, f"not-{CANARY}")
-    with pytest.raises(ValueError, match="does not open") as refused:
+    with pytest.raises(ValueError, match="does not decrypt") as refused:
         signed("flac", **files.fields)
     said += [str(refused.value), repr(refused.value.__context__)]
     monkeypatch.setenv(PASSWORD, CANARY)

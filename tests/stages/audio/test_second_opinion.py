@@ -103,7 +103,7 @@ ODD = {
     "wav of a program that was stopped": (lambda: with_wav_size(_file("wav"), 0), 2.0, "0 bytes"),
     "wav of 36 bytes more": (lambda: with_wav_size(_file("wav"), 8 * RATE + 36), 2.0, "352,836 bytes"),
     "wav of a tenth more": (lambda: with_wav_size(_file("wav"), 8 * RATE + 12_000), 2.0, "by its header"),
-    "wav of half": (lambda: with_wav_size(_file("wav"), 4 * RATE), 1.0, "not taken for sound"),
+    "wav of half": (lambda: with_wav_size(_file("wav"), 4 * RATE), 1.0, "other bytes: ignored"),
     "aiff of fewer samples": (lambda: patched(_file("aiff"), 22, (1000).to_bytes(4, "big")), 2.0, "by its header"),
     "ogg that ends too early": (lambda: _with_early_end(_file("ogg", 6.0)), 6.0, "ends the stream"),
     "ogg without an end": (lambda: _without_end(_file("ogg")), 2.0, "without one"),

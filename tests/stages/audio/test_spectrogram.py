@@ -1,4 +1,4 @@
-"""The mel spectrogram of pictures and onsets."""
+"""The mel spectrogram of pictures, seams and the comparison of sets of sounds."""
 
 import math
 import warnings

@@ -52,7 +52,7 @@ def test_copies_of_a_recording_are_found_and_share_its_split_and_distinct_pieces
     assert {"piece 3", *COPIES} in connected(found)
     assert sorted(map(len, connected(found))) == [1, 1, 1, 1, 1 + len(COPIES)]
     assert len({world.rows()[f"{name}.flac"]["split"] for name in ("piece 3", *COPIES)}) == 1
-    assert ("tracks that are copies of others by their sound, and share their split", 5) in {
+    assert ("tracks that sound like copies of others, and are in the same split", 5) in {
         (what, count) for what, _, count, _ in world.remarks()
     }
 

@@ -97,7 +97,7 @@ def test_excluding_a_folder_drops_its_rows_and_including_it_restores_them(world)
     world.run()
     world.config = world.config.model_copy(update={"exclude": ("stems",)})
     assert world.run() == Counts(0, 1, 0)
-    assert world.remarks() == [("folders passed over by ingest.exclude", "stems", 1, ["stems"])]
+    assert world.remarks() == [("folders excluded by ingest.exclude", "stems", 1, ["stems"])]
     world.config = world.config.model_copy(update={"exclude": ()})
     assert world.run() == Counts(1, 1, 0)
     assert world.remarks() == []
@@ -354,7 +354,7 @@ def test_a_missing_or_emptied_source_fails_and_drops_nothing(world):
     with pytest.raises(ValueError, match="mounted"):
         world.run()
     shutil.rmtree(world.music)
-    with pytest.raises(ValueError, match="not there"):
+    with pytest.raises(ValueError, match="does not exist"):
         world.run()
     assert world.store.read(TRACKS, "v").num_rows == 1
     settings = Settings(store=world.store.url)

@@ -96,7 +96,7 @@ def test_a_cut_that_is_a_part_ingests_the_whole_recording_with_a_remark(tmp_path
     world.source = str(tmp_path / "cuts.jsonl")
     assert world.run() == Counts(1, 0, 0)
     assert next(iter(world.rows().values()))["seconds"] == pytest.approx(0.6)
-    assert ("cuts that are a part of their recording, which was taken in whole", 1) in {
+    assert ("cuts that are only a part of their recording; the whole recording is used", 1) in {
         (what, count) for what, _, count, _ in world.remarks()
     }
 
@@ -148,4 +148,4 @@ def test_samples_written_by_webdataset_are_ingested_and_paths_in_them_are_only_n
     assert set(rows) == {"set/0.flac", "set/1.flac", str(outside)}
     assert (rows["set/1.flac"]["title"], rows[str(outside)]["description"]) == ("T 1", "words")
     assert rows[str(outside)]["seconds"] == pytest.approx(0.6)
-    assert ("recordings passed over by ingest.exclude", 1) in {(what, n) for what, _, n, _ in world.remarks()}
+    assert ("recordings excluded by ingest.exclude", 1) in {(what, n) for what, _, n, _ in world.remarks()}

@@ -45,15 +45,15 @@ def test_remarks_state_excluded_files_by_pattern_and_unknown_ones_by_ending(tmp_
         list_source(_in_memory(tmp_path), chosen=Chosen(("*.wav",), (*EXCLUDED, "*.tmp.*"))),
     ):
         assert [file.relative for file in listing.recordings] == ["a.wav"]
-        unknown = "files that were not looked at, as no recording has such an ending"
+        unknown = "files ignored because of their ending"
         assert _remarks(listing) == {
             (unknown, ".dsf"): (2, ["b.dsf", "sub/c.DSF"]),
             (unknown, "no ending"): (1, ["no ending"]),
-            ("folders passed over by ingest.exclude", ".*"): (1, [".git"]),
-            ("folders passed over by ingest.exclude", "@eaDir"): (1, ["sub/@eaDir"]),
-            ("folders passed over by ingest.exclude", "node_modules"): (1, ["node_modules"]),
-            ("recordings passed over by ingest.exclude", ".*"): (1, [".hidden.wav"]),
-            ("recordings passed over by ingest.exclude", "*.tmp.*"): (1, ["x.tmp.wav"]),
+            ("folders excluded by ingest.exclude", ".*"): (1, [".git"]),
+            ("folders excluded by ingest.exclude", "@eaDir"): (1, ["sub/@eaDir"]),
+            ("folders excluded by ingest.exclude", "node_modules"): (1, ["node_modules"]),
+            ("recordings excluded by ingest.exclude", ".*"): (1, [".hidden.wav"]),
+            ("recordings excluded by ingest.exclude", "*.tmp.*"): (1, ["x.tmp.wav"]),
             ("recordings that ingest.include does not name", ""): (1, ["live/l.flac"]),
         }
 
@@ -169,7 +169,7 @@ def test_the_store_itself_is_refused_as_a_source(tmp_path):
         (str(tmp_path / "link"), f"file://{tmp_path}"),
         ("memory://itself/", "memory://itself"),
     ):
-        with pytest.raises(ValueError, match="beside the store as the source, got the store itself"):
+        with pytest.raises(ValueError, match="a source outside the store, got the store itself"):
             list_source(source, store)
 
 

@@ -32,14 +32,14 @@ def _found(names: RecordingNames, name: str, folder: str = "", everywhere: bool 
     ],
 )
 def test_a_name_is_found_in_the_strictest_form_that_fits(name, relative, difference):
-    how = f"names that differ in {difference}, matched all the same" if difference else ""
+    how = f"names matched although they differ in {difference}" if difference else ""
     assert _found(_names("sub/a.wav", "\u00e9.wav", "mix.v2.flac", "other/b.wav"), name) == (relative, how)
 
 
 @pytest.mark.parametrize("name", ["/old/disk/sub/a.wav", "C:\\Music\\sub\\a.wav", "a.wav"])
 def test_a_name_from_another_disk_or_folder_is_matched_by_its_last_parts(name):
     names = _names("sub/a.wav", "sub/deep/b.wav")
-    assert _found(names, name) == ("sub/a.wav", "names matched by their last parts alone")
+    assert _found(names, name) == ("sub/a.wav", "names matched only by the last parts of their paths")
 
 
 def test_an_exact_name_comes_before_every_looser_one():

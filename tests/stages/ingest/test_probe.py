@@ -119,7 +119,7 @@ def test_a_generated_clip_is_refused_unless_it_is_allowed(format, tmp_path):
     refused = probe_recording(write(tmp_path / "clip", clip), Limits())
     assert isinstance(refused, Refused)
     assert (refused.kind, refused.lasting) == ("generated", True)
-    assert "calls itself trainedAlgorithmicMedia" in refused.message
+    assert "marked as trainedAlgorithmicMedia" in refused.message
     kept = probe_recording(write(tmp_path / "clip", clip), Limits(generated="keep"))
     assert "trainedAlgorithmicMedia" in kept.tags
 

@@ -62,7 +62,7 @@ def test_names_that_differ_are_matched_if_one_file_fits_with_a_remark(world):
         "b.flac": "ending",
         "sub/c.flac": "separators",
     }
-    told = "names that differ in {}, matched all the same"
+    told = "names matched although they differ in {}"
     assert world.remarks() == [
         (told.format("case"), "Metadata.csv", 1, ["A.FLAC → a.flac"]),
         (told.format("ending"), "Metadata.csv", 1, ["b.mp3 → b.flac"]),
@@ -74,7 +74,7 @@ def test_an_exact_row_comes_before_a_loose_one_and_a_second_row_is_remarked(worl
     write(world.music / "metadata.csv", b"file_name,title\nA.flac,loose\na.flac,exact\na.flac,again\n")
     world.run()
     assert world.rows()["a.flac"]["title"] == "exact"
-    [again] = [remark for remark in world.remarks() if "once more" in remark[0]]
+    [again] = [remark for remark in world.remarks() if "names too" in remark[0]]
     assert again[2:] == (2, ["a.flac"])
 
 
@@ -85,8 +85,8 @@ def test_a_spreadsheets_table_is_read_and_guesses_are_remarked(world):
     assert (world.rows()["a.flac"]["title"], world.rows()["a.flac"]["bpm"]) == ("Gr\u00f6\u00dfe", 120.5)
     assert (world.rows()["sub/c.flac"]["title"], world.rows()["sub/c.flac"]["artist"]) == ("Caf\u00e9", "Bj\u00f6rk")
     whats = {what: (where, count) for what, where, count, _ in world.remarks()}
-    assert whats["a table whose columns are parted by ';'"] == ("metadata.csv", 1)
-    assert whats["lines that are no UTF-8, read as Windows-1252"] == ("sub/metadata.csv", 1)
+    assert whats["a table with columns separated by ';'"] == ("metadata.csv", 1)
+    assert whats["lines that are not UTF-8, read as Windows-1252"] == ("sub/metadata.csv", 1)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
@@ -131,8 +131,8 @@ def test_sidecars_by_whole_name_or_in_another_case_are_read_and_others_remarked(
     titles = {name: row["title"] for name, row in world.rows().items()}
     assert titles == {"a.flac": "whole", "b.flac": "case", "sub/c.flac": None}
     remarks = {what: examples for what, _, _, examples in world.remarks()}
-    assert remarks["JSON files that are no recording's sidecar"] == ["package.json"]
-    assert remarks["sidecars whose names differ in case, matched all the same"] == ["B.JSON → b.flac"]
+    assert remarks["JSON files that belong to no recording"] == ["package.json"]
+    assert remarks["sidecars matched although their names differ in case"] == ["B.JSON → b.flac"]
 
 
 def test_faults_in_the_metadata_of_tracks_are_counted_by_kind(world):

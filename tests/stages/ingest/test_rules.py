@@ -61,7 +61,7 @@ def test_unknown_licences_that_pass_give_one_remark(tmp_path: Path) -> None:
     world = licensed(tmp_path, licences={"allow": ["CC-BY"]})
     world.run()
     assert set(world.rows()) == {"a.flac", "c.flac"}
-    assert ("tracks of an unknown licence, which licences.unknown lets pass", "", 1, ["none"]) in world.remarks()
+    assert ("tracks with an unknown licence, which licences.unknown accepts", "", 1, ["none"]) in world.remarks()
 
 
 def test_without_a_policy_every_licence_passes_without_a_remark(tmp_path: Path) -> None:

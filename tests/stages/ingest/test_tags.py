@@ -129,7 +129,7 @@ def test_lyrics_and_replay_gain_are_not_a_description():
 def test_a_comment_that_is_not_about_the_music_is_not_a_description(comment):
     found = read_tags(_saved(CASES["flac"][0](), lambda tags: tags.update({"comment": comment})))
     assert found.values == {}
-    assert found.warnings[0].startswith("tags: description: expected words on the music, got ")
+    assert found.warnings[0].startswith("tags: description: expected a description of the music, got ")
 
 
 def test_text_in_another_encoding_is_kept_with_a_warning():
@@ -140,7 +140,7 @@ def test_text_in_another_encoding_is_kept_with_a_warning():
     tags = read_tags(_saved(CASES["mp3"][0](), fill))
     assert tags.values == {"title": "Òþ»¼"}
     assert tags.warnings == (
-        "tags: description: expected words on the music, got an address: 'www.91ting.com', so it was dropped",
+        "tags: description: expected a description of the music, got an address: 'www.91ting.com', so it was dropped",
         "tags: title: expected readable text, got text in another encoding: 'Òþ»¼'",
     )
 

@@ -201,7 +201,7 @@ def test_all_takes_with_the_same_codes_but_the_first_are_duplicates_even_if_shor
     rows = world.run()
     assert [rows[name]["too_near"] for name in ("first", "second", "third", "other")] == [False, True, True, False]
     assert [rows[name]["nearest_request_id"] for name in ("first", "second", "third")] == ["second", "first", "first"]
-    assert rows["third"]["reasons"] == ["expected a clip of its own, got 100% of request first, take 1"]
+    assert rows["third"]["reasons"] == ["expected an original clip, got 100% in common with request first, take 1"]
     assert rows["third"]["nearest_seconds"] == pytest.approx(1.2)
 
 
@@ -224,7 +224,7 @@ def test_only_clips_that_are_too_near_are_quarantined_with_their_reasons(world):
     Publications(world.store).publish("run", "decode", {CLIPS.name: ("v", manifest)})
     (row,) = query(world.store, "SELECT request_id, stage, reasons FROM quarantine").to_pylist()
     assert (row["request_id"], row["stage"]) == ("copy", "originality")
-    assert "equal sound with what was learned from" in row["reasons"][0]
+    assert "equal sound with the training set" in row["reasons"][0]
     assert query(world.store, "SELECT request_id FROM clips").to_pylist() == [{"request_id": "own"}]
 
 
