@@ -51,21 +51,21 @@ class ClippingMeter:
         for channel, row in enumerate(flags):
             self._update_runs(channel, np.flatnonzero(row), len(row))
 
-    def _update_runs(self, channel: int, places: npt.NDArray[np.intp], length: int) -> None:
+    def _update_runs(self, channel: int, positions: npt.NDArray[np.intp], length: int) -> None:
         """Count a channel's runs in a block.
 
         Args:
-            places: positions of the channel's clipped samples in the block.
+            positions: positions of the channel's clipped samples in the block.
             length: samples in the block; a run that reaches its end may continue in the next block.
         """
-        last = np.append(np.flatnonzero(np.diff(places) != 1), len(places) - 1)
-        lengths = np.diff(last, prepend=-1) if len(places) else np.zeros(0, np.intp)
-        if len(places) and places[0] == 0:
+        last = np.append(np.flatnonzero(np.diff(positions) != 1), len(positions) - 1)
+        lengths = np.diff(last, prepend=-1) if len(positions) else np.zeros(0, np.intp)
+        if len(positions) and positions[0] == 0:
             lengths[0] += self._open[channel]
         else:
             self._in_runs += _long_enough(self._open[channel])
         self._open[channel] = 0
-        if len(places) and places[-1] == length - 1:
+        if len(positions) and positions[-1] == length - 1:
             self._open[channel], lengths = int(lengths[-1]), lengths[:-1]
         self._in_runs += int(lengths[lengths >= SHORTEST_RUN].sum())
 

@@ -55,7 +55,7 @@ def track_identity(file: IO[bytes], is_clean: bool = True) -> str:
         digest.update(part)
         hashed += len(part)
     if not hashed:
-        raise AudioError("unreadable", f"expected {container} audio, got a file whose sound cannot be found")
+        raise AudioError("unreadable", f"expected {container} audio, got a file without recognisable sound")
     return digest.hexdigest()
 
 

@@ -96,7 +96,7 @@ def open_binary(uri: str) -> IO[bytes]:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 os.close(descriptor)
-                raise AudioError("not a file", f"expected a regular file, got {path!r}, which is of another kind")
+                raise AudioError("not a file", f"expected a regular file, got something else at {path!r}")
             return os.fdopen(descriptor, "rb")
         size = filesystem.size(path)
         # An archive closes its file when the filesystem object is deleted, so such a file is read completely here.

@@ -106,16 +106,16 @@ class TrackNames:
             UnknownReference: no track, or more than one, has that name.
         """
         if reference.kind == "title":
-            ids, what = sorted(self._titles.get(reference.value, [])), f"the title {reference.value!r}"
+            ids, name = sorted(self._titles.get(reference.value, [])), f"the title {reference.value!r}"
             advice = "write title:Artist/Title or track:<id>"
         else:
-            ids, what = self._with_prefix(reference.value.lower()), f"an id that begins with {reference.value!r}"
+            ids, name = self._with_prefix(reference.value.lower()), f"an id that begins with {reference.value!r}"
             advice = "give more digits"
         if not ids:
-            raise UnknownReference(f"expected a track with {what}, got none among the {len(self._ids)} tracks")
+            raise UnknownReference(f"expected a track with {name}, got none among the {len(self._ids)} tracks")
         if len(ids) > 1:
             examples = ", ".join(track[:12] for track in ids[:3])
-            raise UnknownReference(f"expected one track with {what}, got {len(ids)} ({examples}…): {advice}")
+            raise UnknownReference(f"expected one track with {name}, got {len(ids)} ({examples}…): {advice}")
         return Reference("track", ids[0])
 
     def _with_prefix(self, prefix: str) -> list[str]:

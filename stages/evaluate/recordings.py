@@ -46,7 +46,7 @@ def held_out_recordings(count: int, requests: pa.Table, tracks: pa.Table, pieces
     ids. So they come from as few shards as possible, because whole shards are read."""
     lengths = requests.column("seconds").to_numpy()
     wanted = float(np.median(lengths)) if len(lengths) else DEFAULT_SECONDS
-    piece_of = {_place_in_corpus(piece["uri"]): piece for piece in pieces.to_pylist()}
+    piece_of = {_path_in_corpus(piece["uri"]): piece for piece in pieces.to_pylist()}
     columns = ["track_id", "uri", "files", "sample_rate", "seconds", "title", "artist", "key", "bpm", "instrument"]
     columns += ["split", "shard"]
     rows = [row for row in tracks.select(columns).to_pylist() if row["split"] in ("valid", "test")]
@@ -54,14 +54,14 @@ def held_out_recordings(count: int, requests: pa.Table, tracks: pa.Table, pieces
     chosen = []
     for row in rows[:count]:
         seconds = min(wanted, row["seconds"] or wanted)
-        places = [_place_in_corpus(uri) for uri in (row["uri"], *(file["uri"] for file in row["files"] or ()))]
-        at_places = (piece_of[place] for place in places if place in piece_of)
-        piece = next((piece for piece in at_places if _is_piece(row, piece)), None)
+        paths = [_path_in_corpus(uri) for uri in (row["uri"], *(file["uri"] for file in row["files"] or ()))]
+        candidates = (piece_of[path] for path in paths if path in piece_of)
+        piece = next((piece for piece in candidates if _is_piece(row, piece)), None)
         chosen.append(HeldOut(row, truth_of_track(row, piece, seconds), seconds))
     return chosen
 
 
-def _place_in_corpus(uri: str) -> str:
+def _path_in_corpus(uri: str) -> str:
     """Return the path of a piece's file within the demo corpus, which identifies the piece wherever the corpus is.
     Earlier releases stored the corpus's location, and a store may have been moved since."""
     return uri.rpartition("/demo/")[2]

@@ -68,7 +68,7 @@ def _silence(measures: Measures, limits: Limits) -> Iterator[str]:
     """Yield the reasons if an end, or the whole, is silent. If the whole is silent, its ends are not mentioned."""
     length, loudness = measures.seconds, measures.loudness
     if limits.loudness is not None and length >= SHORTEST_LOUDNESS and (loudness or -np.inf) < limits.loudness:
-        got = "nothing above -70" if loudness is None else f"{loudness:.1f}"
+        got = "no sound above -70" if loudness is None else f"{loudness:.1f}"
         yield f"loudness: expected at least {limits.loudness:g} LUFS before normalisation, got {got}"
     if measures.head_silence >= length and loudness is None:
         return

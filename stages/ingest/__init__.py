@@ -346,7 +346,7 @@ def _by_kind(refused: pa.Table) -> tuple[pa.Table, pa.Table]:
 def _listing(config: Config, context: Context) -> Listing:
     sources = context.settings.sources
     if not sources:
-        raise ValueError("expected a folder or URL of recordings, got none: name it by --source")
+        raise ValueError("expected a folder or URL of recordings, got none: give one with --source")
     return list_sources(sources, context.store.url, Chosen(config.include, config.exclude))
 
 

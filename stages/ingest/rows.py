@@ -68,7 +68,7 @@ class MetadataRows:
             with open_binary(self.file.uri) as opened:
                 data = opened.read(TABLE_BYTES)
         except AudioError:
-            self.problem = "expected a readable file, got no permission to read it"
+            self.problem = "expected a readable file, got one that cannot be opened"
             return
         for row in self._parser()(data, self):
             if isinstance(row, Mapping):
@@ -119,10 +119,10 @@ def parse_json(data: bytes) -> Any:
 def _csv_rows(data: bytes, rows: MetadataRows) -> Iterator[Any]:
     text = _decode(data, rows).replace("\0", "")
     heading = text.split("\n", 1)[0].rstrip("\r")
-    rows.separator = next((sign for sign in SEPARATORS if rows.column in _columns(heading, sign)), ",")
+    rows.separator = next((each for each in SEPARATORS if rows.column in _columns(heading, each)), ",")
     if rows.separator != ",":
-        sign = {"\t": "tabs"}.get(rows.separator, f"{rows.separator!r}")
-        rows.notes[f"a table with columns separated by {sign}"] = heading[:80].replace("\t", " ")
+        shown = {"\t": "tabs"}.get(rows.separator, f"{rows.separator!r}")
+        rows.notes[f"a table with columns separated by {shown}"] = heading[:80].replace("\t", " ")
     before = csv.field_size_limit(len(text) + 1)
     try:
         yield from csv.DictReader(io.StringIO(text, newline=""), delimiter=rows.separator)

@@ -105,14 +105,14 @@ def test_a_cut_that_is_a_part_ingests_the_whole_recording_with_a_remark(tmp_path
     ("sources", "told"),
     [
         ([{"type": "command", "channels": [0], "source": "touch /tmp/never"}], "of the kind command"),
-        ([{"type": "file", "source": "a.wav"}, {"type": "file", "source": "b.wav"}], "several files"),
+        ([{"type": "file", "source": "a.wav"}, {"type": "file", "source": "b.wav"}], "in several files"),
         ([], "of the kind nothing"),
     ],
 )
 def test_recordings_that_are_not_one_file_are_not_read_and_no_command_is_run(sources: list[Any], told: str) -> None:
     notes: dict[str, str] = {}
     assert recording_row({"id": "r", "sources": sources, "duration": 1.0}, notes) == {}
-    assert list(notes) == [f"recordings of lhotse that are {told}, which are not read"]
+    assert list(notes) == [f"lhotse recordings {told}; ignored"]
 
 
 def test_a_manifest_of_lhotse_without_a_file_is_refused_with_the_reason(tmp_path: Path) -> None:

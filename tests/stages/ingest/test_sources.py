@@ -21,7 +21,7 @@ def test_several_sources_are_listed_under_their_own_folders(tmp_path):
     assert [file.relative for file in listing.recordings] == ["music/a.wav", "three/c.wav", "music-2/a.wav"]
     assert len({file.uri for file in listing.recordings}) == 3
     assert [remark.examples for remark in listing.remarks.all()] == [("music-2/b.dsf",)]
-    with pytest.raises(ValueError, match="not there"):
+    with pytest.raises(ValueError, match="does not exist"):
         list_sources([*sources, str(tmp_path / "nowhere")])
 
 
