@@ -85,7 +85,7 @@ def test_a_copy_in_training_moves_a_held_out_recording_there_and_the_move_is_rep
     assert "train" in {split_of(f"track:{row['track_id']}", 0.4, 0.3) for row in connected}
     assert {row["split"] for row in connected} == {"train"}
     assert told == [
-        "1 recording moves to the split of what new ones are copies of: "
+        "1 recording moves to another split, because of new recordings that sound like copies: "
         f"{rows[held_out]['track_id'][:12]} (test to train)"
     ]
     assert {name: rows[name]["split"] for name in before if name != held_out} == {

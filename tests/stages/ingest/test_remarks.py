@@ -120,7 +120,7 @@ def test_a_table_of_another_name_or_with_other_columns_is_remarked(world):
     remarks = {what: (where, examples) for what, where, _, examples in world.remarks()}
     where, [example] = remarks["tables and manifests that could not be read whole"]
     assert (where, example) == ("metadata.csv", "expected rows with a column file_name, got filename, title")
-    [other] = [examples for what, (_, examples) in remarks.items() if what.startswith("tables of another name")]
+    [other] = [examples for what, (_, examples) in remarks.items() if what.startswith("tables with other names")]
     assert other == ["tracks.csv"]
 
 
