@@ -90,6 +90,15 @@ class Versions:
         differences between the versions that they are made from, and in what trained weights were trained with."""
         return list(dict.fromkeys(self._differences(before, after, "", set())))
 
+    def changed_knobs(self, before: Version, after: Version) -> list[str]:
+        """Return the knobs that two versions both have with other values, as `name: before → after`, by name."""
+        old, new = knobs(before.config), knobs(after.config)
+        return [
+            f"{name}: {self._shown(old[name])} → {self._shown(new[name])}"
+            for name in sorted(old.keys() & new.keys())
+            if old[name] != new[name]
+        ]
+
     def _differences(self, before: str, after: str, through: str, seen: set[tuple[str, str]]) -> Iterator[str]:
         if before == after or (before, after) in seen:
             return

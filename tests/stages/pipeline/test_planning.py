@@ -9,11 +9,11 @@ import pytest
 from schemas import Config, Settings, WeightsRef
 from schemas.tables import CHROMA, CLAP, TRACKS
 from schemas.weights import MissingWeights
-from stages.pipeline.contract import Context, Dependencies, Reject, Shard
+from stages.pipeline.contract import Context, Dependencies, ReduceResult, Reject, Shard
 from stages.pipeline.pipeline import Pipeline
 from stages.pipeline.planning import plan_pipeline
 from stages.pipeline.plans import ConfiguredStage
-from stages.pipeline.runner import run_stage
+from stages.pipeline.runner import StageFailed, run_stage
 from tests.worlds.tiny_stages import Knobs, Training, make_mapping, make_pipeline, make_source, make_training, run
 
 
@@ -183,6 +183,36 @@ def test_rows_dropped_at_the_source_are_not_reused_in_later_stages(tmp_path, kep
     run(with_training("abcd"))
     counts = [(plan.make, plan.reuse, plan.drop) for plan in plan_pipeline(with_training(kept), names, by_name=False)]
     assert counts == [(0, len(kept), 4 - len(kept))] * 2 + [(1, 0, 0)]
+
+
+def test_a_plan_says_which_knob_makes_what_is_there_anew_and_nothing_of_new_recordings(tmp_path):
+    run(make_pipeline(tmp_path, list("ab"), make_mapping([])), "r1")
+
+    def reasons(names: str, level: float) -> list[str]:
+        pipeline = make_pipeline(tmp_path, list(names), make_mapping([]), level=level)
+        return [plan.reason for plan in plan_pipeline(pipeline, ["source", "mapping"], by_name=False)]
+
+    assert reasons("ab", 1.0) == ["", ""]
+    assert reasons("ab", 2.0) == ["", "level: 1.0 → 2.0"]
+    assert reasons("abc", 1.0) == ["", "after source"]
+    # A run of the changed recipe that was killed is no version to compare with: it is the same recipe.
+    pipeline = make_pipeline(tmp_path, list("ab"), make_mapping([], fail=("b",)), level=2.0)
+    with pytest.raises(StageFailed):
+        run(pipeline, "r2")
+    assert reasons("ab", 2.0) == ["", "level: 1.0 → 2.0"]
+
+
+def test_a_plan_says_which_tables_a_stage_would_read_in_another_version(tmp_path):
+    def looking(level: float) -> Pipeline:
+        training = make_training([])
+        training.READS, training.CONSULTS = (TRACKS,), (CHROMA,)
+        training.reduce = lambda config, context, tracks: ReduceResult([{"track_id": context.identity}])
+        stages = [*make_pipeline(tmp_path, list("ab"), make_mapping([]), level=level).stages.values()]
+        return Pipeline([*stages, ConfiguredStage("looking", training, Training())], Settings(store=str(tmp_path)))
+
+    run(looking(1.0))
+    plans = plan_pipeline(looking(2.0), ["source", "mapping", "looking"], by_name=False)
+    assert [plan.reason for plan in plans] == ["", "level: 1.0 → 2.0", "reads other chroma"]
 
 
 def test_a_pickled_context_leaves_its_stop_event_behind(tmp_path):
