@@ -35,6 +35,9 @@ SHORTEST_ID = 12
 NARROWEST = 24
 """The narrowest width of a text column, in terminal columns. If a table needs less, it is printed as records."""
 
+BETWEEN = 2
+"""Columns between two columns of a table."""
+
 ID = re.compile(r"(\w+:)?([0-9a-f]{16,64})")
 """An id, or a reference with an id, such as `track:…`."""
 
@@ -73,7 +76,7 @@ def print_rows(console: Console, rows: Sequence[Shown], full: bool = True) -> No
     """Print rows as a table, or as records if the table is wider than the console."""
     length = None if full else _id_length(rows)
     cells = [{name: _table_cell(value, length) for name, value in row.items()} for row in rows]
-    if _fits(cells, console.width):
+    if fits(cells, console.width):
         print_table(console, cells, keep_words=True)
     else:
         _print_records(console, cells)
@@ -115,7 +118,7 @@ def _markdown_cell(value: Any) -> str:
     return str(value).replace("|", "\\|").replace("\n", "<br>")
 
 
-def _fits(rows: Sequence[Shown], width: int) -> bool:
+def fits(rows: Sequence[Shown], width: int) -> bool:
     """Return whether rows fit a width as a table in which texts are wrapped between words."""
     if not rows:
         return True
@@ -125,7 +128,7 @@ def _fits(rows: Sequence[Shown], width: int) -> bool:
         widest = max(cell_len(line) for text in (name, *texts) for line in text.split("\n"))
         word = max(cell_len(word) for text in (name, *texts) for word in text.split() or [""])
         widths.append(min(widest, max(word, NARROWEST)))
-    return sum(widths) + len(widths) - 1 <= width
+    return sum(widths) + BETWEEN * (len(widths) - 1) <= width
 
 
 def _print_records(console: Console, rows: Sequence[Shown]) -> None:

@@ -10,6 +10,7 @@ from flows.commands.sql import FormatOption
 from flows.console import tell
 
 if TYPE_CHECKING:
+    from flows.commands.answers import Format
     from schemas.tables import Row
     from stages.checkpoints.codecs import AnyCodec
     from stages.gate.config import Limits
@@ -19,6 +20,9 @@ app = typer.Typer()
 
 MOST_SHOWN = 12
 """How many failing excerpts are listed."""
+
+BESIDE = ("measured", "in")
+"""Columns that have a table of their own where a terminal is too narrow for all: a name may be as long as it likes."""
 
 
 @app.command()
@@ -40,10 +44,7 @@ def gates(
     format: FormatOption = "table",
 ) -> int:
     """Measure recordings against the gate's limits, list those that would fail, and suggest limits."""
-    import pyarrow as pa
-
-    from flows.commands.answers import print_answer
-    from flows.runs.output import be_quiet, open_console
+    from flows.runs.output import be_quiet
 
     be_quiet()
     try:
@@ -56,7 +57,7 @@ def gates(
     from stages.gate.corpus import summarise
 
     summaries = summarise(excerpts, limits, share)
-    print_answer(pa.Table.from_pylist([_row(each) for each in summaries]), format, open_console())
+    _print(summaries, format)
     for line in (*_failing_lines(excerpts), *_suggestion_lines(summaries)):
         tell(line)
     return int(any(each.reasons for each in excerpts))
@@ -124,6 +125,22 @@ def _measured(
             file.relative, audio.samples, audio.sample_rate, limits, codec, seconds=seconds, step=step
         )
     return excerpts
+
+
+def _print(summaries: "Sequence[LimitSummary]", format: "Format") -> None:
+    """Print the limits, in two tables where one is too wide for the terminal."""
+    import pyarrow as pa
+
+    from flows.commands.answers import fits, print_answer
+    from flows.runs.output import open_console, print_table
+
+    console, rows = open_console(), [_row(each) for each in summaries]
+    if format != "table" or fits(rows, console.width):
+        print_answer(pa.Table.from_pylist(rows), format, console)
+        return
+    print_table(console, [{name: value for name, value in row.items() if name not in BESIDE} for row in rows])
+    console.print()
+    print_table(console, [{name: row[name] for name in ("limit", *BESIDE)} for row in rows])
 
 
 def _row(summary: "LimitSummary") -> "Row":

@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from stages.audio.locations import locate, uri_of
 from stages.ingest.choosing import Chosen
-from stages.ingest.endings import MANIFEST_EXTENSIONS, is_recording
+from stages.ingest.endings import MANIFEST_EXTENSIONS, is_archive, is_recording
 from stages.ingest.fields import clean_text
 from stages.ingest.listing import LISTED, File, Listing, list_source, sorted_listing, state_of
 from stages.ingest.rows import MANIFEST_COLUMN, MetadataRows
@@ -23,8 +23,8 @@ from stages.pipeline.contract import Reject
 
 
 def list_sources(sources: Sequence[str], store: str = "", chosen: Chosen = Chosen()) -> Listing:
-    """List several sources as if each were a subfolder of one source, so that the metadata of each stays its own. A
-    file that is in two sources is listed once.
+    """List several sources as if each were a subfolder of one source, or a file in it, so that the metadata of each
+    stays its own. A file that is in two sources is listed once.
 
     Raises:
         ValueError: there is nothing at one of them, or no recording (an unmounted disk must not empty the tables).
@@ -38,18 +38,25 @@ def list_sources(sources: Sequence[str], store: str = "", chosen: Chosen = Chose
         label = next(each for each in (name, *(f"{name}-{number}" for number in range(2, 1_000))) if each not in labels)
         labels.add(label)
         listing = _list_one(source, store, chosen)
+        folder = "" if _is_one_file(label, listing) else f"{label}/"
         for merged_files, files in ((merged.recordings, listing.recordings), (merged.metadata, listing.metadata)):
             known = {file.uri for file in merged_files}
             merged_files += [
-                file._replace(relative=f"{label}/{file.relative}") for file in files if file.uri not in known
+                file._replace(relative=f"{folder}{file.relative}") for file in files if file.uri not in known
             ]
         rejected = {reject.key for reject in merged.rejects}
         merged.rejects += [reject for reject in listing.rejects if reject.key not in rejected]
         merged.unreadable_folders += listing.unreadable_folders
         for remark in listing.remarks.all():
-            examples = [f"{label}/{example}" for example in remark.examples]
+            examples = [f"{folder}{example}" for example in remark.examples]
             merged.remarks.add_all(remark.what, remark.location, examples, remark.count)
     return sorted_listing(merged)
+
+
+def _is_one_file(label: str, listing: Listing) -> bool:
+    """Return whether a source is a file, or an archive, that its listing names as its label does."""
+    names = [file.relative for file in (*listing.recordings, *listing.metadata)]
+    return bool(names) and all(name == label or (is_archive(label) and name.startswith(f"{label}/")) for name in names)
 
 
 def _list_one(source: str, store: str, chosen: Chosen) -> Listing:

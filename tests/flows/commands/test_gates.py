@@ -48,3 +48,21 @@ def test_an_unknown_limit_and_a_folder_without_recordings_are_usage_errors(
     (tmp_path / "empty").mkdir()
     assert run_command(["gates", "--source", str(tmp_path / "empty")]) == 2
     assert "recordings" in capsys.readouterr().err
+
+
+def test_on_eighty_columns_the_limits_are_two_tables_of_lines_that_are_not_broken(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    run_command(["gates", "--source", str(folder), "--source", str(folder / "sound.flac")])
+    printed = capsys.readouterr().out.replace("\x1b[1m", "").replace("\x1b[0m", "")
+    assert all(len(line) <= 80 for line in printed.splitlines())
+    limits, owners = printed.split("\n\n")
+    assert limits.split("\n")[0].split() == ["limit", "passes", "median", "passing", "furthest", "failing", "suggested"]
+    assert owners.split("\n")[0].split() == ["limit", "measured", "in"]
+    names = [line.split()[0] for line in limits.splitlines()[1:]]
+    assert names == [line.split()[0] for line in owners.splitlines()[1:]]
+    assert "head_silence" in names
+    assert "row 1 of" not in printed

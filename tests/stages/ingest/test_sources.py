@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import shutil
+import tarfile
 
 import pytest
 
@@ -23,6 +24,16 @@ def test_several_sources_are_listed_under_their_own_folders(tmp_path):
     assert [remark.examples for remark in listing.remarks.all()] == [("music-2/b.dsf",)]
     with pytest.raises(ValueError, match="does not exist"):
         list_sources([*sources, str(tmp_path / "nowhere")])
+
+
+def test_a_file_or_an_archive_among_sources_is_named_once(tmp_path):
+    for name in ("music/a.wav", "b.wav", "other/b.wav"):
+        write(tmp_path / name, b"x")
+    with tarfile.open(tmp_path / "c.tar", "w") as archive:
+        archive.add(tmp_path / "b.wav", "inner/b.wav")
+    listing = list_sources([str(tmp_path / name) for name in ("music", "b.wav", "c.tar", "other/b.wav")])
+    names = sorted(file.relative for file in listing.recordings)
+    assert names == ["b.wav", "b.wav-2/b.wav", "c.tar/inner/b.wav", "music/a.wav"]
 
 
 def _manifest(path, *rows: dict) -> str:
