@@ -30,6 +30,9 @@ DEPLOY_SECONDS = 600.0
 SOURCE = Path(__file__).resolve().parents[2]
 LAYERS = ("flows", "stages", "model", "schemas")
 
+CATALOG = "flows.catalog.catalog"
+"""The entrypoint of the deployments of a whole catalog."""
+
 LOOK_SECONDS = 10.0
 """Seconds between two checks of `segue up --stay`."""
 
@@ -64,10 +67,12 @@ def up(
     project = _project()
     with _in_turn():
         _start_missing(project, port, database)
-    _tell(
-        f"to start a run: PREFECT_API_URL={load_service().url} prefect deployment run ingest/hourly --watch",
-        "to look: segue doctor, or the server's page; to end: segue down",
-    )
+    url = load_service().url
+    with _client(url) as client:
+        name = suggested_deployment(client, project)
+    if name is not None:
+        _tell(f"to start a run: PREFECT_API_URL={url} prefect deployment run {name} --watch")
+    _tell("to look: segue doctor, or the server's page; to end: segue down")
     while stay:
         time.sleep(LOOK_SECONDS)
         with _in_turn():
@@ -176,6 +181,20 @@ def deploy() -> int:
     _deploy_all(project, dict(os.environ) | {"PREFECT_API_URL": url, "PREFECT_CLI_PROMPT": "false"})
     _tell(f"deployments: all of {project}, at {url}")
     return 0
+
+
+def suggested_deployment(client: "SyncPrefectClient", project: Path) -> str | None:
+    """Return what to ask for a first run of, as Prefect names it: a deployment of a `prefect.yaml` that the server has,
+    the whole catalog where one of them is that. None where it has none of them."""
+    import yaml
+
+    registered = {(each.name, each.entrypoint): each.flow_id for each in client.read_deployments()}
+    entries = yaml.safe_load(project.read_text(encoding="utf-8")).get("deployments") or []
+    known = [key for each in entries if (key := (each.get("name"), each.get("entrypoint"))) in registered]
+    if not known:
+        return None
+    chosen = next((key for key in known if key[1] == CATALOG), known[0])
+    return f"{client.read_flow(registered[chosen]).name}/{chosen[0]}"
 
 
 def _tell(*lines: str) -> None:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
+import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions, State, StateType
@@ -13,6 +14,7 @@ from prefect.states import Pending, Scheduled
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 
+from flows.commands.up import suggested_deployment
 from flows.recipes.parameters import asked_for
 from schemas import Store
 from schemas.queries.database import query
@@ -107,11 +109,19 @@ def deployed(server, tmp_path):
     clear(server)  # or its schedule would continue
 
 
-def test_a_deployed_stage_runs_by_hand_and_on_schedule_and_rejects_wrong_parameters(on_server, deployed):
+def test_a_deployed_stage_runs_by_hand_and_on_schedule_and_rejects_wrong_parameters(on_server, deployed, tmp_path):
     with get_client(sync_client=True) as client:
         hourly = client.read_deployment_by_name("ingest/hourly").id
         with pytest.raises(PrefectHTTPStatusError, match="shard_size"):
             client.create_flow_run_from_deployment(hourly, parameters={"recipe": {"ingest": {"shard_size": 0}}})
+        project = tmp_path / "prefect.yaml"
+        assert suggested_deployment(client, project) == "catalog/nightly"
+        content = yaml.safe_load(project.read_text())
+        content["deployments"] = [one for one in content["deployments"] if one["name"] != "nightly"]
+        project.write_text(yaml.safe_dump(content))
+        assert suggested_deployment(client, project) == "ingest/hourly"
+        project.write_text(yaml.safe_dump(content | {"deployments": PROJECT["deployments"][2:]}))
+        assert suggested_deployment(client, project) is None
     # These are merged over the deployment's own settings, which name the store.
     run = [*PREFECT, "deployment", "run", "ingest/hourly", "--param", 'settings={"max_refused": 0.6}', "--watch"]
     ran = on_server.command(*run, timeout=600)
