@@ -40,6 +40,18 @@ def model(folder: Path) -> segue.Model:
     return segue.load_model(folder, device="cpu", offline=True)
 
 
+def test_a_model_and_its_codec_are_loaded_without_bars_and_those_of_others_stay(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.utils import logging
+
+    monkeypatch.setattr(logging, "_tqdm_active", True)  # which an earlier command line in this process turned off
+    assert segue.load_model(folder, device="cpu", offline=True).codec.sample_rate
+    assert "Loading weights" not in capfd.readouterr().err
+    list(logging.tqdm(range(2), desc="a user's own"))
+    assert "a user's own" in capfd.readouterr().err
+
+
 def test_a_clip_has_the_codes_that_a_run_gives_the_same_request(
     folder: Path, model: segue.Model, tmp_path: Path
 ) -> None:

@@ -8,7 +8,8 @@ transformers' form may name code and kernels to fetch; they are never fetched.
 
 import json
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from io import BufferedReader
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 LOADING = RLock()
 """Held while a network is loaded by transformers or unpickled. Both change global state of the process meanwhile:
@@ -119,6 +121,18 @@ def _memory(size: int) -> Tensor:
     return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8) if size else torch.empty(0, dtype=torch.uint8)
 
 
+@contextmanager
+def loading_quietly() -> Iterator[None]:
+    """Hold `LOADING` while transformers loads a network, and show none of its bars: they would break into those of a
+    run, or into the output of a program that loads a model."""
+    with LOADING:
+        before = logging.set_tqdm_hook(lambda _, positional, named: logging.EmptyTqdm(*positional, **named))
+        try:
+            yield
+        finally:
+            logging.set_tqdm_hook(before)
+
+
 def load_network(network_class: Any, path: Path, attention: str) -> Any:
     """Load a network of transformers from a local folder, in float32, on the CPU.
 
@@ -130,7 +144,7 @@ def load_network(network_class: Any, path: Path, attention: str) -> Any:
         OSError, ValueError, KeyError, RuntimeError: there is no such network, or some of its weights are missing, which
             transformers would only warn of and fill with random numbers.
     """
-    with LOADING:
+    with loading_quietly():
         network, report = network_class.from_pretrained(
             path, dtype=torch.float32, attn_implementation=attention, local_files_only=True, output_loading_info=True
         )
