@@ -25,7 +25,7 @@ from flows.runs.failures import is_transient
 from flows.runs.job_sizes import sized_jobs
 from flows.runs.progress import LineProgress
 from flows.runs.reasons import reason_lines
-from flows.runs.running import Run, current_run, other_runs_lines, plan_run, run_stages
+from flows.runs.running import Run, current_run, plan_run, run_stages
 from flows.runs.upgrading import settled_plan
 from flows.service.notifying import sender, tell_failure
 from flows.service.progress_artifact import ReadableProgress, live_artifact
@@ -77,11 +77,11 @@ def run_recipe(recipe: RecipeParameter, settings: SettingsParameter, requested: 
     run = current_run.get()
     if run is None:
         settled = settled_plan(plan_run(recipe, settings, requested), ask_on_page)
-        for line in (*settled.lines, *other_runs_lines(Store(settings.store))):
-            log.warning(line)
         lines = LineProgress(log.info)
         lines.expect(estimate(settled.plan.pipeline(), settled.stage_plans))
         run = Run(settled.plan, settled.stage_plans, progress=lines)
+        for line in (*settled.lines, *run.other_runs_lines()):
+            log.warning(line)
     Store(settings.store).check_writable()
     run.progress = progress = ReadableProgress(run.progress)
     problem: BaseException | None = None

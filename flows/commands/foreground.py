@@ -84,7 +84,7 @@ def _run(options: RunOptions, current: "Run", progress: "RunProgress") -> None:
     from flows.recipes.recipe import GPU_STAGES
     from flows.runs.estimates import estimate, total_line
     from flows.runs.orders import advice_lines, notice_lines
-    from flows.runs.running import current_run, other_runs_lines, run_stages
+    from flows.runs.running import current_run, run_stages
     from flows.runs.upgrading import settled_plan
     from schemas import Store
     from stages.pipeline.contract import device_of
@@ -110,7 +110,7 @@ def _run(options: RunOptions, current: "Run", progress: "RunProgress") -> None:
     if not working:
         run_stages(current)
         return
-    for line in other_runs_lines(Store(settings.store)):
+    for line in current.other_runs_lines():
         tell(f"segue: {line}")
     from flows.runs.output import be_quiet
 

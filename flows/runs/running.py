@@ -15,7 +15,7 @@ from flows.recipes.recipe import Recipe, selected_stages, with_source
 from flows.runs.codecs import check_codecs
 from schemas import Settings, Store
 from schemas.queries.checks import Check
-from schemas.storage.leases import runs_at_work
+from schemas.storage.leases import Holder, runs_at_work
 from schemas.storage.records import combine_records
 from stages.pipeline.contract import Preview, Progress, Stopped
 from stages.pipeline.pipeline import Pipeline
@@ -93,14 +93,36 @@ class Run:
     stop: threading.Event = field(default_factory=threading.Event)
     results: list[StageResult] = field(default_factory=list)
     """The result of each stage so far, including the one that failed."""
+    told_of: set[str] = field(default_factory=set)
+    """The ids of other runs on the same store that were reported."""
+    is_at_work: bool = False
+    """Whether other runs can see this one at work."""
+
+    def other_runs_lines(self) -> list[str]:
+        """Return a line about each other run at work on its store that was not reported yet."""
+        others = runs_at_work(Store(self.plan.settings.store))
+        new = {name: other for name, other in others.items() if other.run_id not in self.told_of | {self.run_id}}
+        self.told_of |= {other.run_id for other in new.values()}
+        return _lines_of_runs(new)
+
+    def begin_work(self) -> None:
+        """Report other runs once more, now that this one can be seen at work. Of two runs that began at the same time,
+        neither saw the other before."""
+        if not self.is_at_work:
+            self.is_at_work = True
+            self.progress.tell(self.other_runs_lines())
 
 
 def other_runs_lines(store: Store) -> list[str]:
     """Return a line about each run at work on a store, for whoever is about to start another."""
+    return _lines_of_runs(runs_at_work(store))
+
+
+def _lines_of_runs(holders: Mapping[str, Holder]) -> list[str]:
     return [
         f"another run is at work on this store: {holder}, at {name.partition('-')[0]}; what both "
         "need is made once, and the other run waits for it"
-        for name, holder in runs_at_work(store).items()
+        for name, holder in holders.items()
     ]
 
 
@@ -134,7 +156,9 @@ def run_stages(run: Run, run_jobs: RunJobs = run_one_by_one) -> None:
         context = pipeline.context(name, run.run_id)
         context = replace(context, progress=run.progress, stop=run.stop, checks=run.plan.checks)
         try:
-            result = run_stage(pipeline.stages[name], context, run.plan.by_name, run_jobs, stage_plans.get(name))
+            result = run_stage(
+                pipeline.stages[name], context, run.plan.by_name, run_jobs, stage_plans.get(name), run.begin_work
+            )
         except StageFailed as failure:
             if failure.result:
                 run.results.append(failure.result)

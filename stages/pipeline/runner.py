@@ -72,12 +72,14 @@ def run_stage(
     by_name: bool = True,
     run_jobs: RunJobs = run_one_by_one,
     plan: Plan | None = None,
+    on_lease: Callable[[], None] = lambda: None,
 ) -> StageResult:
     """Do all work of a stage, drop what lost its input, and write the stage's row of this run.
 
     Args:
         by_name: the stage was asked for by name, so a `refresh` policy does not hold it back.
         plan: what the stage has to do, if that is known already.
+        on_lease: called once other runs can see that this one is at work on the stage.
 
     Raises:
         StageFailed: a job failed, or a check did, such as the limit on refused items.
@@ -95,6 +97,7 @@ def run_stage(
 
     name = f"{stage.name}-{context.fingerprint}"
     with hold_lease(context.store, name, context.run_id, report_wait, context.check_stopped) as (lease, waited):
+        on_lease()
         # Another run may have done some of the work since the plan was made, so the stage is planned again. The job of
         # a source finds that out itself, and planning it again would list and compare all recordings again.
         is_compared_by_job = hasattr(stage.module, "plan_source") and not is_staged(stage.module)

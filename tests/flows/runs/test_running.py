@@ -7,8 +7,9 @@ import pytest
 from flows.runs.running import Run, RunPlan, run_stages
 from schemas import Settings, Store
 from schemas.queries.database import query
+from schemas.storage.leases import hold_lease
 from schemas.tables import CHROMA
-from stages.pipeline.contract import Stopped
+from stages.pipeline.contract import Progress, Stopped
 from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import StageFailed
 from tests.worlds import tiny_mapping, tiny_source
@@ -73,6 +74,32 @@ def test_a_failed_shard_fails_the_run_keeps_the_other_shards_and_stops_later_sta
     assert rows(settings, "FROM chroma") == []
     assert kept_keys(Store(settings.store), CHROMA) == [("0.txt",), ("1.txt",), ("4.txt",), ("5.txt",)]
     assert "expected a number" in rows(settings, "SELECT error FROM runs WHERE stage = 'chroma'")[0]["error"]
+
+
+class Heard(Progress):
+    def __init__(self):
+        self.lines: list[str] = []
+
+    def tell(self, lines):
+        self.lines += lines
+
+
+def test_of_two_runs_that_begin_at_once_the_one_that_is_later_at_work_tells_of_the_other_once(
+    plan, settings, write_words
+):
+    write_words("1", "2")
+    store, early, late = Store(settings.store), Run(plan, progress=Heard()), Run(plan, progress=Heard())
+    assert (early.other_runs_lines(), late.other_runs_lines()) == ([], [])
+    with hold_lease(store, "ingest-other", early.run_id, pytest.fail, lambda: None):
+        run_stages(late)
+        (line,) = late.progress.lines
+        assert line.startswith(f"another run is at work on this store: run {early.run_id} ")
+        again = Run(plan, progress=Heard())
+        assert len(again.other_runs_lines()) == 1
+        write_words("1", "2", "3")
+        run_stages(again)
+        assert again.results[0].counts.made == 1
+        assert again.progress.lines == []
 
 
 def test_a_run_that_is_asked_to_stop_ends_at_the_next_batch(plan, settings, write_words):
