@@ -1,18 +1,22 @@
 """What a run would take: seconds and bytes for each stage, from the rates of this store's own runs and files.
 
 A stage that makes rows one by one takes a fixed time for each row, or, if its rows are clips, for each second of sound.
-A stage that makes all rows at once, such as a training, takes as long as it did last time. What no run of the store has
-done yet is not known, and nothing is guessed.
+A stage that makes all rows at once takes as long as it did last time. A training takes as long as one of the same sizes
+did, in proportion to its steps. What no run of the store has done yet is not known, and nothing is guessed.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from schemas import Store
+from schemas.identity import canonical, weights_fields
 from schemas.storage.publications import Publications
+from schemas.storage.versions import Versions, knobs
 from schemas.tables import CLIPS, GENERATIONS, REQUESTS, RUNS, Row, Table
+from schemas.weights import MissingWeights
 from stages.pipeline.durations import duration
 from stages.pipeline.plans import Plan
 
@@ -21,6 +25,12 @@ if TYPE_CHECKING:
 
 LATEST_RUNS = 5
 """How many runs of a stage its rate is measured on. Recent runs are most like the present machine and settings."""
+
+STEPS = ("optimization.steps", "training.steps")
+"""Knobs that a training takes as long as, all else equal."""
+
+FREE = ("seed", *(f"optimization.{name}" for name in ("learning_rate", "warmup_steps", "floor", "weight_decay")))
+"""Knobs of trainings that steps take as long with."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,8 @@ def estimate(pipeline: "Pipeline", plans: Sequence[Plan]) -> list[Estimate]:
         runs = latest.get(plan.stage)
         if runs is None:
             seconds = None
+        elif hasattr(module, "KINDS"):
+            seconds = _training_seconds(pipeline, plan.stage, runs)
         elif hasattr(module, "reduce"):
             seconds = float(runs[-1]["seconds"])
         else:
@@ -59,6 +71,45 @@ def estimate(pipeline: "Pipeline", plans: Sequence[Plan]) -> list[Estimate]:
             size *= length
         estimates.append(Estimate(plan.stage, seconds, None if size is None else plan.make * size))
     return estimates
+
+
+def _training_seconds(pipeline: "Pipeline", stage: str, runs: Sequence[Row]) -> float | None:
+    """Return how long a training takes, by the newest run that trained such a model in such a way; None where none did,
+    or the recipe names weights that are not there."""
+    try:
+        config = pipeline.dependencies(stage).config
+        digests: dict[str, str] = {
+            reference: pipeline.weights(reference).digest for reference in weights_fields(config)
+        }
+    except MissingWeights:
+        return None
+    wanted, versions = knobs(json.loads(canonical(config, digests))), Versions(pipeline.store).all
+    for run in reversed(runs):
+        version = versions.get(run["fingerprint"])
+        times = None if version is None else _times_as_many_steps(knobs(version.config), wanted)
+        if times is not None:
+            return times * float(run["seconds"])
+    return None
+
+
+def _times_as_many_steps(before: Mapping[str, Any], after: Mapping[str, Any]) -> float | None:
+    """Return how many times the steps of a training another one has; None where its steps may take another time."""
+    times = 1.0
+    for name in before.keys() | after.keys():
+        value, other = before.get(name), after.get(name)
+        if name in STEPS and value and other:
+            times *= other / value
+        elif value != other and name not in FREE and not _is_of_one_release(name, before, after):
+            return None
+    return times
+
+
+def _is_of_one_release(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Return whether a knob is one that a release brought or took away: the other configuration has nothing in its
+    place, such as a group of knobs that was none."""
+    other = after if name in before else before
+    around = [name.rpartition(".")[0], *(each for each in other if each.startswith(f"{name}."))]
+    return name not in other and not any(each in other for each in around)
 
 
 def makes_clips(module: ModuleType) -> bool:
@@ -110,7 +161,7 @@ def total_line(estimates: Sequence[Estimate]) -> str | None:
 def latest_runs(store: Store) -> Mapping[str, Sequence[Row]]:
     """Return the latest runs of each stage that made rows and did not fail, newest last, by stage."""
     latest: dict[str, list[Row]] = {}
-    columns = ["stage", "started_at", "seconds", "rows_made", "error"]
+    columns = ["stage", "fingerprint", "started_at", "seconds", "rows_made", "error"]
     for row in store.read(RUNS, "1", columns=columns).to_pylist():
         if row["rows_made"] and not row["error"]:
             latest.setdefault(row["stage"], []).append(row)

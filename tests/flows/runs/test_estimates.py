@@ -7,12 +7,15 @@ from types import ModuleType, SimpleNamespace
 import pyarrow as pa
 import pytest
 
-from flows.runs.estimates import LATEST_RUNS, Estimate, amount, duration, estimate, total_line
-from schemas import Store
+from flows.runs.estimates import LATEST_RUNS, Estimate, amount, duration, estimate, latest_runs, total_line
+from schemas import Config, Settings, Store
 from schemas.storage.publications import Publications
-from schemas.tables import CHROMA, CLIPS, GENERATIONS, REQUESTS, RUNS
-from stages.pipeline.plans import Plan
+from schemas.tables import CHROMA, CLIPS, GENERATIONS, REQUESTS, RUNS, TRACKS
+from stages.pipeline.contract import ReduceResult
+from stages.pipeline.pipeline import Pipeline
+from stages.pipeline.plans import ConfiguredStage, Plan
 from tests.schemas.queries.test_views import publish
+from tests.worlds.tiny_stages import Knobs, make_source, make_training, run
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -75,6 +78,47 @@ def test_clips_take_time_and_bytes_in_proportion_to_their_length(store: Store) -
     assert generate.seconds == pytest.approx(3 * 8.0 / 4)
     whole = sum(store.size(file) or 0 for file in Publications(store).shown_files([CLIPS.name])[CLIPS.name])
     assert decode.bytes == pytest.approx(3 * (800 + whole / 2) / 4)
+
+
+class Steps(Config):
+    steps: int = 100
+    learning_rate: float = 0.1
+    precision: str = "float32"
+
+
+class Trained(Config):
+    optimization: Steps = Steps()
+    lora: Steps | None = None
+    batch_size: int = 8
+    seed: int = 0
+
+
+def test_a_training_takes_as_long_as_one_of_the_same_sizes_did_step_by_step_and_another_is_not_known(
+    tmp_path: Path,
+) -> None:
+    training = make_training([])
+    training.READS, training.KINDS = (TRACKS,), ("language_model",)
+    training.reduce = lambda config, context, tracks: ReduceResult([{"track_id": context.identity}])
+
+    def pipeline(names: str, config: Trained) -> Pipeline:
+        stages = [ConfiguredStage("source", make_source(list(names)), Knobs())]
+        return Pipeline([*stages, ConfiguredStage("training", training, config)], Settings(store=str(tmp_path)))
+
+    def seconds(config: Trained, names: str = "ab") -> float | None:
+        return estimate(pipeline(names, config), [Plan("training", jobs=("all",), make=1)])[0].seconds
+
+    assert seconds(Trained()) is None
+    run(pipeline("ab", Trained()))
+    (only,) = latest_runs(Store(str(tmp_path)))["training"]
+    took = pytest.approx(only["seconds"])
+    assert seconds(Trained(), "abc") == took
+    assert seconds(Trained(seed=1, optimization=Steps(learning_rate=0.2))) == took
+    assert seconds(Trained(optimization=Steps(steps=200))) == pytest.approx(2 * only["seconds"])
+    for other in (Trained(batch_size=16), Trained(lora=Steps()), Trained(optimization=Steps(precision="bfloat16"))):
+        assert seconds(other) is None
+    run(pipeline("ab", Trained(batch_size=16)), "r2")
+    assert seconds(Trained()) == took  # by the run of its like, which is not the newest
+    assert seconds(Trained(batch_size=16)) is not None
 
 
 def test_a_stage_that_never_ran_has_no_estimate_and_a_stage_without_work_is_left_out(store: Store) -> None:
