@@ -54,6 +54,7 @@ class Drafts:
     def __init__(self, store: Store, table: Table, version: str) -> None:
         self.store, self.table, self.version = store, table, version
         self._folder = store.folder(table, version)
+        self._known_parts: dict[str, list[str]] | None = None
 
     # -- what the version will be -------------------------------------------------------------------------------------
 
@@ -87,10 +88,13 @@ class Drafts:
     # -- a shard in progress ------------------------------------------------------------------------------------------
 
     def write(self, shard: str, rows: pa.Table, input_key: str, refused: int = 0, passing: int = 0) -> None:
-        """Write the draft of a shard, and remove the shard's parts."""
+        """Write the draft of a shard, and remove the shard's parts. The parts are listed once, when the first shard is
+        written: a source writes thousands of shards, and nobody else writes parts of them meanwhile."""
         where = self._draft(shard)
         self.store.write_rows(where, self.table, rows, input_key, refused, passing)
-        for part in self._parts(shard):
+        if self._known_parts is None:
+            self._known_parts = self._all_parts()
+        for part in self._known_parts.pop(shard, ()):
             self.store.remove(part)
         if self._local is not None:
             self._local.remove_parts(shard)
@@ -106,6 +110,9 @@ class Drafts:
                 raise
             self._local.write_part(shard, rows)
             log.warning("%s", self._refusal(shard, error))
+        else:
+            if self._known_parts is not None:
+                self._known_parts.setdefault(shard, []).append(where)
 
     @contextmanager
     def kept_locally(self, shard: str, rows: pa.Table) -> Iterator[None]:
@@ -245,8 +252,15 @@ class Drafts:
         return f"{self._folder}/drafts/shard={shard}.draft"
 
     def _parts(self, shard: str) -> list[str]:
-        parts = [name for name in self._names("drafts") if (match := PART_NAME.fullmatch(name)) and match[1] == shard]
-        return [f"{self._folder}/drafts/{name}" for name in parts]
+        return self._all_parts().get(shard, [])
+
+    def _all_parts(self) -> dict[str, list[str]]:
+        """Return where the parts of each shard lie."""
+        parts: dict[str, list[str]] = {}
+        for name in self._names("drafts"):
+            if match := PART_NAME.fullmatch(name):
+                parts.setdefault(match[1], []).append(f"{self._folder}/drafts/{name}")
+        return parts
 
     def _history(self, shard: str, footer: Footer) -> str:
         return f"{self._folder}/history/shard={shard}.{footer.data_digest or footer.content}"

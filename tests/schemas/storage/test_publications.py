@@ -62,6 +62,23 @@ def test_a_complete_shard_replaces_its_parts(store):
     assert drafts.unfinished_keys() == {}
 
 
+def test_shards_that_are_written_one_after_the_other_are_not_listed_for_each(store, monkeypatch):
+    Drafts(store, TOKENS, "v1").write_part("7", rows("of a killed run"))
+    drafts, listings = Drafts(store, TOKENS, "v1"), []
+    listing = store._listing
+    monkeypatch.setattr(
+        store, "_listing", lambda *words, **named: (listings.append(words), listing(*words, **named))[1]
+    )
+    drafts.write("0", rows("a"), "k")
+    first = len(listings)
+    for number in range(1, 20):
+        drafts.write_part(str(number), rows("a"))
+        drafts.write(str(number), rows("a"), "k")
+    assert len(listings) == first
+    monkeypatch.undo()
+    assert Drafts(store, TOKENS, "v1").rows_in_work() == {}
+
+
 def test_dropped_rows_are_found_again(store):
     publish(store, "v1", s0=rows("a", "b"))
     publish(store, "v1", s0=rows("a"))
