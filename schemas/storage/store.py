@@ -5,8 +5,9 @@ from; the shard is done if and only if that matches. There are no separate marke
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeAlias, TypeVar
 
 import pyarrow as pa
@@ -48,6 +49,7 @@ class Store(FileStore):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self._footers: dict[_FileKey, Footer] = {}
+        self._remembered: dict[str, Footer] | None = None
         self._column_digests: dict[tuple[str, str], Mapping[str, str]] = {}
         self._records: dict[tuple[_FileKey, tuple[str, ...]], pa.Table] = {}
 
@@ -100,7 +102,7 @@ class Store(FileStore):
         path = self.path(relative)
         try:
             if not self.is_local:
-                return parse_footer(read_tail(self.filesystem, path), path)
+                return self._remote_footer(path)
             # A plan reads the same footers once for each stage.
             key = _file_key(path)
             if key not in self._footers:
@@ -109,6 +111,24 @@ class Store(FileStore):
         except FileNotFoundError:
             self._confirm_absent(relative)
             return None
+
+    def _remote_footer(self, path: str) -> Footer:
+        if self._remembered is None:
+            return parse_footer(read_tail(self.filesystem, path), path)
+        if path not in self._remembered:
+            self._remembered[path] = parse_footer(read_tail(self.filesystem, path), path)
+        return self._remembered[path]
+
+    @contextmanager
+    def remembering_footers(self) -> Iterator[None]:
+        """Read each footer of an object store once within this block, in which nothing is written here: no look that
+        takes less than reading it tells whether it is the same, as that at a local file does."""
+        before = self._remembered
+        self._remembered = {} if before is None else before
+        try:
+            yield
+        finally:
+            self._remembered = before
 
     def footers(self, table: Table, version: str) -> dict[str, Footer]:
         """Return the footer of each shard of a version, by the shard's name."""

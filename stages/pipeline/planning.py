@@ -120,6 +120,11 @@ def plan_pipeline(pipeline: Pipeline, names: Sequence[str], by_name: bool) -> li
         ValueError: a table that a stage reads does not exist, and no stage of the run makes it.
     """
     pipeline.fetch(names)
+    with pipeline.store.remembering_footers():  # of the same tables once a stage
+        return _plan_stages(pipeline, names, by_name)
+
+
+def _plan_stages(pipeline: Pipeline, names: Sequence[str], by_name: bool) -> list[Plan]:
     plans: dict[str, Plan] = {}
     contents: dict[str, Content] = {}
     remade: dict[str, str] = {}  # stages that get another version once a model is trained -> the stage that trains it

@@ -6,6 +6,7 @@ from types import ModuleType
 
 import pytest
 
+import schemas.storage.store
 from schemas import Config, Settings, WeightsRef
 from schemas.tables import CHROMA, CLAP, TRACKS
 from schemas.weights import MissingWeights
@@ -183,6 +184,43 @@ def test_rows_dropped_at_the_source_are_not_reused_in_later_stages(tmp_path, kep
     run(with_training("abcd"))
     counts = [(plan.make, plan.reuse, plan.drop) for plan in plan_pipeline(with_training(kept), names, by_name=False)]
     assert counts == [(0, len(kept), 4 - len(kept))] * 2 + [(1, 0, 0)]
+
+
+def _ids(config, context, tracks):
+    yield Shard([{"track_id": name} for name in tracks.column("track_id").to_pylist()])
+
+
+def test_a_plan_reads_each_footer_of_an_object_store_once_and_the_next_plan_anew(tmp_path, monkeypatch):
+    def planned(names: str) -> Pipeline:
+        other = make_mapping([])
+        other.WRITES, other.shard = CLAP, _ids
+        stages = [
+            ConfiguredStage("source", make_source(list(names)), Knobs()),
+            ConfiguredStage("mapping", make_mapping([]), Knobs()),
+            ConfiguredStage("other", other, Knobs()),
+        ]
+        return Pipeline(stages, Settings(store=f"memory://{tmp_path.name}"))
+
+    pipeline = planned("ab")
+    run(pipeline)
+    reads: list[str] = []
+    read_tail = schemas.storage.store.read_tail
+
+    def noted(filesystem, path):
+        reads.append(path)
+        return read_tail(filesystem, path)
+
+    monkeypatch.setattr(schemas.storage.store, "read_tail", noted)
+    names = ["source", "mapping", "other"]
+    assert [plan.jobs for plan in plan_pipeline(pipeline, names, by_name=False)] == [(), (), ()]
+    assert len(reads) == len(set(reads)) == 3
+    plan_pipeline(pipeline, names, by_name=False)
+    assert len(reads) == 6
+    # What another run writes between two plans of one pipeline is seen.
+    source, mapping, _ = planned("abc").stages.values()
+    for stage in (source, mapping):
+        run_stage(stage, planned("abc").context(stage.name, "r2"))
+    assert [plan.make for plan in plan_pipeline(pipeline, ["mapping", "other"], by_name=False)] == [0, 1]
 
 
 def test_a_plan_says_which_knob_makes_what_is_there_anew_and_nothing_of_new_recordings(tmp_path):
