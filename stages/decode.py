@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from stages.checkpoints.decoded import DecodedSound
 
 READS, WRITES, VERSION = (VERDICTS, GENERATIONS, REQUESTS), CLIPS, 7
+SHOWS = (REQUESTS,)
 REPEATS = {REQUESTS: ("title",)}
 """Columns of a request that are written into a file's tags, but are not part of the request's identity."""
 

@@ -154,7 +154,10 @@ def run_stages(run: Run, run_jobs: RunJobs = run_one_by_one) -> None:
         if run.stop.is_set():
             raise Stopped(f"{name} was asked to stop")
         context = pipeline.context(name, run.run_id)
-        context = replace(context, progress=run.progress, stop=run.stop, checks=run.plan.checks)
+        shown_later = _is_shown_later(pipeline, name, names)
+        context = replace(
+            context, progress=run.progress, stop=run.stop, checks=run.plan.checks, shown_later=shown_later
+        )
         try:
             result = run_stage(
                 pipeline.stages[name], context, run.plan.by_name, run_jobs, stage_plans.get(name), run.begin_work
@@ -169,3 +172,9 @@ def run_stages(run: Run, run_jobs: RunJobs = run_one_by_one) -> None:
             stage_plans.clear()  # later stages have other rows to read now
         if result.changed or name == names[-1]:
             write_views(pipeline.store)
+
+
+def _is_shown_later(pipeline: Pipeline, name: str, names: Sequence[str]) -> bool:
+    """Return whether a later stage of the run publishes the table of this stage together with its own."""
+    table, later = pipeline.stages[name].module.WRITES, names[list(names).index(name) + 1 :]
+    return any(table in getattr(pipeline.stages[each].module, "SHOWS", ()) for each in later)

@@ -45,7 +45,7 @@ STAGED: bool                  (optional) whether new content replaces all of the
 
 read what lies outside the store: `known` are the stage's rows of earlier runs, `refused` its rejects. `plan_source`
 only counts; `read_source` yields the complete new content of each shard that changes. Example: `stages/ingest/`. If
-the source is STAGED, `known` is what users see, whatever a failed run left behind, and the plan's own checks replace
+the source is STAGED, `known` is what was published last, whatever a failed run left behind, and the plan's own checks replace
 the limit on the share of rejects in the settings. Example: `stages/requests/`. A stage whose items take long to read
 also has all of the following, so that jobs on many machines can share the reading (`stages.pipeline.parts`):
 
@@ -74,6 +74,8 @@ OUTDATED: Mapping[int, str]   VERSIONs up to which its rows cannot be kept after
 REPEATS: Mapping[Table, tuple[str, ...]]
                               columns of other tables of READS that its rows repeat, under the same names, for the same
                               keys: a row whose values differ from these is made again
+SHOWS: tuple[Table, ...]      tables of READS that a run publishes together with WRITES, not before, if it makes both: an
+                              order of clips is shown once its clips are
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies
                               which weights of its Config and which tables of READS and CONSULTS affect its rows, if
                               that follows from the Config or from the weights themselves. Only these are fetched,
@@ -293,6 +295,8 @@ class Context:
     gives them: one text for each column of the key."""
     checks: tuple[Check, ...] = ()
     """The user's own checks, which must pass before anything is published."""
+    shown_later: bool = False
+    """Whether a later stage of the run publishes the table that this stage makes (`SHOWS`)."""
     progress: Progress = field(default_factory=Progress)
     stop: threading.Event = field(default_factory=threading.Event)
     remarks: Remarks = field(default_factory=Remarks)

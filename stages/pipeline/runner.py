@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from schemas.storage.drafts import Drafts
+from schemas.storage.drafts import Drafts, PublishedShard
 from schemas.storage.leases import Holder, hold_lease
 from schemas.storage.publications import Publications
 from schemas.storage.versions import record_version
@@ -132,8 +132,21 @@ def _is_published(stage: ConfiguredStage, context: Context) -> bool:
     drafts = Drafts(context.store, writes, context.fingerprint)
     if writes.accumulates or not drafts.shards():
         return True
-    publications = Publications(context.store)
-    return not drafts.drafted() and publications.is_current(writes, context.fingerprint, drafts.manifest())
+    return not drafts.drafted() and not _unpublished(stage, context)
+
+
+def _unpublished(stage: ConfiguredStage, context: Context) -> dict[str, tuple[str, list[PublishedShard]]]:
+    """Return the version and shards of each table that this stage still has to publish, by name: the tables of its
+    `SHOWS`, and its own unless a later stage publishes that."""
+    shows = [table for table in getattr(stage.module, "SHOWS", ()) if table.name in context.versions]
+    shown = {table: context.versions[table.name] for table in shows}
+    versions = shown if context.shown_later else shown | {stage.module.WRITES: context.fingerprint}
+    publications, unpublished = Publications(context.store), {}
+    for table, version in versions.items():
+        manifest = Drafts(context.store, table, version).manifest()
+        if manifest and not publications.is_current(table, version, manifest):
+            unpublished[table.name] = (version, manifest)
+    return unpublished
 
 
 def _publish(stage: ConfiguredStage, context: Context, plan: Plan) -> None:
@@ -142,9 +155,9 @@ def _publish(stage: ConfiguredStage, context: Context, plan: Plan) -> None:
     drafts = Drafts(store, writes, context.fingerprint)
     if not writes.accumulates:
         drafts.publish(plan.gone)
-        manifest, publications = drafts.manifest(), Publications(store)
-        if manifest and not publications.is_current(writes, context.fingerprint, manifest):
-            publications.publish(context.run_id, stage.name, {writes.name: (context.fingerprint, manifest)})
+        for table in _unpublished(stage, context).items():
+            # Each table has a record of its own, because an order of requests stays while models and clips change.
+            Publications(store).publish(context.run_id, stage.name, dict([table]))
     for shard in plan.gone:
         store.remove_shard(REJECTS, context.fingerprint, shard)
         store.remove_shard(REMARKS, context.fingerprint, shard)

@@ -164,7 +164,7 @@ def generate(config: Trained, context: Context, requests: pa.Table) -> Iterator[
                 yield Shard([{"request_id": key, "take": take, "codes": [[code]]}])
 
 
-def decode(config: Nothing, context: Context, generations: pa.Table) -> Iterator[Shard]:
+def decode(config: Nothing, context: Context, generations: pa.Table, requests: pa.Table) -> Iterator[Shard]:
     """Write a file for each row."""
     for row in generations.to_pylist():
         data = str(row["codes"]).encode()
@@ -187,6 +187,7 @@ def chain(scale: float = 1.0) -> list[ConfiguredStage]:
     """All stages in their order."""
     mapping = _stage("chroma", READS=(TRACKS,), WRITES=CHROMA, Config=Scaled, shard=chroma)
     fan_out = _stage("generate", READS=(REQUESTS,), CONSULTS=(TRACKS,), WRITES=GENERATIONS, shard=generate)
+    to_files = _stage("decode", READS=(GENERATIONS, REQUESTS), SHOWS=(REQUESTS,), WRITES=CLIPS, shard=decode)
     kinds = ("language_model",)
     return [
         ConfiguredStage("ingest", _source("ingest", TRACKS, _tracks), Nothing()),
@@ -196,7 +197,7 @@ def chain(scale: float = 1.0) -> list[ConfiguredStage]:
         ),
         ConfiguredStage("requests", _source("requests", REQUESTS, _requests), Nothing()),
         ConfiguredStage("generate", fan_out, Trained()),
-        ConfiguredStage("decode", _stage("decode", READS=(GENERATIONS,), WRITES=CLIPS, shard=decode), Nothing()),
+        ConfiguredStage("decode", to_files, Nothing()),
         ConfiguredStage("report", _stage("report", READS=(CLIPS, REQUESTS), WRITES=REPORTS, reduce=report), Nothing()),
     ]
 
