@@ -45,9 +45,9 @@ STAGED: bool                  (optional) whether new content replaces all of the
 
 read what lies outside the store: `known` are the stage's rows of earlier runs, `refused` its rejects. `plan_source`
 only counts; `read_source` yields the complete new content of each shard that changes. Example: `stages/ingest/`. If
-the source is STAGED, `known` is what was published last, whatever a failed run left behind, and the plan's own checks replace
-the limit on the share of rejects in the settings. Example: `stages/requests/`. A stage whose items take long to read
-also has all of the following, so that jobs on many machines can share the reading (`stages.pipeline.parts`):
+the source is STAGED, `known` is what was published last, whatever a failed run left behind, and the plan's own checks
+replace the limit on the share of rejects in the settings. Example: `stages/requests/`. A stage whose items take long to
+read also has all of the following, so that jobs on many machines can share the reading (`stages.pipeline.parts`):
 
 ```
 READING: pa.Schema            what is known about an item once it is read: at least its `uri` and `stamp`
@@ -74,8 +74,8 @@ OUTDATED: Mapping[int, str]   VERSIONs up to which its rows cannot be kept after
 REPEATS: Mapping[Table, tuple[str, ...]]
                               columns of other tables of READS that its rows repeat, under the same names, for the same
                               keys: a row whose values differ from these is made again
-SHOWS: tuple[Table, ...]      tables of READS that a run publishes together with WRITES, not before, if it makes both: an
-                              order of clips is shown once its clips are
+SHOWS: tuple[Table, ...]      tables of READS that a run that makes both publishes together with WRITES, not before:
+                              an order of clips is shown once its clips are
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies
                               which weights of its Config and which tables of READS and CONSULTS affect its rows, if
                               that follows from the Config or from the weights themselves. Only these are fetched,
