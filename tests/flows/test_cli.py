@@ -45,7 +45,7 @@ HEAVY = (
         (["run", "--set", "settings.device=tpu"], ["settings.device", "'cpu' or 'cuda'", "'tpu'"]),
         (["run", "--set", "settings.concurrency=0"], ["settings.concurrency", "greater than or equal to 1"]),
         (["run", "--set", "decode"], ["stage.field=value"]),
-        (["run", "train_codec", "--preset", "musicgen-small"], ["takes no part"]),
+        (["run", "train_codec", "--preset", "musicgen-small"], ["is not part of the preset"]),
         (["run", "--preset", "musicgen-small"], ["expected --source"]),
         (["sql", "SELECT 1", "--format", "xml"], ["--format", "csv"]),
         (["sql", "SELECT 1", "--store", "/nowhere/at/all"], ["expected a store", "/nowhere/at/all"]),
@@ -324,7 +324,7 @@ def test_a_missing_source_is_reported_in_one_line_with_exit_code_1(tmp_path, cap
     assert run_command(["run", "ingest", "--source", str(tmp_path / "no"), "--store", str(tmp_path / "s")]) == 1
     lines = complaints(capfd.readouterr().err)
     assert len(lines) == 1, lines
-    assert "not there" in lines[0]
+    assert "does not exist" in lines[0]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")

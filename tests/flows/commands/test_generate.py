@@ -128,7 +128,7 @@ def test_a_plan_refuses_a_codec_that_is_not_the_models(folder: Path, tmp_path: P
     other.save_pretrained(tmp_path / "other")
     words = (str(folder), "--text", DESCRIPTION, "--store", str(tmp_path / "store"), "--dry-run")
     assert order(*words, "--set", f"decode.codec={tmp_path}/other") == 1
-    assert f"speaks, got decode.codec = {tmp_path}/other" in capfd.readouterr().err
+    assert f"uses, got decode.codec = {tmp_path}/other" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["hub", "audiocraft"])

@@ -149,7 +149,7 @@ def test_the_stage_nearest_runs_only_if_clips_and_tracks_are_embedded():
     assert "nearest" not in names_of(small)  # its tracks are not embedded
     assert "nearest" in names_of(small, "clap") & names_of(small, all_tables=True)
     assert "nearest" not in names_of(Recipe.model_validate({"evaluate": {"clap": None}}))
-    with pytest.raises(ValueError, match="nearest takes no part"):
+    with pytest.raises(ValueError, match="nearest is not part of the preset"):
         selected_stages(small.configured_stages("music"), ["nearest"], "musicgen-small")
 
 
@@ -229,5 +229,5 @@ def test_generate_brings_requests_along_and_ingest_the_demo_corpus():
     ]
     with pytest.raises(ValueError, match=r"unknown stage 'sing' .*; allowed: demo, ingest"):
         selected_stages(stages, ["sing"], "miniature")
-    with pytest.raises(ValueError, match="takes no part"):
+    with pytest.raises(ValueError, match="is not part of the preset"):
         selected_stages(Recipe(preset="musicgen-small").configured_stages(None), ["train_codec"], "musicgen-small")

@@ -60,7 +60,7 @@ def test_a_wrong_codec_of_any_stage_is_refused_before_a_clip_is_generated(
     store = tmp_path / "store"
     stages = ["generate", "gate", "decode", "evaluate"]
     wrong = plan(store, stages, generate__checkpoint=folder, **{f"{stage}__codec": other})
-    told = rf"expected the codec \(identity .*…\), which generate.checkpoint = {folder} speaks, got {stage}.codec = "
+    told = rf"expected the codec \(identity .*…\), which generate.checkpoint = {folder} uses, got {stage}.codec = "
     with pytest.raises(ValueError, match=told + str(other)):
         run_stages(Run(wrong))
     assert not Store(str(store)).versions(GENERATIONS)

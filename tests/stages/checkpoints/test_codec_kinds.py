@@ -175,7 +175,7 @@ def test_a_converted_checkpoint_contains_its_codec_and_can_be_used_as_one(
         tables[0].add_(1)
     network.save_pretrained(tmp_path / "new" / "codec")
     with pytest.raises(
-        ValueError, match=r"expected the codec with identity [0-9a-f]{64}, which the checkpoint .*new speaks"
+        ValueError, match=r"expected the codec with identity [0-9a-f]{64}, which the checkpoint .*new uses"
     ):
         load_checkpoint(tmp_path / "new", refuse)
 

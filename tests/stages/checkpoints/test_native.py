@@ -125,7 +125,7 @@ def test_a_codec_inside_that_does_not_fit_the_model_is_refused_by_its_identity(t
     network.save_pretrained(small.folder / "codec")
     assert small.trained.facts.codec is not None
     identity = small.trained.facts.codec.identity
-    expected = f"expected the codec with identity {identity}, which the checkpoint .*checkpoint speaks"
+    expected = f"expected the codec with identity {identity}, which the checkpoint .*checkpoint uses"
     with pytest.raises(ValueError, match=expected):
         load_checkpoint(small.folder, find)
 

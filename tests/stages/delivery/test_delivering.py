@@ -178,7 +178,7 @@ def test_a_pick_of_a_missing_clip_is_an_error_and_its_refusal_is_not(store):
     opening = f"{0:016x}"
     picked = Picks({(opening, 1): "pick", (opening, 7): "pick", ("gone", 1): "pick"})
     with pytest.raises(
-        ValueError, match=rf"got 2 of 3 that it does not: take 7 of {opening}, take 1 of gone; .*pick again"
+        ValueError, match=rf"got 2 of 3 that are not: take 7 of {opening}, take 1 of gone; .*pick again"
     ):
         choose_clips(store, picks=picked)
     assert len(choose_clips(store, picks=Picks({("gone", 1): "refuse"}))) == 8

@@ -111,7 +111,7 @@ def test_a_codec_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
     codec = random_musicgen(SHAPES["mono"]).audio_encoder
     with pytest.raises(ValueError, match=r"expected a codec to write with the model, .* got none"):
         write_hugging_face(trained(None), tmp_path)
-    with pytest.raises(ValueError, match="expected a codec of cardinality 32, as the decoder in the model speaks"):
+    with pytest.raises(ValueError, match="expected a codec of cardinality 32, as the decoder in the model uses"):
         write_hugging_face(trained(codec, language_model={"cardinality": 32}), tmp_path)
     model = trained(codec)
     with pytest.raises(ValueError, match=r"expected a codec of 50.0 frames a second, got 25.0"):

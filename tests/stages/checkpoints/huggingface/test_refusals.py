@@ -74,7 +74,7 @@ CONFIGURATIONS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "more codebooks than the codec's": (
         lambda config: config["decoder"].update(num_codebooks=5),
-        "expected a codec of at least 5 codebooks, as the decoder in .*theirs speaks, got 4",
+        "expected a codec of at least 5 codebooks, as the decoder in .*theirs uses, got 4",
     ),
     "odd codebooks in stereo": (
         lambda config: config["decoder"].update(num_codebooks=3, audio_channels=2),
