@@ -227,10 +227,10 @@ def load_matching_network(codes: CodesFormat, path: Path, got: str, owner: str) 
         and codes.channels in (None, sides * own_channels)
     )
     if not fits or (codes.cardinality, codes.frame_rate) != (coder.cardinality, coder.frame_rate):
-        channels = "" if codes.channels is None else f" for {codes.channels} channels"
+        channels = "" if codes.channels is None else f" and {codes.channels} channels"
         raise ValueError(
-            f"expected a codec of {codes}{channels}, which {owner} uses, got {got} with {sides * levels} of "
-            f"{coder.cardinality} codes at {coder.frame_rate:g} for {sides * own_channels}"
+            f"expected a codec of {codes}{channels}, which {owner} uses, got {got} with {sides * levels} codebooks of "
+            f"{coder.cardinality} codes at {coder.frame_rate:g} frames a second and {sides * own_channels} channels"
         )
     levels = codes.codebooks // sides
     if codes.identity is not None and not has_identity(network, levels, codes.identity):

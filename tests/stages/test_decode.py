@@ -218,7 +218,9 @@ def test_sound_that_is_not_finite_is_refused(tmp_path: Path) -> None:
 
 def test_a_codec_that_does_not_fit_the_codes_is_refused_by_name(tmp_path: Path) -> None:
     folder = codec_folder(tmp_path / "the-other-codec", cardinality=32)
-    with pytest.raises(StageFailed, match=r"2 codebooks of 16 codes at 25 .* c1 .*the-other-codec with 2 of 32 at 25"):
+    with pytest.raises(
+        StageFailed, match=r"2 codebooks of 16 codes at 25 .* c1 .*the-other-codec with 2 codebooks of 32"
+    ):
         made(new_store(tmp_path / "s"), Config.model_validate({"codec": str(folder)}))
 
 

@@ -76,7 +76,7 @@ def test_shards_that_are_written_one_after_the_other_are_not_listed_for_each(sto
         drafts.write(str(number), rows("a"), "k")
     assert len(listings) == first
     monkeypatch.undo()
-    assert Drafts(store, TOKENS, "v1").rows_in_work() == {}
+    assert Drafts(store, TOKENS, "v1").unfinished_keys() == {}
 
 
 def test_dropped_rows_are_found_again(store):

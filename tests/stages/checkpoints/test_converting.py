@@ -106,7 +106,7 @@ def test_a_given_codec_is_checked_by_its_identity(tmp_path: Path) -> None:
     ):
         convert_checkpoint(small.folder, tmp_path / "wrong", "hf", find, WeightsRef(str(tmp_path / "other")))
     codec_folder(tmp_path / "larger", cardinality=32)
-    with pytest.raises(ValueError, match=r"expected a codec of 2 codebooks of 16 codes .* with 2 of 32"):
+    with pytest.raises(ValueError, match=r"expected a codec of 2 codebooks of 16 codes .* with 2 codebooks of 32"):
         convert_checkpoint(small.folder, tmp_path / "wrong", "hf", find, WeightsRef(str(tmp_path / "larger")))
     assert not (tmp_path / "wrong").exists()
 

@@ -113,7 +113,7 @@ def test_a_field_without_values_is_refused_unless_the_checkpoint_knows_it(tmp_pa
         language_model={"cross": ("description", "clap", "genre", "artist")},
         fields=fields | {"artist": fields["genre"]},
     )
-    with pytest.raises(StageFailed, match="expected artist of at least one track"):
+    with pytest.raises(StageFailed, match="expected artist in at least one track"):
         train_in(tmp_path, going_on(tmp_path, begun, model=both, optimization=STILL))
 
 
