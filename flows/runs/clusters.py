@@ -307,6 +307,9 @@ class _BufferedProgress(Progress):
                 count += self._events.pop()[2][0]
             self._events.append((self._job, "advance", (count, note)))
 
+    def resume(self, count: int) -> None:
+        self._add("resume", count)
+
     def tell(self, lines: Sequence[str]) -> None:
         self._add("tell", list(lines))
 

@@ -35,6 +35,8 @@ class Work:
     unit: str
     """What is counted, such as `shards`."""
     done: int = 0
+    resumed: int = 0
+    """How many of those done an interrupted run did."""
     note: str = ""
     bar: TaskID | None = None
     started: float = field(default_factory=time.monotonic)
@@ -42,16 +44,21 @@ class Work:
     """When the last line about it was written, by the monotonic clock, seconds."""
 
     def rate(self) -> float:
-        return self.done / max(time.monotonic() - self.started, 1e-6)
+        return (self.done - self.resumed) / max(time.monotonic() - self.started, 1e-6)
 
     def seconds_left(self) -> float:
         return (self.total - self.done) / max(self.rate(), 1e-9)
 
     def line(self) -> str:
-        """Return how far the work is, in one line."""
-        left = "done" if self.done >= self.total else f"{self.seconds_left():.0f} s left"
-        line = f"{self.what}: {self.done}/{self.total} {self.unit}, {self.rate():.1f}/s, {left}"
-        return f"{line}, {self.note}" if self.note else line
+        """Return how far the work is, in one line; without a rate as long as none is known."""
+        parts = [f"{self.what}: {self.done}/{self.total} {self.unit}"]
+        if rate := self.rate():
+            parts.append(f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each")
+        if self.done >= self.total:
+            parts.append("done")
+        elif rate:
+            parts.append(f"{self.seconds_left():.0f} s left")
+        return ", ".join([*parts, self.note] if self.note else parts)
 
     def remove_from(self, bars: Bars) -> None:
         if self.bar is not None:
@@ -170,6 +177,15 @@ class BarProgress(RunProgress):
             self._bars.update(work.bar, advance=count, count=work.done, reading=reading)
             self._draw_stage()
 
+    def resume(self, count: int) -> None:
+        with self._lock:
+            work = self._works.get(threading.get_ident())
+            if work is None or work.bar is None:
+                return
+            work.done, work.resumed = work.done + count, work.resumed + count
+            self._bars.reset(work.bar, completed=work.done, count=work.done, reading=f"{work.unit}  resumed")
+            self._draw_stage()
+
     def tell(self, lines: Sequence[str]) -> None:
         for line in self._news(lines):
             self._bars.console.print(Text(wrap(line, self._bars.console.width)), soft_wrap=True)
@@ -234,6 +250,13 @@ class LineProgress(RunProgress):
             if ended:
                 del self._works[threading.get_ident()]
         self._write(line)
+
+    def resume(self, count: int) -> None:
+        with self._lock:
+            work = self._works.get(threading.get_ident())
+            if work is not None:
+                work.resumed += count
+        self.advance(count, "resumed")
 
     def tell(self, lines: Sequence[str]) -> None:
         for line in self._news(lines):

@@ -66,6 +66,13 @@ class ReadableProgress(Progress):
                 work.done, work.note = work.done + count, note
         self._listener.advance(count, note)
 
+    def resume(self, count: int) -> None:
+        with self._lock:
+            work = self._works.get(threading.get_ident())
+            if work is not None:
+                work.done, work.resumed, work.note = work.done + count, work.resumed + count, "resumed"
+        self._listener.resume(count)
+
     def tell(self, lines: Sequence[str]) -> None:
         self._listener.tell(lines)
 

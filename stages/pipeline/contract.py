@@ -249,6 +249,10 @@ class Progress:
     def advance(self, count: int = 1, note: str = "") -> None:
         """Count `count` more things as done; `note` is a short figure to show, such as the loss."""
 
+    def resume(self, count: int) -> None:
+        """Count `count` things as done that an interrupted run did, and that say nothing about the rate of this one."""
+        self.advance(count, "resumed")
+
     def tell(self, lines: Sequence[str]) -> None:
         """Show what a person should know before the work is done, such as what it is done on."""
 

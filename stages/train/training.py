@@ -190,7 +190,8 @@ def _take_steps(
     )
     model, steps, precision = loss_module.model, config.optimization.steps, config.optimization.precision
     context.progress.start("training", steps, "steps")
-    context.progress.advance(train_state.updates, "resumed" if saved else "")
+    if saved:
+        context.progress.resume(train_state.updates)
     multiplied = torch.float32 if is_single(model.device, precision) else torch.bfloat16
     rate = rank.world_size * matmul_rate(model.device, multiplied)
     distributed = rank.distributed(loss_module)

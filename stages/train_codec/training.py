@@ -162,7 +162,8 @@ def _train(config: Config, context: Context, training: CodecTraining, valid: lis
         sums, counts = saved.tensors[SUMS], saved.tensors[COUNTS]
     steps = config.training.optimization.steps
     context.progress.start("training the codec", steps, "steps")
-    context.progress.advance(training.updates, "resumed" if saved else "")
+    if saved:
+        context.progress.resume(training.updates)
 
     def save() -> None:
         save_state(context, training.state() | {SUMS: sums.clone(), COUNTS: counts.clone()}, training_log)

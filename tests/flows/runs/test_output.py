@@ -4,11 +4,13 @@ import io
 import re
 import subprocess
 import sys
+import time
 
 from rich.console import Console
 
 from flows.runs.output import be_quiet, print_table, result_rows
 from flows.runs.progress import BarProgress, LineProgress
+from flows.service.progress_artifact import ReadableProgress, Reading
 from stages.pipeline.jobs import Counts
 from stages.pipeline.runner import StageResult
 from tests.worlds.command_line import ROOT
@@ -42,6 +44,21 @@ def test_lines_contain_the_rate_and_the_time_left():
     assert "s left" in lines[1]
 
 
+def test_what_an_interrupted_run_did_does_not_count_for_the_rate_and_the_time_left(monkeypatch):
+    now, lines = [time.monotonic()], []
+    monkeypatch.setattr("flows.runs.progress.time.monotonic", lambda: now[0])
+    progress = ReadableProgress(LineProgress(lines.append, seconds=0))
+    progress.begin_stage("train", 1)
+    progress.start("training", 1000, "steps")
+    progress.resume(400)
+    assert progress.reading() == Reading(40.0, "train; training: 400/1000 steps, resumed")
+    now[0] += 20.0
+    progress.advance(10, "loss 2.1")
+    expected = "training: 410/1000 steps, 2.0 s each, 1180 s left, loss 2.1"
+    assert lines == ["training: 1000 steps", expected]
+    assert progress.reading() == Reading(41.0, f"train; {expected}")
+
+
 def test_bars_on_a_terminal_show_the_finished_part():
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120)
@@ -53,6 +70,15 @@ def test_bars_on_a_terminal_show_the_finished_part():
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
     assert "reading" in shown
     assert re.search(r"training .* 4/10 steps  .*/s  loss 2\.1", shown)
+
+
+def test_bars_of_a_resumed_training_begin_where_it_was_interrupted():
+    out = io.StringIO()
+    with BarProgress(Console(file=out, force_terminal=True, width=120)) as progress:
+        progress.start("training", 10, "steps")
+        progress.resume(7)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
+    assert re.search(r"training .* 7/10 steps  resumed", shown)
 
 
 def test_markup_in_cells_is_printed_as_text():
