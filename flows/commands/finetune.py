@@ -17,10 +17,10 @@ from flows.commands.generate import (
     DryRunOption,
     ModelArgument,
     TextEncoderOption,
+    explaining_missing_weights,
     model_lines,
     model_reference,
     recipe_of_checkpoint,
-    told_where_to_put,
 )
 from flows.commands.options import (
     RunOptions,
@@ -127,7 +127,7 @@ def finetune(
     asked |= {"samples": {"texts": prompt}} if prompt else {}
     asked["optimization"] |= {} if steps is None else {"steps": steps, "warmup_steps": min(50, steps // 10)}
     asked["optimization"] |= {} if precision is None else {"precision": precision}
-    with told_where_to_put(NAMED_BY):
+    with explaining_missing_weights(NAMED_BY):
         difference, stages = recipe_of_tuning(model, opened, text_encoder)
         difference = merge(difference, {"train": asked})
 

@@ -125,7 +125,7 @@ def generate(
     options |= {"accept_refused": lines_or_share(accept_refused), "drop_requests": drop or None}
     defaults = {name: value for name, value in (("seconds", seconds), ("takes", takes)) if value is not None}
     adapters, folders = _read_adapters(adapter or [])
-    with tempfile.TemporaryDirectory(prefix="segue-order-") as folder, told_where_to_put(NAMED_BY):
+    with tempfile.TemporaryDirectory(prefix="segue-order-") as folder, explaining_missing_weights(NAMED_BY):
         asked = {"requests": defaults | ({"adapters": folders} if folders else {})}
         difference = merge(recipe_of_checkpoint(model, opened, text_encoder), asked)
         if text:
@@ -322,7 +322,7 @@ def model_lines(checkpoint: str, folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def told_where_to_put(options: Mapping[str, str]) -> Iterator[None]:
+def explaining_missing_weights(options: Mapping[str, str]) -> Iterator[None]:
     """If weights are missing and cannot be downloaded now, say how to get them here and how to name them.
 
     Args:

@@ -93,7 +93,7 @@ class Run:
     stop: threading.Event = field(default_factory=threading.Event)
     results: list[StageResult] = field(default_factory=list)
     """The result of each stage so far, including the one that failed."""
-    told_of: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
     """The ids of other runs on the same store that were reported."""
     is_at_work: bool = False
     """Whether other runs can see this one at work."""
@@ -101,8 +101,8 @@ class Run:
     def other_runs_lines(self) -> list[str]:
         """Return a line about each other run at work on its store that was not reported yet."""
         others = runs_at_work(Store(self.plan.settings.store))
-        new = {name: other for name, other in others.items() if other.run_id not in self.told_of | {self.run_id}}
-        self.told_of |= {other.run_id for other in new.values()}
+        new = {name: other for name, other in others.items() if other.run_id not in self.reported | {self.run_id}}
+        self.reported |= {other.run_id for other in new.values()}
         return _lines_of_runs(new)
 
     def begin_work(self) -> None:

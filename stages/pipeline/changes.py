@@ -1,5 +1,5 @@
-"""What was changed where a plan makes a version of a table that the store does not have: knobs that a user gave other
-values, and tables that are read in another version.
+"""Reasons for plans that make a new version of a table: knobs that have other values, and tables that are read in
+another version.
 """
 
 import json
@@ -12,26 +12,26 @@ from stages.pipeline.pipeline import Pipeline
 from stages.pipeline.plans import Plan
 
 LONGEST = 60
-"""Characters of a knob and its two values that a reason holds."""
+"""Maximum number of characters of a knob and its two values in a reason."""
 
 
-def told_changes(pipeline: Pipeline, plans: Iterable[Plan]) -> list[Plan]:
-    """Return plans with a reason for those that have work, give none, and make a version of their table that the store
-    does not have: what differs from the version that the stage's last run made."""
+def with_reasons(pipeline: Pipeline, plans: Iterable[Plan]) -> list[Plan]:
+    """Return the plans, with a reason added to those that have work, state none, and make a version of their table that
+    the store does not have: what differs from the version that the stage made last."""
     versions, runs = Versions(pipeline.store), None
-    told = []
+    explained = []
     for plan in plans:
         table = pipeline.stages[plan.stage].module.WRITES
         if plan.jobs and not plan.reason and not pipeline.store.shards(table, pipeline.fingerprint(plan.stage)):
             if runs is None:
                 runs = pipeline.store.read(RUNS, "1", columns=["stage", "fingerprint", "started_at"]).to_pylist()
             plan = replace(plan, reason=_changes(pipeline, plan.stage, versions, runs))
-        told.append(plan)
-    return told
+        explained.append(plan)
+    return explained
 
 
 def _changes(pipeline: Pipeline, name: str, versions: Versions, runs: Iterable[Row]) -> str:
-    """Say what differs between the version that a stage is to make and the last one; empty where there is none."""
+    """Return what differs between the version that a stage will make and its last one; empty without a last one."""
     fingerprint = pipeline.fingerprint(name)
     code = pipeline.stages[name].module.VERSION
     after = Version(fingerprint, name, code, json.loads(pipeline.config(name)), pipeline.versions(name))

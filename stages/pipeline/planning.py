@@ -14,7 +14,7 @@ from schemas.storage.shards import row_keys
 from schemas.storage.take_downs import TakeDowns
 from schemas.tables import CHECKPOINTS, REJECTS, REMARKS, Table
 from schemas.weights import NotTrainedYet
-from stages.pipeline.changes import told_changes
+from stages.pipeline.changes import with_reasons
 from stages.pipeline.contract import Context, Preview
 from stages.pipeline.keys import driving_key, is_staged, wanted_keys
 from stages.pipeline.pipeline import Pipeline
@@ -152,7 +152,7 @@ def _plan_stages(pipeline: Pipeline, names: Sequence[str], by_name: bool) -> lis
         if plan.content is not None:
             contents[stage.module.WRITES.name] = plan.content
     pipeline.check_inputs(names)
-    return told_changes(pipeline, plans.values())
+    return with_reasons(pipeline, plans.values())
 
 
 def preview_stages(pipeline: Pipeline, plans: Sequence[Plan]) -> dict[str, Preview]:

@@ -84,8 +84,8 @@ def waiting_beside_others(count: int, at_once: int = 1) -> Iterator[None]:
         count: threads of each job.
         at_once: how many jobs run at the same time.
     """
-    told = WAITING_VARIABLES & os.environ.keys()
-    if count == 1 or told or not PROCESSOR_TIMES.exists() or not (libraries := _openmp_libraries()):
+    set_by_user = WAITING_VARIABLES & os.environ.keys()
+    if count == 1 or set_by_user or not PROCESSOR_TIMES.exists() or not (libraries := _openmp_libraries()):
         yield
         return
     end, asleep = threading.Event(), _IdleTeam(libraries)
