@@ -88,6 +88,7 @@ def _run(options: RunOptions, current: "Run", progress: "RunProgress") -> None:
     from flows.runs.upgrading import settled_plan
     from schemas import Store
     from stages.pipeline.contract import device_of
+    from stages.pipeline.memory import keep_freed_memory
 
     Store(current.plan.settings.store).check_bucket()
     settled = settled_plan(current.plan, _ask if sys.stdin.isatty() and sys.stderr.isatty() else None)
@@ -114,6 +115,7 @@ def _run(options: RunOptions, current: "Run", progress: "RunProgress") -> None:
         tell(f"segue: {line}")
     from flows.runs.output import be_quiet
 
+    keep_freed_memory()  # before Prefect's threads
     be_quiet()
     tell(STARTING)
     start_server()

@@ -2,9 +2,9 @@
 
 A job borrows a model, and no other job uses it meanwhile. Jobs side by side in one process each have their own model.
 So a process holds as many copies as jobs ever ran in it at once. What a job gives back at its end is kept for the next
-job of the same version of the stage. Kept models are removed when a job of another version begins, when the stage
-ends, and, in a worker that gets no more jobs, after a minute. The models of a job that failed or was stopped are not
-kept, since their state is unknown.
+job of the same version of the stage. Kept models are removed when a job of another version begins, when the stage ends,
+and, in a worker that gets no more jobs, after a minute; free memory goes back to the system then. The models of a job
+that failed or was stopped are not kept, since their state is unknown.
 """
 
 import sys
@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar, cast
+
+from stages.pipeline.memory import give_back_memory
 
 IDLE_SECONDS = 60.0
 """How long a process without jobs keeps models, in seconds."""
@@ -93,6 +95,7 @@ class _Shelf:
         torch = sys.modules.get("torch")
         if had_models and torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()  # for other programs on the same GPU
+        give_back_memory()
 
 
 _shelf = _Shelf()

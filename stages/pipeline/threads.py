@@ -23,6 +23,7 @@ from pathlib import Path
 
 from schemas import Settings
 from stages.pipeline.cores import available_cores, usable_cpus
+from stages.pipeline.memory import keep_freed_memory
 
 NUMBER_VARIABLES = {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}
 """Variables by which a user, or Dask for its workers, sets how many threads there are."""
@@ -56,6 +57,7 @@ def computing_threads(settings: Settings, at_once: int = 1) -> Iterator[None]:
     if count != torch.get_num_threads():
         torch.set_num_threads(count)
     threadpool_limits(count, user_api="blas")  # NumPy's BLAS; torch's was set above
+    keep_freed_memory()
     with waiting_beside_others(count, at_once):
         yield
 

@@ -32,6 +32,7 @@ from torch.distributed import Store, TCPStore, rendezvous  # type: ignore[attr-d
 from torch.multiprocessing.spawn import start_processes
 
 from stages.pipeline.contract import Context, Stopped
+from stages.pipeline.memory import keep_freed_memory
 from stages.pipeline.threads import waiting_beside_others
 from stages.train.distributed import Rank, joined
 
@@ -144,6 +145,7 @@ class World:
                 context = replace(assignment.context, stop=stop)
                 if context.device == "cpu":
                     torch.set_num_threads(assignment.threads)
+                    keep_freed_memory()
                 with waiting_beside_others(torch.get_num_threads()), suppress(Stopped):
                     assignment.work(context, self.rank)
         except Exception as error:
