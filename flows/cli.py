@@ -32,7 +32,7 @@ from flows.commands import (
     upkeep,
     verify,
 )
-from flows.commands.extra_words import with_place
+from flows.commands.extra_words import with_advice
 from flows.commands.foreground import run_and_tell
 from flows.commands.listing import WIDEST_HELP, CommandList
 from flows.commands.options import RunOptions, UsageError, with_run_options
@@ -226,8 +226,20 @@ def presets() -> int:
 
 def main() -> None:
     """Run the `segue` command."""
+    open_standard_streams()
     gc.set_threshold(GARBAGE)
     sys.exit(run_command(sys.argv[1:]))
+
+
+def open_standard_streams() -> None:
+    """Send standard streams that are closed to the null device. Otherwise Python has no such stream, and the next file
+    that is opened, such as a shard, gets the stream's number and with it whatever a library prints."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest free number is the one that is given
+        os.set_inheritable(number, True)
+    os.close(number)
+    sys.stdin = sys.stdin or os.fdopen(0)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -242,7 +254,7 @@ def run_command(arguments: Sequence[str]) -> int:
         message = getattr(error, "format_message", error.__str__)()
         is_help = message.startswith("Usage:")
         message = message.replace("Value error, ", "")  # a prefix that pydantic adds to every message
-        message = with_place(message, arguments)
+        message = with_advice(message, arguments)
         tell(message if is_help else f"segue: {' '.join(message.split())}")
         return 2
     except UsageError as error:

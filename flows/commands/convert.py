@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from flows.commands import finetune
-from flows.commands.options import StoreOption, UsageError, open_store
+from flows.commands.options import StoreOption, UsageError, open_store, place_of_store
 from flows.console import say
 
 app = typer.Typer()
@@ -59,8 +59,8 @@ def _convert(
         source: a local folder, or any other reference to weights.
         codec: a reference to the codec; None takes the one that the checkpoint contains or names.
         dtype: the type that weights are rounded to; None keeps that of the source.
-        store: where `checkpoint:…` is, and where the first use of names is recorded; None takes the default store if it
-            exists.
+        store: where `checkpoint:…` is, and where the first use of names is recorded; None takes the recipe
+            file's or the default store, if it exists.
 
     Raises:
         ValueError: the source cannot be had or converted, or `destination` exists and is not empty.
@@ -70,7 +70,7 @@ def _convert(
     from stages.checkpoints.converting import convert_checkpoint  # imports torch, which a help does not need
 
     settings = Settings()
-    opened = open_store(store or settings.store)
+    opened = open_store(place_of_store(store))
     absence = opened.absence()
     if (store is not None or WeightsRef(source).checkpoint is not None) and absence:
         raise ValueError(f"expected a store at {opened.url}, got {absence}: give --store")

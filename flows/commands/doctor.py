@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from flows.commands.options import StoreOption, open_store
+from flows.commands.options import StoreOption, open_store, place_of_store
 from flows.console import say
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+
+    from schemas import Store
 
 app = typer.Typer()
 
@@ -45,7 +47,8 @@ class Finding:
 @app.command()
 def doctor(store: StoreOption = None) -> int:
     """Report on this machine and the service, and say what will cause trouble and what to do about it."""
-    findings = [*machine(), *weights(), *settings(store), *trained(store), *service()]
+    opened = open_store(place_of_store(store))
+    findings = [*machine(), *weights(), *settings(opened), *trained(opened), *service()]
     width = max(len(finding.what) for finding in findings)
     for finding in findings:
         say(f"{finding.state} {finding.what:<{width}}  {finding.report}", hang=len(finding.state) + width + 3)
@@ -89,30 +92,26 @@ def weights() -> Iterator[Finding]:
     yield Finding(GOOD if models else ABSENT, "published weights", f"{held}; {network}; {own}")
 
 
-def trained(store: str | None) -> Iterator[Finding]:
+def trained(store: "Store") -> Iterator[Finding]:
     """Yield the kinds of models that a store has trained, if the store exists."""
-    from schemas.storage import DEFAULT_STORE
     from schemas.tables import CHECKPOINTS
 
-    opened = open_store(store or DEFAULT_STORE)
-    if not opened.absence():
-        kinds = sorted(set(opened.read_all(CHECKPOINTS, ["kind"])["kind"].to_pylist()))
+    if not store.absence():
+        kinds = sorted(set(store.read_all(CHECKPOINTS, ["kind"])["kind"].to_pylist()))
         report = ", ".join(kinds) if kinds else "none yet"
         yield Finding(GOOD if kinds else ABSENT, "weights of the store", report)
 
 
-def settings(store: str | None) -> Iterator[Finding]:
+def settings(store: "Store") -> Iterator[Finding]:
     """Yield the state of the store, the disks and the environment, with what will cause trouble."""
     from flows.service.service import state_folder
-    from schemas.storage import DEFAULT_STORE
 
-    opened = open_store(store or DEFAULT_STORE)
-    absence = opened.absence()
-    report = f"none at {opened.url} ({absence}): give --store" if absence else opened.url
+    absence = store.absence()
+    report = f"none at {store.url} ({absence}): give --store" if absence else store.url
     yield Finding(ABSENT if absence else GOOD, "store", report)
     places = {
         "disk of the state": state_folder(),
-        **({"disk of the store": Path(opened.root)} if opened.is_local else {}),
+        **({"disk of the store": Path(store.root)} if store.is_local else {}),
     }
     for what, place in places.items():
         above = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())

@@ -30,11 +30,11 @@ from flows.commands.options import (
     UsageError,
     open_store,
     parse_run_options,
+    place_of_store,
 )
 from flows.console import tell, typed_place
 from flows.recipes.merging import merge
 from flows.recipes.presets import Difference
-from schemas.storage import DEFAULT_STORE
 
 if TYPE_CHECKING:
     from schemas import Store, WeightsRef
@@ -119,8 +119,9 @@ def finetune(
     be_quiet()  # before anything imports transformers, which looks only once
     if not source:
         raise UsageError("expected recordings to learn from, --source FOLDER, got none")
-    opened = open_store(store or DEFAULT_STORE)
-    settings = {"store": store or DEFAULT_STORE, "source": source if len(source) > 1 else source[0]}
+    store = place_of_store(store)
+    opened = open_store(store)
+    settings = {"store": store, "source": source if len(source) > 1 else source[0]}
     asked: Difference = {"optimization": {}}
     asked |= {} if rank is None else {"lora": {"rank": rank, "alpha": 2 * rank}}
     asked |= {field: value for field, value in (("adapter", name), ("initial_adapter", adapter)) if value is not None}

@@ -27,11 +27,11 @@ from flows.commands.options import (
     lines_or_share,
     open_store,
     parse_run_options,
+    place_of_store,
 )
 from flows.console import tell
 from flows.recipes.merging import merge
 from flows.recipes.presets import Difference
-from schemas.storage import DEFAULT_STORE
 
 if TYPE_CHECKING:
     from schemas import Store
@@ -118,10 +118,11 @@ def generate(
         raise UsageError("expected a description after --text, got none (a shell variable that is not set?)")
     if adapter and not text:
         raise UsageError('expected --text "…" with --adapter, got none: a requests file has a column `adapters`')
-    opened = open_store(store or DEFAULT_STORE)
+    store = place_of_store(store)
+    opened = open_store(store)
     if export is not None:
         check_destination(opened, export)
-    options: dict[str, Any] = {"store": store or DEFAULT_STORE, "requests": requests}
+    options: dict[str, Any] = {"store": store, "requests": requests}
     options |= {"accept_refused": lines_or_share(accept_refused), "drop_requests": drop or None}
     defaults = {name: value for name, value in (("seconds", seconds), ("takes", takes)) if value is not None}
     adapters, folders = _read_adapters(adapter or [])

@@ -46,7 +46,8 @@ RecipeOption = Annotated[
 ]
 SourceOption = Annotated[list[str] | None, typer.Option(help="Recordings: a folder or URL. Repeatable.")]
 StoreOption = Annotated[
-    str | None, typer.Option("--store", help=f"The store: a folder or URL; by default {DEFAULT_STORE}.")
+    str | None,
+    typer.Option("--store", help=f"The store: a folder or URL; by default that of ./{FILE}, else {DEFAULT_STORE}."),
 ]
 RequestsOption = Annotated[str | None, typer.Option(help="Requests for clips: a CSV, JSON, .xlsx or Parquet file.")]
 AllTablesOption = Annotated[
@@ -151,6 +152,22 @@ def open_store(url: str) -> "Store":
     return store
 
 
+def place_of_store(url: str | None, recipe: str | None = None) -> str:
+    """Return the folder or URL of the store: the one that a command line names, else the recipe file's, else the
+    default.
+
+    Args:
+        recipe: the recipe file; None takes the one in the current folder, if there is one.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    try:
+        return str(url or read_recipe_file(recipe).settings.get("store") or DEFAULT_STORE)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
 def existing_store(url: str | None, recipe: str | None = None) -> "Store":
     """Open the store of a command that needs one. None means the store of the recipe file, else the default.
 
@@ -160,11 +177,7 @@ def existing_store(url: str | None, recipe: str | None = None) -> "Store":
     Raises:
         UsageError: there is no store, or something else is at its place.
     """
-    try:
-        place = url or read_recipe_file(recipe).settings.get("store") or DEFAULT_STORE
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    store = open_store(str(place))
+    store = open_store(place_of_store(url, recipe))
     if absence := store.absence():
         raise UsageError(f"expected a store at {store.url}, got {absence}: give --store")
     from schemas.queries.kept_database import follow_move

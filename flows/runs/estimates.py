@@ -148,14 +148,14 @@ def _length(pipeline: "Pipeline", plans: Sequence[Plan]) -> float:
 
 
 def total_line(estimates: Sequence[Estimate]) -> str | None:
-    """Return a line about what all stages together would take, and which have never run; None if none has."""
+    """Return a line about what all stages together would take, and of which that is unknown; None if of all."""
     known = [each for each in estimates if each.seconds is not None]
     if not known:
         return None
     unknown = [each.stage for each in estimates if each.seconds is None]
     seconds, size = sum(each.seconds or 0 for each in known), sum(each.bytes or 0 for each in known)
     total = f"about {duration(seconds)} and {amount(size)}, judging by earlier runs of this store"
-    return f"{total}; unknown for {', '.join(unknown)}, which never ran here" if unknown else total
+    return f"{total}; unknown for {', '.join(unknown)}, which never ran here in this way" if unknown else total
 
 
 def latest_runs(store: Store) -> Mapping[str, Sequence[Row]]:

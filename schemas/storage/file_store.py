@@ -58,9 +58,11 @@ class FileStore:
             raise ValueError(
                 f"expected a folder or a URL that can be opened as the store, got {url!r}: {error}"
             ) from error
+        self.is_local = isinstance(self.filesystem, LocalFileSystem)
+        if self.is_local and ".." in PurePosixPath(root).parts:  # the views of a store keep its path
+            root = os.path.realpath(root)
         self.root = root.rstrip("/")
         self.url = self.filesystem.unstrip_protocol(self.root)
-        self.is_local = isinstance(self.filesystem, LocalFileSystem)
         self._identity: str | None = None
         self._seen_at = -math.inf
 

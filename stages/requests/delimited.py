@@ -46,10 +46,17 @@ class RawTable:
     notes: list[str] = field(default_factory=list)
 
 
+BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
+LONGEST_RUN = 3
+"""The most bytes beyond ASCII that follow one another in Western European text in Windows-1252, such as `\xf6\xdf` in
+Größe. Other writings in their own encodings have longer runs."""
+
+
 def decode_text(data: bytes) -> tuple[str, str | None]:
     """Return a file's text, and the name of its encoding; None for UTF-8.
 
-    A byte that is not UTF-8 becomes a surrogate, so that it spoils only its own line.
+    Text is read as Windows-1252, as Excel writes it, if everything beyond ASCII looks like it and nothing like UTF-8.
+    In other text a byte that is not UTF-8 becomes a surrogate, so that it spoils only its own line.
 
     Raises:
         UnicodeDecodeError: it has the mark or the zero bytes of UTF-16 or UTF-32 but is not valid.
@@ -67,7 +74,21 @@ def decode_text(data: bytes) -> tuple[str, str | None]:
         halves = data[:1000][offset::2]
         if len(data) % 2 == 0 and len(halves) >= 4 and halves.count(0) * 2 > len(halves):
             return data.decode(encoding), "UTF-16"
+    runs = BEYOND_ASCII.findall(data)
+    if runs and all(len(run) <= LONGEST_RUN and not _is_utf8(run) for run in runs):
+        try:
+            return data.decode("cp1252"), "Windows-1252"
+        except UnicodeDecodeError:  # five of its bytes have no meaning
+            pass
     return data.decode("utf-8", "surrogateescape"), None
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def read_delimited(data: bytes, first_separator: str = ",") -> RawTable:

@@ -52,6 +52,8 @@ HEAVY = (
         (["sql", "SELECT 1", "--store", "s4://bucket"], ["s4://bucket", "Protocol not known"]),
         (["run", "--store", "s4://bucket"], ["s4://bucket", "Protocol not known"]),
         (["sing"], ["sing"]),
+        (["train"], ["train is a stage", "segue run train"]),
+        (["run", "--only", "train"], ["no such option: --only", "segue run train"]),
         (["run", "--loud"], ["--loud"]),
         (
             ["generate", "mono", "calm", "piano"],
@@ -461,6 +463,20 @@ def test_a_reader_that_closes_the_pipe_causes_no_traceback(tmp_path):
     process.stdout.close()
     assert "Traceback" not in process.stderr.read()
     process.wait(PATIENCE_SECONDS)
+
+
+def test_closed_streams_cause_no_traceback_and_no_file_gets_their_numbers(tmp_path):
+    store = tmp_path / "store"
+    Store(str(store)).require()
+    for words in (["sql", "SELECT 1"], ["status"]):
+        command = shlex.join([sys.executable, "-m", "flows.cli", *words, "--store", str(store)])
+        for closed in (">&-", "<&- >&-", "<&- >&- 2>&-"):
+            ended = subprocess.run(["sh", "-c", f"{command} {closed}"], cwd=ROOT, capture_output=True, check=False)
+            assert (ended.returncode, ended.stderr) == (0, b""), (words, closed)
+    opening = "import os; from flows import cli; cli.open_standard_streams(); assert os.open('kept', os.O_CREAT) > 2"
+    command = shlex.join([sys.executable, "-c", opening])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(["sh", "-c", f"{command} <&- >&-"], cwd=tmp_path, env=environment, check=True)
 
 
 def test_a_failed_check_holds_a_table_back_and_a_wrong_checks_file_is_one_line(recordings, tmp_path, capfd):

@@ -98,3 +98,22 @@ def test_the_recipe_file_is_announced_and_names_the_store_of_every_command(capfd
     out, err = capfd.readouterr()
     assert out == "n\n0\n"
     assert err.splitlines() == ["segue: recipe from segue.yaml, preset musicgen-small"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "checkpoint:language_model", "--text", "calm piano", "--dry-run"],
+        ["finetune", "checkpoint:language_model", "--source", "music", "--dry-run"],
+        ["convert", "checkpoint:language_model", "converted", "--to", "hf"],
+        ["doctor"],
+    ],
+)
+def test_commands_that_need_no_existing_store_use_that_of_the_recipe_file_too(words, capfd):
+    run_command(["init", "--store", "kept"])
+    Store("kept").require()
+    run_command(words)
+    told = capfd.readouterr()
+    assert "segue: recipe from segue.yaml" in told.err
+    assert str(Path("kept").resolve()) in told.out + told.err
+    assert "segue-store" not in told.out + told.err

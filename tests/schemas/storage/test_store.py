@@ -102,6 +102,14 @@ def test_a_store_on_a_read_only_disk_is_reported_by_its_own_path(tmp_path, monke
         store.check_writable()
 
 
+def test_a_store_has_one_path_however_it_is_named(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere" / "here").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "here")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert Store("../store").url == Store(str(tmp_path / "store")).url
+    assert Store(f"{tmp_path}/link/../store").root == str(tmp_path / "elsewhere" / "store")  # as the system opens it
+
+
 @pytest.mark.parametrize("url", ["s4://bucket/store", "gs://bucket/store"])
 def test_a_url_of_an_unsupported_protocol_is_named(url):
     with pytest.raises(ValueError, match=f"opened as the store, got '{url}': "):

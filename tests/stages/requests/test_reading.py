@@ -127,6 +127,28 @@ def test_a_cell_over_several_lines_is_read_and_stated(tmp_path):
     assert file.notes == ["a cell of line 2 extends to line 3"]
 
 
+def test_western_text_as_excel_writes_it_is_read_and_stated(tmp_path):
+    text = "name;description\nä;“Größe” … naïve café – für 5 €\nb;calm"
+    (tmp_path / "excel.csv").write_bytes(text.encode("cp1252"))
+    file = read_requests_file(str(tmp_path / "excel.csv"))
+    assert [line["description"] for line in asked(file)] == ["“Größe” … naïve café – für 5 €", "calm"]
+    assert "read as Windows-1252" in file.notes
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [("name,description\na,спокойное фортепиано", "cp1251"), ("name,description\na,静かなピアノ", "shift_jis")],
+)
+def test_text_in_another_encoding_is_refused_and_not_guessed(tmp_path, text, encoding):
+    (tmp_path / "other.csv").write_bytes(text.encode(encoding))
+    assert list(refusals(read_requests_file(str(tmp_path / "other.csv")))) == [2]
+
+
+def test_a_line_that_is_not_utf_8_is_refused_if_another_one_is(tmp_path):
+    (tmp_path / "both.csv").write_bytes("name,description\na,Größe\n".encode() + "b,Größe\n".encode("cp1252"))
+    assert list(refusals(read_requests_file(str(tmp_path / "both.csv")))) == [3]
+
+
 def test_a_line_that_states_the_separator_is_obeyed(tmp_path):
     file = read_requests_file(write_file(tmp_path, "r.csv", "sep=;\r\ndescription;seconds\r\na, b and c;1,5\r\n"))
     assert asked(file) == [{"description": "a, b and c", "seconds": 1.5}]
