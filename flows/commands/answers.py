@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from flows.runs.output import print_table
+from flows.runs.output import BETWEEN, longest_word, print_table
 
 Format = Literal["table", "markdown", "csv", "json", "parquet"]
 """The formats of an answer."""
@@ -34,9 +34,6 @@ SHORTEST_ID = 12
 
 NARROWEST = 24
 """The narrowest width of a text column, in terminal columns. If a table needs less, it is printed as records."""
-
-BETWEEN = 2
-"""Columns between two columns of a table."""
 
 ID = re.compile(r"(\w+:)?([0-9a-f]{16,64})")
 """An id, or a reference with an id, such as `track:…`."""
@@ -77,7 +74,7 @@ def print_rows(console: Console, rows: Sequence[Shown], full: bool = True) -> No
     length = None if full else _id_length(rows)
     cells = [{name: _table_cell(value, length) for name, value in row.items()} for row in rows]
     if fits(cells, console.width):
-        print_table(console, cells, keep_words=True)
+        print_table(console, cells)
     else:
         _print_records(console, cells)
 
@@ -126,8 +123,7 @@ def fits(rows: Sequence[Shown], width: int) -> bool:
     for name in rows[0]:
         texts = [str(row[name]) for row in rows]
         widest = max(cell_len(line) for text in (name, *texts) for line in text.split("\n"))
-        word = max(cell_len(word) for text in (name, *texts) for word in text.split() or [""])
-        widths.append(min(widest, max(word, NARROWEST)))
+        widths.append(min(widest, max(longest_word(name, rows), NARROWEST)))
     return sum(widths) + BETWEEN * (len(widths) - 1) <= width
 
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
@@ -29,6 +30,9 @@ QUIET = {
 
 WIDE = 200
 """Width in columns of a table that is not printed on a terminal."""
+
+BETWEEN = 2
+"""Columns between two columns of a table."""
 
 
 def be_quiet() -> None:
@@ -92,20 +96,25 @@ def open_console() -> Console:
     return console if console.is_terminal else Console(width=WIDE, emoji=False)
 
 
-def print_table(console: Console, rows: Sequence[Mapping[str, object]], keep_words: bool = False) -> None:
+def print_table(console: Console, rows: Sequence[Mapping[str, object]]) -> None:
     """Print rows as a table of text; cells are data, never markup.
 
-    Args:
-        keep_words: whether columns without a space in any cell are never broken; otherwise any text is broken where it
-            must be.
+    Numbers, and columns without a space in any cell, such as names of versions, are kept whole if there is room for the
+    longest word of each column. Otherwise any text is broken where it must be, so that nothing is cut off.
     """
     if not rows:
         return
+    room = sum(longest_word(name, rows) for name in rows[0]) + BETWEEN * (len(rows[0]) - 1) <= console.width
     grid = Grid(box=None, pad_edge=False, header_style="bold")
     for name in rows[0]:
         numeric = all(isinstance(row[name], int | float) or str(row[name]).startswith("~") for row in rows)
-        whole = numeric or (keep_words and not any(" " in str(row[name]) for row in rows))
+        whole = numeric or (room and not any(" " in str(row[name]) for row in rows))
         grid.add_column(name, justify="right" if numeric else "left", no_wrap=whole, overflow="fold")
     for row in rows:
         grid.add_row(*(Text(str(value)) for value in row.values()))
     console.print(grid)
+
+
+def longest_word(name: str, rows: Sequence[Mapping[str, object]]) -> int:
+    """Return how many terminal columns the longest word of a table's column takes, its name included."""
+    return max(cell_len(word) for text in (name, *(str(row[name]) for row in rows)) for word in text.split() or [""])

@@ -9,7 +9,7 @@ from flows.cli import run_command
 from flows.commands.upkeep import age_text, size_text
 from schemas import Settings, Store
 from schemas.storage.leases import hold_lease
-from schemas.tables import CHROMA
+from schemas.tables import CHROMA, GENERATIONS
 from schemas.upkeep import cleaning
 from tests.faults.comparing import seen
 from tests.worlds.command_line import make_recordings
@@ -64,6 +64,18 @@ def test_clean_only_lists_files_until_it_is_confirmed(store, monkeypatch, capsys
     for words in ([], ["2"]):
         assert run_command(["rollback", *words, "--store", store.root]) == 2
         assert "`segue clean` has removed" in capsys.readouterr().err
+
+
+def test_on_eighty_columns_clean_and_rollback_keep_names_whole(store, monkeypatch, capsys):
+    for name, value in {"TTY_COMPATIBLE": "1", "NO_COLOR": "1", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(name, value)
+    lines = output(capsys, store, "clean", "--keep", "0")
+    versions = [f"generations/version={version}" for version in store.versions(GENERATIONS)]
+    assert len(versions) == 2
+    for name in versions:
+        assert any(line.startswith(f"{name} ") for line in lines), lines
+    lines += output(capsys, store, "rollback", "--list")
+    assert all(len(line.replace("\x1b[1m", "").replace("\x1b[0m", "")) <= 80 for line in lines), lines
 
 
 def test_status_shows_the_version_age_and_size_of_each_table(store, capsys):

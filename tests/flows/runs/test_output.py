@@ -87,6 +87,26 @@ def test_markup_in_cells_is_printed_as_text():
     assert "[bold]x[/bold] [/]" in out.getvalue()
 
 
+def test_a_name_without_spaces_is_broken_only_where_the_words_of_all_columns_have_no_room():
+    rows = [
+        {
+            "n": 10,
+            "by": "20261201T013714-bc1209-hourly",
+            "rows": "chroma 2, generations 2, clips 2, reports 1",
+            "": "shown",
+        }
+    ]
+    printed = {}
+    for width in (60, 40):
+        out = io.StringIO()
+        print_table(Console(file=out, width=width), rows)
+        assert max(map(len, out.getvalue().splitlines())) <= width
+        printed[width] = out.getvalue()
+    assert rows[0]["by"] in printed[60]
+    assert rows[0]["by"] not in printed[40]
+    assert printed[40].count("g") == printed[60].count("g"), "nothing is cut off"
+
+
 def test_result_rows_have_made_reused_refused_and_seconds():
     rows = result_rows([StageResult("ingest", Counts(3, 2, 1), 1.234)])
     assert rows == [{"stage": "ingest", "rows made": 3, "reused": 2, "refused": 1, "seconds": 1.2}]
