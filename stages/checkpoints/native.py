@@ -29,7 +29,6 @@ from transformers import (
     DacModel,
     EncodecModel,
     MimiModel,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     T5Config,
     T5EncoderModel,
@@ -43,7 +42,7 @@ from schemas.weights import LocalWeights
 from stages.checkpoints.disk_errors import disk_errors
 from stages.checkpoints.facts import CONFIG, CheckpointFacts, CodecFacts, read_facts
 from stages.checkpoints.precision import Precision
-from stages.networks.loading import load_network, load_tokenizer
+from stages.networks.loading import load_network, load_tokenizer, save_network
 
 WEIGHTS, TEXT_ENCODER, CODEC = "model.safetensors", "text_encoder", "codec"
 
@@ -89,12 +88,13 @@ def save_checkpoint(
     (folder / CONFIG).write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if model.description is not None:
         if facts.text_encoder is None and not model.description.config.finetune:
-            _save_network(model.description.encoder, folder / TEXT_ENCODER, precision)
+            encoder = model.description.encoder
+            save_network(encoder, folder / TEXT_ENCODER, precision.of(encoder.state_dict()))
         else:
             model.description.encoder.config.save_pretrained(folder / TEXT_ENCODER)
         model.description.tokenizer.save_pretrained(folder / TEXT_ENCODER)
     if codec is not None:
-        _save_network(codec, folder / CODEC, precision)
+        save_network(codec, folder / CODEC, precision.of(codec.state_dict()))
 
 
 def _without_shared_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -107,10 +107,6 @@ def _without_shared_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         separate[name] = value if owns_memory else value.clone(memory_format=torch.contiguous_format)
         storages.add(storage.data_ptr())
     return separate
-
-
-def _save_network(network: PreTrainedModel, folder: Path, precision: Precision) -> None:
-    network.save_pretrained(folder, state_dict=precision.of(network.state_dict()))
 
 
 def load_native_checkpoint(

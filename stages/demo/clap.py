@@ -24,6 +24,7 @@ from stages.demo.synthesis.composition import GENRES
 from stages.demo.text_encoder import ROBERTA_TOKENS, compose_captions, learn_vocabulary
 from stages.demo.training import OnStep, TrainingMusic, seeded, train_network
 from stages.networks.clap import LONGEST_TEXT, load_joint_embedder
+from stages.networks.loading import save_network
 
 MEL_BINS = 64
 """Mel bins of the spectrogram, as many as LAION's models have."""
@@ -212,7 +213,7 @@ def accuracy(audio: Float[Tensor, "B E"], choices: Float[Tensor, "M E"], right: 
 @disk_errors()
 def save_clap(clap: ClapStandIn, folder: Path) -> None:
     """Write a folder that transformers' `from_pretrained` reads."""
-    clap.model.save_pretrained(folder)
+    save_network(clap.model, folder)
     clap.extractor.save_pretrained(folder)
     clap.tokenizer.save_pretrained(folder)
 

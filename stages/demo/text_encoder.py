@@ -18,6 +18,7 @@ from stages.demo.synthesis import caption, compose
 from stages.demo.synthesis.captions import TEMPLATES
 from stages.demo.training import FIRST_INDEX, seeded
 from stages.networks.clap import LONGEST_TEXT
+from stages.networks.loading import save_network
 
 CAPTIONED_PIECES = 500
 """Number of pieces whose captions make a vocabulary: enough for every key, tempo, instrument and mood."""
@@ -60,7 +61,7 @@ def save_text_encoder(config: TextEncoderConfig, seed: int, folder: Path) -> int
     )
     with seeded(step_seed(seed, 0)):
         model = T5EncoderModel(sizes)
-    model.save_pretrained(folder)
+    save_network(model, folder)
     tokenizer.save_pretrained(folder)
     return sum(parameter.numel() for parameter in model.parameters())
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 LOADING = RLock()
@@ -122,9 +122,9 @@ def _memory(size: int) -> Tensor:
 
 
 @contextmanager
-def loading_quietly() -> Iterator[None]:
-    """Hold `LOADING` while transformers loads a network, and show none of its bars: they would break into those of a
-    run, or into the output of a program that loads a model."""
+def without_bars() -> Iterator[None]:
+    """Hold `LOADING` while transformers loads or saves a network, and show none of its bars: they would break into
+    those of a run, or into the output of a program that uses a model. The bars of other code stay."""
     with LOADING:
         before = logging.set_tqdm_hook(lambda _, positional, named: logging.EmptyTqdm(*positional, **named))
         try:
@@ -144,13 +144,23 @@ def load_network(network_class: Any, path: Path, attention: str) -> Any:
         OSError, ValueError, KeyError, RuntimeError: there is no such network, or some of its weights are missing, which
             transformers would only warn of and fill with random numbers.
     """
-    with loading_quietly():
+    with without_bars():
         network, report = network_class.from_pretrained(
             path, dtype=torch.float32, attn_implementation=attention, local_files_only=True, output_loading_info=True
         )
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"no weights for {', '.join(missing[:3])}")
     return network
+
+
+def save_network(network: PreTrainedModel, folder: Path, tensors: dict[str, Tensor] | None = None) -> None:
+    """Write a network of transformers into a folder, so that its `from_pretrained` reads it.
+
+    Args:
+        tensors: the weights to write, by name, if they are not the network's own, such as those of another precision.
+    """
+    with without_bars():
+        network.save_pretrained(folder, state_dict=tensors)
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:

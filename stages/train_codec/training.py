@@ -25,6 +25,7 @@ from stages.checkpoints.disk_errors import disk_errors
 from stages.checkpoints.provenance import tracks_to_learn
 from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folder
 from stages.checkpoints.training_log import TrainingLog, fetch_state, load_state, save_state
+from stages.networks.loading import save_network
 from stages.pipeline.contract import Context, ReduceResult, Reject
 from stages.train_codec.config import Config
 from stages.train_codec.evaluation import HeldOut, baseline_metrics, held_out, keep_reconstructions, quality_metrics
@@ -204,7 +205,7 @@ def _export_codec(
         feature_size=config.network.channels, sampling_rate=config.network.sample_rate, padding_value=0.0
     )
     with context.store.new_folder(model_folder(context.identity)) as folder:
-        network.save_pretrained(folder)
+        save_network(network, folder)
         extractor.save_pretrained(folder)
         digest = folder_digest(folder)
     parameters = sum(value.numel() for value in network.parameters())

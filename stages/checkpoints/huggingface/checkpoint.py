@@ -57,7 +57,7 @@ from stages.checkpoints.huggingface.names import (
 )
 from stages.checkpoints.native import TrainedModel, check_codec, describe_codec
 from stages.checkpoints.precision import Precision
-from stages.networks.loading import floats_of, load_pickle, load_tokenizer, loading_quietly, read_safetensors
+from stages.networks.loading import floats_of, load_pickle, load_tokenizer, read_safetensors, without_bars
 
 SAFETENSORS = "model.safetensors"
 WEIGHT_FILES = (SAFETENSORS, f"{SAFETENSORS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -217,7 +217,7 @@ def _take_network(network_class: Any, config: Any, tensors: dict[str, Tensor], p
     names = [name for name in tensors if name.startswith(prefix)]
     state = {name.removeprefix(prefix): tensors.pop(name) for name in names}
     try:
-        with loading_quietly():
+        with without_bars():
             network, report = network_class.from_pretrained(
                 None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
             )

@@ -15,6 +15,7 @@ from schemas.weights import LocalWeights, folder_digest
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.loading import load_checkpoint
 from stages.checkpoints.native import TrainedModel, load_encodec, load_text_encoder, save_checkpoint
+from tests.worlds.bars import no_bars_of_transformers
 from tests.worlds.small_checkpoint import find, refuse, same_weights, small_checkpoint
 from tests.worlds.tiny_models import CARDINALITY, CODEBOOKS, FRAME_RATE, text_encoder
 
@@ -106,7 +107,8 @@ def test_a_folder_with_its_text_encoder_and_codec_needs_no_other_files(tmp_path:
     facts = small.trained.facts.model_copy(update={"text_encoder": None})
     codec = load_encodec(small.codec)
     (tmp_path / "whole").mkdir()
-    save_checkpoint(tmp_path / "whole", small.trained.model, facts, codec)
+    with no_bars_of_transformers():
+        save_checkpoint(tmp_path / "whole", small.trained.model, facts, codec)
     shutil.rmtree(small.text_encoder)
     shutil.rmtree(small.codec)
     read = load_checkpoint(tmp_path / "whole", refuse)

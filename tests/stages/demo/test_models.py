@@ -15,6 +15,7 @@ from stages.demo.training import FIRST_INDEX, make_music
 from stages.networks.clap import load_joint_embedder
 from stages.networks.demucs import load_separator
 from stages.pipeline.contract import Stopped
+from tests.worlds.bars import no_bars_of_transformers
 from tests.worlds.world_of_sound import make_context
 
 QUICK = {"steps": 2, "warmup_steps": 0, "precision": "float32"}
@@ -37,7 +38,8 @@ SMALL = demo_models.Config.model_validate(
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     context = make_context(tmp_path_factory.mktemp("models"))
-    return context, {row["kind"]: row for row in demo_models.reduce(SMALL, context).rows}
+    with no_bars_of_transformers():
+        return context, {row["kind"]: row for row in demo_models.reduce(SMALL, context).rows}
 
 
 def test_every_kind_of_checkpoint_is_made_with_its_measures_next_to_chance(made):

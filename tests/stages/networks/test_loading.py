@@ -5,10 +5,23 @@ from threading import Barrier
 
 import torch
 from transformers import PreTrainedModel, T5Config, T5EncoderModel
+from transformers.utils import logging
 
-from stages.networks.loading import load_network
+from stages.networks.loading import load_network, save_network
+from tests.worlds.bars import no_bars_of_transformers
 
 THREADS = 4
+
+
+def test_a_network_is_saved_and_loaded_without_bars_and_those_of_others_stay(tmp_path, capfd, monkeypatch):
+    network = T5EncoderModel(T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
+    with no_bars_of_transformers():
+        save_network(network, tmp_path)
+        loaded = load_network(T5EncoderModel, tmp_path, "eager")
+    assert torch.equal(loaded.shared.weight, network.shared.weight)
+    monkeypatch.setattr(logging, "_tqdm_active", True)
+    network.save_pretrained(tmp_path / "by another")
+    assert "Writing model shards" in capfd.readouterr().err
 
 
 def test_threads_loading_at_once_leave_transformers_and_torch_unchanged(tmp_path):

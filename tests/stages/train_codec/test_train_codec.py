@@ -22,6 +22,7 @@ from stages.checkpoints.codecs import load_codec
 from stages.pipeline.contract import Context, Progress, Stopped
 from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import StageFailed
+from tests.worlds.bars import no_bars_of_transformers
 from tests.worlds.codec_world import (
     ADVERSARIAL,
     CARDINALITY,
@@ -56,7 +57,7 @@ def undisturbed(rows: list[dict], tmp_path_factory: pytest.TempPathFactory) -> t
     changes."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("undisturbed")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, no_bars_of_transformers():
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         return train_in(folder / "store", rows, recipe())
 
