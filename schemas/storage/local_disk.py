@@ -5,6 +5,7 @@ a file only after these functions have returned.
 """
 
 import errno
+import fcntl
 import os
 import uuid
 from collections.abc import Iterator
@@ -38,7 +39,12 @@ def replace_file(path: str, data: bytes) -> None:
 
 def create_file(path: str, data: bytes) -> bool:
     """Write a file on a local disk if there is none. Return False, without writing, if there is one. As in
-    `replace_file`, the file gets its name only when it is whole and on the disk."""
+    `replace_file`, the file gets its name only when it is whole and on the disk.
+
+    Of several processes that create the file at the same moment, one gets True. On a disk without hard links this holds
+    for the processes of one machine only. `O_EXCL` would exclude those of other machines too, but others would then see
+    the file before it is whole, and a process that is killed would leave it so for ever.
+    """
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.inprogress")
     replace_file(temporary, data)
@@ -49,15 +55,30 @@ def create_file(path: str, data: bytes) -> bool:
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        # A disk without hard links: if two processes create the file at the same moment, both get True.
-        if os.path.exists(path):
-            return False
-        os.rename(temporary, path)
+        with _locked(folder):
+            if os.path.exists(path):
+                return False
+            os.rename(temporary, path)
     finally:
         with suppress(FileNotFoundError):
             os.remove(temporary)
     sync(folder)
     return True
+
+
+@contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Keep other processes of this machine, and other threads, from running such a block for the same folder. The lock
+    ends with the process that holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough if a forked process has a copy
+    finally:
+        os.close(descriptor)
 
 
 def link_file(path: str, name: str) -> None:
