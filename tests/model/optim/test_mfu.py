@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.lm.config import LanguageModelConfig
 from model.lm.fuser import Condition
 from model.lm.language_model import LanguageModel
+from model.optim import mfu
 from model.optim.mfu import matmul_rate, training_flops
 from tests.worlds.tiny_model import random_codes
 
@@ -43,5 +44,17 @@ def test_the_small_decoder_costs_six_operations_a_weight_and_step() -> None:
     assert training_flops(config, 1) == pytest.approx(6 * (weights - embeddings - source), rel=1e-3)
 
 
-def test_the_measured_rate_is_plausible_for_a_processor() -> None:
-    assert 1e8 < matmul_rate(torch.device("cpu"), torch.float32) < 1e15
+def test_the_measured_rate_is_that_of_the_fastest_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, durations, shapes = [0.0], iter([4.0, 2.0, 0.5, 3.0, 2.0]), []
+
+    def timed_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        shapes.append((left.shape, right.shape, left.dtype))
+        now[0] += next(durations)
+        return left
+
+    monkeypatch.setattr(torch, "mm", timed_product)
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    size = mfu.MEASURED_SIZES["cpu"]
+    # Each of the size² results takes `size` multiplications and as many additions.
+    assert matmul_rate(torch.device("cpu"), torch.float32) == 2 * size**3 / 0.5
+    assert shapes == [((size, size), (size, size), torch.float32)] * mfu.REPETITIONS
