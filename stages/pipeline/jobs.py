@@ -21,6 +21,7 @@ from schemas.tables import REJECTS, REMARKS, TABLES, Table
 from stages.pipeline.contract import Context, Reject, Shard
 from stages.pipeline.keys import driver_of, driving_key, is_staged, outdated_keys, wanted_keys
 from stages.pipeline.loans import lending
+from stages.pipeline.memory import give_back_memory_regularly
 from stages.pipeline.parts import PART, read_part
 from stages.pipeline.pipeline import data_digest
 from stages.pipeline.planning import reduced_shard
@@ -202,6 +203,7 @@ class _ShardInWork:
             for part in parts:
                 self._unsaved += part.rows
                 self.rejects += part.rejects
+                give_back_memory_regularly()
                 if time.monotonic() - since >= max(SAVE_SECONDS, SAVE_SHARE * cost):
                     started_at = time.monotonic()
                     self._save()
