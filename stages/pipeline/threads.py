@@ -45,7 +45,8 @@ SLACK = 0.3
 
 @contextmanager
 def computing_threads(settings: Settings, at_once: int = 1) -> Iterator[None]:
-    """Let a job in the calling thread compute with its share of the cores while the context lasts.
+    """Let a job in the calling thread compute with its share of the cores while the context lasts. From then on its
+    process keeps freed memory too (`stages.pipeline.memory`).
 
     Args:
         at_once: how many jobs share the cores, each in a thread or process that calls this function.
